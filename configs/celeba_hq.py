@@ -1,0 +1,23 @@
+"""CelebA-HQ at 256x256, with MMagic's settings (gl_8xb12_celeba-256x256).
+
+    python -m glinpaint_jax.main --config configs/celeba_hq.py
+
+Data: data/CelebA-HQ in MMagic's layout (data_large/, train_celeba_img_list.txt and
+val_celeba_img_list.txt) or with train/ and val/ folders, or a prepared TFDS celeb_a_hq/256.
+Hardware: 8 accelerators, 12 images each; one GPU: --config.global_batch_size=12.
+Expected (MMagic): l1 6.678, PSNR 26.780, SSIM 0.904.
+"""
+
+from glinpaint_jax.config import Config, DataConfig, PhasesConfig
+
+
+def get_config() -> Config:
+    return Config(
+        num_steps=300_002,
+        global_batch_size=96,
+        image_size=256,
+        eval_every=50_000,
+        checkpoint_every=5_000,
+        data=DataConfig(source="folder:data/CelebA-HQ|tfds:celeb_a_hq/256:train"),
+        phases=PhasesConfig(completion_end=40_000, discriminator_end=50_000),
+    )

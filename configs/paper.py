@@ -1,0 +1,51 @@
+"""The paper's own settings (Iizuka et al. 2017, section 4), on Places at 256x256.
+
+    python -m glinpaint_jax.main --config configs/paper.py
+
+Where it differs from configs/places.py: MSE on the hole, adversarial weight 0.0004, ADADELTA,
+short side resized at random into [256, 384] before a 256x256 crop, one hole with sides drawn
+apart in [96, 128], hole filled with the mean pixel, sigmoid output, random window for real samples.
+Hardware: the paper took two months on four K80s. No published numbers of this kind to expect.
+"""
+
+from glinpaint_jax.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhasesConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        num_steps=500_000,
+        global_batch_size=96,
+        image_size=256,
+        model=ModelConfig(output="sigmoid"),
+        data=DataConfig(
+            source="folder:data/Places|tfds:places365_small:train",
+            eval_images=36_500,
+            crop="resize_then_crop",
+            crop_size=384,
+        ),
+        mask=MaskConfig(
+            kind="rectangle",
+            max_size=128,
+            max_delta=64,
+            margin=0,
+            # Mean pixel of ImageNet, close to that of Places; put your own data's here.
+            fill=(123.7, 116.3, 103.5),
+        ),
+        phases=PhasesConfig(completion_end=90_000, discriminator_end=100_000),
+        losses=LossConfig(
+            l1_hole=0.0,
+            # The paper's images lie in [0, 1], ours in [-1, 1]: squared errors are 4 times larger.
+            mse_hole=0.25,
+            adversarial=0.0004,
+            random_real_window=True,
+        ),
+        optimizer=OptimizerConfig(name="adadelta", learning_rate=1.0),
+    )

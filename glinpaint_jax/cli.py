@@ -1,0 +1,67 @@
+"""Flags and errors, the same for every program that takes a config."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from glinpaint_jax.config import Config
+from glinpaint_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; --config.field=value replaces a field."
+)
+
+
+def run(program: Callable[[], None]) -> None:
+    """Parses sys.argv and runs `program`. A UserError is printed as one line, exit status 1."""
+    # TFDS warns of every dataset that is not prepared, absl of every flag it does not know.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        app.run(lambda _: program(), flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def load_config() -> Config:
+    """The validated config of the command line."""
+    config = CONFIG.value
+    if not isinstance(config, Config):
+        raise UserError(f"{config_path()} must define get_config() -> glinpaint_jax.config.Config")
+    return config.validate()
+
+
+def config_path() -> Path:
+    return Path(flags.FLAGS["config"].config_filename)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    path = _config_argument(argv)
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"no config file {path!r}; the project's own lie in configs/")
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        raise UserError(message) from None
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags start with --")
+    if path is None:
+        raise UserError("no config; pass --config configs/demo.py or another file of configs/")
+    return rest
+
+
+def _config_argument(argv: list[str]) -> str | None:
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        if argument in ("--config", "-config"):
+            return following
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,1 @@
+"""The commands of `python -m glinpaint_jax`, a module each."""

@@ -1,0 +1,249 @@
+"""The typed configuration: what a run is, checked once at its start.
+
+A file in ``configs/`` defines ``get_config() -> Config``; the command line replaces single fields
+(``--config.model.width=32``). Field names are part of the interface: people script against them.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from glinpaint_jax.errors import UserError
+
+PRECISIONS = ("float32", "bfloat16")
+OUTPUTS = ("clip", "sigmoid")
+CROPS = ("crop_then_resize", "resize_then_crop")
+MASK_KINDS = ("square", "rectangle", "irregular", "free_form", "files")
+BBOX_MASK_KINDS = ("square", "rectangle")
+ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
+OPTIMIZERS = ("adam", "adadelta")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass
+class ModelConfig:
+    width: int = 64  # channels of the first convolution; every other layer is a multiple of it
+    output: str = "clip"  # of OUTPUTS: MMagic's clip(-1, 1), or the paper's sigmoid
+
+
+@dataclass
+class DataConfig:
+    # photos | folder:PATH[:LIST] | tfds:NAME:SPLIT | array_record:GLOB; A|B: the first that exists
+    source: str = "photos"
+    eval_source: str = ""  # same forms; empty: the source's own validation part (see sources.py)
+    eval_images: int = 1000  # images of each evaluation set, at most
+    num_workers: int = 4  # worker processes; 0 reads in threads of the main process
+    crop: str = "crop_then_resize"  # of CROPS: MMagic's, or the paper's
+    crop_size: int = 384  # crop_then_resize: side of the crop; resize_then_crop: largest short side
+    horizontal_flip: bool = False
+
+
+@dataclass
+class MaskConfig:
+    kind: str = "square"  # of MASK_KINDS
+    max_size: int = 128  # square, rectangle: longest side in pixels
+    max_delta: int = 40  # square, rectangle: the sides shrink by 0 .. max_delta // 2 pixels
+    margin: int = 20  # square, rectangle: least distance to the image's border
+    min_area: float = 0.15  # irregular, free_form: share of the image
+    max_area: float = 0.5
+    folder: str = ""  # files: where the mask images lie
+    fill: tuple[float, float, float] = (127.5, 127.5, 127.5)  # RGB, 0..255, put into the hole
+
+
+@dataclass
+class PhasesConfig:
+    completion_end: int = 90_000  # T_C: last step that trains the generator by reconstruction only
+    discriminator_end: int = 100_000  # T_D: last step that trains the discriminator only
+    disc_step: int = 1  # discriminator updates per generator update in the joint phase
+
+
+@dataclass
+class LossConfig:
+    l1_hole: float = 1.0
+    mse_hole: float = 0.0
+    l1_valid: float = 0.0
+    tv: float = 0.0
+    adversarial: float = 0.001
+    adversarial_kind: str = "vanilla"  # of ADVERSARIAL_KINDS
+    disc_shift: float = 0.0
+    random_real_window: bool = False  # the paper's: the real sample's local window lies at random
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = "adam"  # of OPTIMIZERS
+    learning_rate: float = 4e-4
+    schedule: str = "constant"  # of SCHEDULES; cosine falls to 0 at num_steps
+    warmup_steps: int = 0
+    clip_norm: float = 0.0  # global gradient norm, per network; 0: no clipping
+
+
+@dataclass
+class Config:
+    num_steps: int = 500_002
+    seed: int = 0
+    global_batch_size: int = 96
+    image_size: int = 256
+    precision: str = "float32"  # of PRECISIONS: what convolutions compute in
+    log_every: int = 100
+    eval_every: int = 50_000
+    checkpoint_every: int = 5_000
+    ema_decay: float = 0.0  # of the generator; 0: off
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    phases: PhasesConfig = field(default_factory=PhasesConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    @property
+    def local_size(self) -> int:
+        """Side of the local discriminator's window: half the image, as in the paper."""
+        return self.image_size // 2
+
+    def validate(self) -> "Config":
+        """Returns self, or raises UserError for the first impossible value."""
+        for path, value, minimum in (
+            ("num_steps", self.num_steps, 1),
+            ("seed", self.seed, 0),
+            ("global_batch_size", self.global_batch_size, 1),
+            ("image_size", self.image_size, 16),
+            ("log_every", self.log_every, 1),
+            ("eval_every", self.eval_every, 1),
+            ("checkpoint_every", self.checkpoint_every, 1),
+            ("model.width", self.model.width, 2),
+            ("data.eval_images", self.data.eval_images, 1),
+            ("data.num_workers", self.data.num_workers, 0),
+            ("data.crop_size", self.data.crop_size, 1),
+            ("mask.max_size", self.mask.max_size, 1),
+            ("mask.max_delta", self.mask.max_delta, 0),
+            ("mask.margin", self.mask.margin, 0),
+            ("phases.disc_step", self.phases.disc_step, 1),
+            ("losses.l1_hole", self.losses.l1_hole, 0),
+            ("losses.mse_hole", self.losses.mse_hole, 0),
+            ("losses.l1_valid", self.losses.l1_valid, 0),
+            ("losses.tv", self.losses.tv, 0),
+            ("losses.adversarial", self.losses.adversarial, 0),
+            ("losses.disc_shift", self.losses.disc_shift, 0),
+            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0),
+            ("optimizer.clip_norm", self.optimizer.clip_norm, 0),
+        ):
+            _require(value >= minimum, path, value, f"at least {minimum}")
+        for path, value, allowed in (
+            ("precision", self.precision, PRECISIONS),
+            ("model.output", self.model.output, OUTPUTS),
+            ("data.crop", self.data.crop, CROPS),
+            ("mask.kind", self.mask.kind, MASK_KINDS),
+            ("losses.adversarial_kind", self.losses.adversarial_kind, ADVERSARIAL_KINDS),
+            ("optimizer.name", self.optimizer.name, OPTIMIZERS),
+            ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
+        ):
+            _require(value in allowed, path, value, "one of " + ", ".join(allowed))
+        self._validate_relations()
+        return self
+
+    def _validate_relations(self) -> None:
+        mask, phases = self.mask, self.phases
+        _require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
+        _require(self.model.width % 2 == 0, "model.width", self.model.width, "even")
+        _require(
+            self.image_size % 4 == 0,
+            "image_size",
+            self.image_size,
+            f"a multiple of 4 (the generator's stride), such as {self.image_size // 4 * 4}",
+        )
+        _require(
+            0 < self.optimizer.learning_rate < float("inf"),
+            "optimizer.learning_rate",
+            self.optimizer.learning_rate,
+            "positive and finite",
+        )
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1); 0 is off")
+        _require(
+            phases.completion_end <= phases.discriminator_end,
+            "phases.discriminator_end",
+            phases.discriminator_end,
+            f"at least phases.completion_end, {phases.completion_end}",
+        )
+        if mask.kind in BBOX_MASK_KINDS:
+            largest = self.image_size - 2 * mask.margin - 1
+            _require(
+                mask.max_size <= largest,
+                "mask.max_size",
+                mask.max_size,
+                f"at most image_size - 2 * mask.margin - 1 = {largest}; "
+                "lower it or mask.margin, or raise image_size",
+            )
+            _require(
+                mask.max_delta // 2 < mask.max_size,
+                "mask.max_delta",
+                mask.max_delta,
+                f"less than twice mask.max_size, {2 * mask.max_size}, or no hole is left",
+            )
+        elif mask.kind == "files":
+            _require(mask.folder != "", "mask.folder", mask.folder, "a folder of mask images")
+        else:
+            _require(
+                0 < mask.min_area and mask.min_area + 0.05 <= mask.max_area <= 0.9,
+                "mask.min_area, mask.max_area",
+                (mask.min_area, mask.max_area),
+                "0 < min_area, min_area + 0.05 <= max_area <= 0.9",
+            )
+        _require(
+            all(0 <= value <= 255 for value in mask.fill), "mask.fill", mask.fill, "within 0..255"
+        )
+        _require(
+            self.data.crop != "resize_then_crop" or self.data.crop_size >= self.image_size,
+            "data.crop_size",
+            self.data.crop_size,
+            f"at least image_size, {self.image_size}, with data.crop=resize_then_crop",
+        )
+
+
+def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise UserError(
+            f"config.{path} is {value!r}, must be {allowed}; "
+            f"change it in the config file or pass --config.{path.split(',')[0]}=VALUE"
+        )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dict that survives JSON (tuples become lists)."""
+    as_dict = dataclasses.asdict(config)
+    as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
+    return as_dict
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults."""
+    config = Config()
+    sections = get_type_hints(Config)
+    for name, value in values.items():
+        if dataclasses.is_dataclass(sections.get(name)):
+            setattr(config, name, sections[name](**value))
+        else:
+            setattr(config, name, value)
+    config.mask.fill = tuple(config.mask.fill)
+    return config
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Leaf fields that differ between two `to_dict` results, as 'path (old -> new)'."""
+    old, new = flatten(old), flatten(new)
+    return [
+        f"{path} ({old.get(path)!r} -> {new.get(path)!r})"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    flat = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

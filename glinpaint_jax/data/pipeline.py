@@ -1,0 +1,207 @@
+"""From a source to batches: crop, resize, hole. Runs in worker processes: numpy, no jax.
+
+The stream of training examples is a pure function of the seed and the example's number in the
+stream: worker, process and device counts do not change it. To resume after n examples is to
+start at number n.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig, MaskConfig
+from glinpaint_jax.data import masks
+from glinpaint_jax.data.sources import EXTENSIONS, Source, UndecodableImage
+from glinpaint_jax.errors import UserError
+
+Example = dict[str, np.ndarray]
+
+EVAL_SEED = 2017
+MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
+MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
+MIN_READ = 1000  # records read, or one epoch, before that share is judged
+
+
+def train_batches(
+    source: Source, config: Config, *, start: int, local_batch_size: int, process: int, count: int
+) -> Iterator[Example]:
+    """Endless batches of this process's share of the stream, from example number `start` on.
+
+    Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], for free-form kinds mask uint8
+    [b, s, s, 1], and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records, or -1.
+    """
+    dataset = (
+        grain.MapDataset.range(len(source))
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .random_map(MakeExample(source, config))[start + process :: count]
+        .batch(local_batch_size)
+    )
+    # Threads read ahead where there are no worker processes.
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+    iterator = dataset.to_iter_dataset(options)
+    if config.data.num_workers:
+        # Each worker may take a batch in one thread: processes, not threads, share the work.
+        iterator = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
+            grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2)
+        )
+    return iter(iterator)
+
+
+def eval_batches(
+    source: Source, config: Config, *, local_batch_size: int, process: int, count: int
+) -> Iterator[Example]:
+    """This process's share of the evaluation set.
+
+    An image's crop and hole depend on its record number alone, so all runs can be compared.
+    Every process yields equally many full batches; `valid` float32 [b] is 0 for the examples that
+    fill up the last ones.
+    """
+    images = min(config.data.eval_images, len(source))
+    batches = -(-images // (local_batch_size * count))
+    make_example = MakeExample(source, config, augment=False)
+
+    def example(position: int) -> Example:
+        record = position * len(source) // images
+        return make_example.random_map(record, np.random.default_rng((EVAL_SEED, record)))
+
+    dataset = (
+        grain.MapDataset.range(images)
+        .repeat(reseed_each_epoch=False)[process::count]
+        .map(example)
+        .batch(local_batch_size)[:batches]
+    )
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+    for number, batch in enumerate(dataset.to_iter_dataset(options)):
+        positions = (number * local_batch_size + np.arange(local_batch_size)) * count + process
+        yield batch | {"valid": (positions < images).astype(np.float32)}
+
+
+class MakeExample(grain.transforms.RandomMap):
+    """Record number -> example. A record that cannot be decoded is replaced by a random one."""
+
+    def __init__(self, source: Source, config: Config, *, augment: bool = True):
+        self._source = source
+        self._size = config.image_size
+        self._data = config.data
+        self._flip = augment and config.data.horizontal_flip
+        self._draw_hole = hole_drawer(config.mask, config.image_size)
+
+    def random_map(self, element: int, rng: np.random.Generator) -> Example:
+        image, failed = self._read(int(element), rng)
+        image = crop_and_resize(image, self._size, self._data, rng)
+        if self._flip and rng.integers(2):
+            image = np.ascontiguousarray(image[:, ::-1])
+        return {"image": image, "failed": failed} | self._draw_hole(rng)
+
+    def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        failed = np.full(MAX_ATTEMPTS, -1, np.int32)
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                return self._source[index], failed
+            except UndecodableImage as error:
+                failed[attempt], last = index, error
+                index = int(rng.integers(len(self._source)))
+        raise UserError(f"{MAX_ATTEMPTS} images in turn cannot be decoded, the last: {last}")
+
+
+def crop_and_resize(
+    image: UInt8[np.ndarray, "h w 3"], size: int, config: DataConfig, rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A random square part of the image, as MMagic or the paper takes it.
+
+    crop_then_resize: min(crop_size, side) of each side, at random, resized to `size` (an image
+    smaller than the crop loses its aspect, as in MMagic). resize_then_crop: the short side
+    resized to a random length in [size, crop_size], then a random crop.
+    """
+    height, width = image.shape[:2]
+    if config.crop == "resize_then_crop":
+        scale = rng.integers(size, config.crop_size + 1) / min(height, width)
+        height, width = max(size, round(height * scale)), max(size, round(width * scale))
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    crop = size if config.crop == "resize_then_crop" else config.crop_size
+    crop_height, crop_width = min(crop, height), min(crop, width)
+    top = rng.integers(height - crop_height + 1)
+    left = rng.integers(width - crop_width + 1)
+    image = image[top : top + crop_height, left : left + crop_width]
+    if image.shape[:2] != (size, size):
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(image)
+
+
+def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Example]:
+    """A function from a random generator to {'bbox'} or {'mask', 'bbox'} of the configured kind."""
+    if config.kind in BBOX_MASK_KINDS:
+        square = config.kind == "square"
+        return lambda rng: {"bbox": masks.random_bbox(rng, size, size, config, square=square)}
+    if config.kind == "files":
+        files = mask_files(config)
+
+        def draw(rng: np.random.Generator) -> np.ndarray:
+            return masks.file_mask(rng, size, size, files)
+    else:
+        shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
+
+        def draw(rng: np.random.Generator) -> np.ndarray:
+            return shape(rng, size, size, config)
+
+    def draw_with_bbox(rng: np.random.Generator) -> Example:
+        mask = draw(rng)
+        return {"mask": mask, "bbox": masks.bounding_box(mask)}
+
+    return draw_with_bbox
+
+
+def mask_files(config: MaskConfig) -> list[Path]:
+    folder = Path(config.folder).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise UserError(
+            f"config.mask.folder={config.folder} holds no mask images ({', '.join(EXTENSIONS)}); "
+            "put some there (white = hole) or use another --config.mask.kind"
+        )
+    return files
+
+
+class FailureLog:
+    """Counts and names the records that could not be decoded; stops a run that has too many."""
+
+    def __init__(self, source: Source, warn: Callable[[str], Any]):
+        self._source = source
+        self._warn = warn
+        self._read = 0
+        self._failed = 0
+        self._named: set[int] = set()
+
+    @property
+    def failed(self) -> int:
+        return self._failed
+
+    def take(self, batch: Example) -> Example:
+        """The batch without its `failed` records, which are counted and named once each.
+
+        Raises UserError when over MAX_FAILED_SHARE of the records fail.
+        """
+        batch = dict(batch)
+        failed = batch.pop("failed")
+        numbers = failed[failed >= 0]
+        self._failed += numbers.size
+        self._read += failed.shape[0] + numbers.size
+        for number in sorted(set(numbers.tolist()) - self._named):
+            self._named.add(number)
+            self._warn(f"skipped, cannot be decoded: {self._source.name(number)}")
+        if self._read >= min(MIN_READ, len(self._source)) and (
+            self._failed > MAX_FAILED_SHARE * self._read
+        ):
+            names = ", ".join(self._source.name(n) for n in sorted(self._named)[:3])
+            raise UserError(
+                f"{self._failed} of {self._read} images read cannot be decoded, over "
+                f"{MAX_FAILED_SHARE:.0%}; remove or replace them, among them {names}"
+            )
+        return batch

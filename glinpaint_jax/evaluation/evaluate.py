@@ -1,0 +1,146 @@
+"""Evaluation of a generator, or of a baseline, over a set of images with fixed crops and holes."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from clu import metrics as clu_metrics
+from jax import Array
+from jax.sharding import Mesh
+
+from glinpaint_jax.config import Config
+from glinpaint_jax.data.pipeline import FailureLog, eval_batches
+from glinpaint_jax.data.sources import Source
+from glinpaint_jax.evaluation import metrics
+from glinpaint_jax.models.generator import Generator
+from glinpaint_jax.models.masking import composite, make_example, to_pixel_range
+from glinpaint_jax.parallel import batch_sharding, replicated, to_global
+
+EVAL_BATCH = 16  # images on each device at once; no result depends on it
+
+HostBatch = dict[str, np.ndarray]
+GlobalBatch = dict[str, Array]
+# Both views of one batch -> completed images, float [b, h, w, 3] in 0..255, on the devices.
+Completion = Callable[[HostBatch, GlobalBatch], Array]
+
+
+@flax.struct.dataclass
+class Scores(clu_metrics.Collection):
+    """Means over the images whose `mask` is 1."""
+
+    l1: clu_metrics.Average.from_output("l1")
+    psnr: clu_metrics.Average.from_output("psnr")
+    ssim: clu_metrics.Average.from_output("ssim")
+
+
+def evaluate(
+    completion: Completion, source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
+) -> dict[str, float]:
+    """Mean l1 error (percent), PSNR (dB) and SSIM of `completion` over all images of `source`.
+
+    At most config.data.eval_images of them, evenly spread. Exact for any number of images and
+    devices: what fills up the last batch does not count.
+    """
+    score = make_score(config, mesh)
+    totals = None
+    for host_batch, batch in _batches(source, config, mesh, warn):
+        scores = score(completion(host_batch, batch), batch)
+        totals = scores if totals is None else totals.merge(scores)
+    return {name: float(value) for name, value in totals.compute().items()}
+
+
+def make_score(config: Config, mesh: Mesh) -> Callable[[Array, GlobalBatch], Scores]:
+    """A jitted function: completed images and their batch -> `Scores`."""
+
+    def score(completed: Array, batch: GlobalBatch) -> Scores:
+        example = make_example(batch, config.mask.fill)
+        image = to_pixel_range(example.image)
+        return Scores.single_from_model_output(
+            l1=metrics.l1_error(completed, image, example.mask),
+            psnr=metrics.psnr(completed, image),
+            ssim=metrics.ssim(completed, image),
+            mask=batch["valid"],
+        )
+
+    return jax.jit(score, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))
+
+
+def make_generator_completion(
+    config: Config, generator: Generator, mesh: Mesh
+) -> Callable[[Any], Completion]:
+    """Generator variables -> `Completion`; compiled once, whatever the variables."""
+
+    def complete(variables: Any, batch: GlobalBatch) -> Array:
+        example = make_example(batch, config.mask.fill)
+        prediction = generator.apply(variables, example.masked_image, example.mask, train=False)
+        return to_pixel_range(composite(prediction, example.image, example.mask))
+
+    jitted = jax.jit(
+        complete,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=batch_sharding(mesh),
+    )
+
+    def for_variables(variables: Any) -> Completion:
+        return lambda _, batch: jitted(variables, batch)
+
+    return for_variables
+
+
+def make_baseline_completion(
+    baseline: Callable[[np.ndarray, np.ndarray], np.ndarray], mesh: Mesh
+) -> Completion:
+    """A function of uint8 (image, mask), run on the host, as a `Completion`."""
+
+    def complete(host_batch: HostBatch, _: GlobalBatch) -> Array:
+        filled = [
+            baseline(image, mask)
+            for image, mask in zip(host_batch["image"], host_masks(host_batch), strict=True)
+        ]
+        return to_global({"filled": np.stack(filled).astype(np.float32)}, mesh)["filled"]
+
+    return complete
+
+
+def host_masks(batch: HostBatch) -> np.ndarray:
+    """uint8 [b, h, w, 1], 1 = hole, drawn from the boxes where the batch holds no masks."""
+    if "mask" in batch:
+        return batch["mask"]
+    masks = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
+    for mask, (top, left, height, width) in zip(masks, batch["bbox"], strict=True):
+        mask[top : top + height, left : left + width] = 1
+    return masks
+
+
+def sample_rows(
+    completion: Completion, source: Source, config: Config, mesh: Mesh, columns: int
+) -> np.ndarray:
+    """Masked, completed and original images of the set's first images: uint8 [3, columns, h, w, 3].
+
+    Of this process's first images, where there are several processes.
+    """
+    host_batch, batch = next(_batches(source, config, mesh, warn=lambda _: None))
+    completed = completion(host_batch, batch)
+    local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
+    image, hole = host_batch["image"], host_masks(host_batch)
+    columns = min(columns, len(image))
+    masked = np.where(hole, np.uint8(255), image)
+    return np.stack([masked, np.rint(local).astype(np.uint8), image])[:, :columns]
+
+
+def _batches(
+    source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
+) -> Iterator[tuple[HostBatch, GlobalBatch]]:
+    failures = FailureLog(source, warn)
+    for host_batch in eval_batches(
+        source,
+        config,
+        local_batch_size=EVAL_BATCH * jax.local_device_count(),
+        process=jax.process_index(),
+        count=jax.process_count(),
+    ):
+        host_batch = failures.take(host_batch)
+        yield host_batch, to_global(host_batch, mesh)

@@ -1,0 +1,27 @@
+"""Trains a model: python -m glinpaint_jax.main --config configs/places.py [--workdir DIR]
+
+Single fields of the config: --config.global_batch_size=12. A workdir that holds a checkpoint is
+resumed.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from glinpaint_jax import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<config name>].")
+
+
+def main() -> None:
+    config = cli.load_config()
+    # Imported late: data workers import this module, and must not load jax.
+    from glinpaint_jax.parallel import initialize_distributed
+    from glinpaint_jax.training.loop import train
+
+    initialize_distributed()
+    train(config, Path(WORKDIR.value or f"runs/{cli.config_path().stem}"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,75 @@
+"""From a batch of bytes to what the networks see. Pure functions on the device."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+
+@struct.dataclass
+class Example:
+    """A batch on the device: images in [-1, 1], mask 1 = hole, bbox (top, left, height, width)."""
+
+    image: Float[Array, "b h w 3"]
+    mask: Float[Array, "b h w 1"]
+    masked_image: Float[Array, "b h w 3"]
+    bbox: Int[Array, "b 4"]
+
+
+def to_unit_range(pixels: Array) -> Array:
+    """0..255 -> [-1, 1]."""
+    return (pixels - 127.5) / 127.5
+
+
+def to_pixel_range(image: Array) -> Array:
+    """[-1, 1] -> 0..255, clipped, not rounded."""
+    return jnp.clip(image * 127.5 + 127.5, 0, 255)
+
+
+def bbox_mask(bbox: Int[Array, "b 4"], height: int, width: int) -> Float[Array, "b h w 1"]:
+    """1 inside each (top, left, height, width), 0 outside."""
+    top, left, box_height, box_width = (bbox[:, i].reshape(-1, 1, 1, 1) for i in range(4))
+    rows = jnp.arange(height).reshape(1, -1, 1, 1)
+    columns = jnp.arange(width).reshape(1, 1, -1, 1)
+    inside = (rows >= top) & (rows < top + box_height)
+    return (inside & (columns >= left) & (columns < left + box_width)).astype(jnp.float32)
+
+
+def make_example(batch: dict[str, Array], fill: tuple[float, float, float]) -> Example:
+    """Scales a batch and fills its holes.
+
+    `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for holes that are no
+    rectangles, mask uint8 [b, h, w, 1] (1 = hole). `fill` is an RGB colour in 0..255.
+    """
+    image = to_unit_range(batch["image"].astype(jnp.float32))
+    if "mask" in batch:
+        mask = batch["mask"].astype(jnp.float32)
+    else:
+        mask = bbox_mask(batch["bbox"], image.shape[1], image.shape[2])
+    colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
+    return Example(image, mask, image * (1 - mask) + colour * mask, batch["bbox"])
+
+
+def composite(prediction: Array, image: Array, mask: Array) -> Array:
+    """The prediction in the hole, the image elsewhere."""
+    return image * (1 - mask) + prediction * mask
+
+
+def window_origins(bbox: Int[Array, "b 4"], window: int, image_size: int) -> Int[Array, "b 2"]:
+    """(top, left) of the window centred on each bbox, clamped inside the image on all sides."""
+    centred = bbox[:, :2] - (window - bbox[:, 2:]) // 2
+    return jnp.clip(centred, 0, image_size - window)
+
+
+def cut_windows(
+    image: Float[Array, "b h w c"], origins: Int[Array, "b 2"], window: int
+) -> Float[Array, "b window window c"]:
+    """The square window of each image at its (top, left)."""
+
+    def cut(one: Array, origin: Array) -> Array:
+        return lax.dynamic_slice(
+            one, (origin[0], origin[1], jnp.zeros_like(origin[0])), (window, window, one.shape[-1])
+        )
+
+    return jax.vmap(cut)(image, origins)

@@ -1,0 +1,77 @@
+"""Devices: one mesh over all of them, batches split along it, everything else replicated."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from glinpaint_jax.errors import UserError
+
+DATA_AXIS = "data"
+
+
+def initialize_distributed() -> None:
+    """Joins the other processes where the environment describes several; else does nothing.
+
+    SLURM, Open MPI, Kubernetes and TPU pods are recognised by jax; anything else says so by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call before using any device.
+    """
+    environment = os.environ
+    if int(environment.get("JAX_NUM_PROCESSES", 1)) > 1:
+        try:
+            jax.distributed.initialize(
+                environment["JAX_COORDINATOR_ADDRESS"],
+                int(environment["JAX_NUM_PROCESSES"]),
+                int(environment["JAX_PROCESS_ID"]),
+            )
+        except KeyError as missing:
+            raise UserError(
+                f"JAX_NUM_PROCESSES is {environment['JAX_NUM_PROCESSES']} but {missing} is not "
+                "set; every process needs JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"
+            ) from None
+    elif (
+        int(environment.get("SLURM_NTASKS", 1)) > 1
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        jax.distributed.initialize()
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over `devices`, by default all devices of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def local_batch_size(global_batch_size: int, mesh: Mesh) -> int:
+    """Images that this process contributes to each global batch.
+
+    Raises UserError where the devices cannot share the batch evenly.
+    """
+    devices = mesh.devices.size
+    if global_batch_size % devices:
+        lower = global_batch_size // devices * devices
+        raise UserError(
+            f"config.global_batch_size is {global_batch_size}, must be a multiple of the "
+            f"{devices} devices; pass --config.global_batch_size={lower or devices}"
+        )
+    return global_batch_size // jax.process_count()
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
+    """Host arrays of this process, split along their first axis -> global device arrays."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, values)
+        for name, values in batch.items()
+    }

@@ -1,0 +1,140 @@
+"""Checkpoints: one orbax step directory holds the state, the config, the data position, metrics.
+
+    WORKDIR/checkpoints/STEP/{state,config,data,metrics}
+
+Saving is asynchronous. The last two steps and the best by l1 error are kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint import checkpoint_managers
+
+from glinpaint_jax.config import Config, differences, from_dict, to_dict
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.parallel import replicated
+from glinpaint_jax.training.state import TrainState, create_state
+
+FOLDER = "checkpoints"
+# A resumed run may change these: they do not touch the mathematics.
+FREE_FIELDS = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "data.num_workers",
+    "data.eval_source",
+    "data.eval_images",
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, workdir: Path):
+        by_l1 = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["l1"],
+            reverse=True,  # orbax keeps the end of the sorted list
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._manager = ocp.CheckpointManager(
+            (workdir / FOLDER).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                    [checkpoint_managers.LatestN(2), by_l1]
+                ),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, config: Config, step: int, l1: float | None) -> None:
+        """Starts saving; returns once the state may be donated. `l1` ranks the checkpoint."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                config=ocp.args.JsonSave(to_dict(config)),
+                data=ocp.args.JsonSave({"examples": step * config.global_batch_size}),
+            ),
+            metrics=None if l1 is None else {"l1": l1},
+        )
+
+    def restore(self, config: Config, mesh: Mesh) -> tuple[TrainState, int]:
+        """The newest state, spread over `mesh`, and the number of examples it has been fed.
+
+        Raises UserError where `config` differs from the saved one in what matters.
+        """
+        step = self._manager.latest_step()
+        saved = self._manager.restore(
+            step,
+            args=ocp.args.Composite(config=ocp.args.JsonRestore(), data=ocp.args.JsonRestore()),
+        )
+        refuse_changes(saved.config, to_dict(config))
+        abstract = abstract_state(config, mesh)
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )
+        return restored.state, saved.data["examples"]
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.close()
+
+
+def abstract_state(config: Config, mesh: Mesh) -> Any:
+    """Shapes, types and shardings of the state of `config`."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda: create_state(config)),
+    )
+
+
+def refuse_changes(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises UserError naming the fields that may not change when a run resumes."""
+    free = set(FREE_FIELDS)
+    if wanted["optimizer"]["schedule"] == "constant":
+        free.add("num_steps")
+    changes = [change for change in differences(saved, wanted) if change.split()[0] not in free]
+    if changes:
+        raise UserError(
+            f"the workdir holds a run with another config: {', '.join(changes)}; "
+            "pass the old values to resume it, or another --workdir to start anew"
+        )
+
+
+def load_generator(path: Path, mesh: Mesh) -> tuple[Config, dict[str, Any], int]:
+    """From a workdir (its newest step) or a step directory: config, evaluation variables, step.
+
+    Raises UserError where there is no checkpoint.
+    """
+    path = path.absolute()
+    step_path = path if (path / "state").is_dir() else _newest_step(path)
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(step_path.parent, options=options) as manager:
+        step = int(step_path.name)
+        saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+        config = from_dict(saved.config)
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state(config, mesh))),
+        )
+    return config, restored.state.eval_variables, step
+
+
+def _newest_step(workdir: Path) -> Path:
+    folder = workdir / FOLDER
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not steps:
+        raise UserError(
+            f"no checkpoint in {workdir}; it must be a workdir of a training run, or a step "
+            f"directory such as WORKDIR/{FOLDER}/1000"
+        )
+    return folder / str(max(steps))

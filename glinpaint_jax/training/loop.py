@@ -1,0 +1,140 @@
+"""The training run, one story: restore, step, log, evaluate, save."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from glinpaint_jax.config import Config
+from glinpaint_jax.data.pipeline import FailureLog, train_batches
+from glinpaint_jax.data.sources import Source, open_sources
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
+from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
+from glinpaint_jax.training.checkpoints import Checkpoints
+from glinpaint_jax.training.interval import Interval
+from glinpaint_jax.training.phases import Phase, phase_at
+from glinpaint_jax.training.report import Reporter
+from glinpaint_jax.training.state import TrainState, create_state, make_networks
+from glinpaint_jax.training.step import make_steps
+
+SAMPLE_COLUMNS = 8
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains to config.num_steps in `workdir`, from its newest checkpoint if it holds one."""
+    config.validate()
+    mesh = make_mesh()
+    local_batch = local_batch_size(config.global_batch_size, mesh)
+    train_source, eval_sources = open_sources(
+        config.data.source, config.data.eval_source, config.data.eval_images
+    )
+    make_workdir(workdir)
+    checkpoints = Checkpoints(workdir)
+    state, start, examples = restore_or_create(checkpoints, config, mesh)
+
+    reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
+    describe(reporter, config, mesh, state, train_source, eval_sources)
+    evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
+    steps = make_steps(config, mesh)
+    interval = Interval(reporter, config)
+    failures = FailureLog(train_source, reporter.say)
+    batches = train_batches(
+        train_source,
+        config,
+        start=examples,
+        local_batch_size=local_batch,
+        process=jax.process_index(),
+        count=jax.process_count(),
+    )
+    try:
+        for step in range(start, config.num_steps):
+            phase = phase_at(step, config.phases)
+            batch = to_global(failures.take(next(batches)), mesh)
+            with interval.paused(when=phase not in interval.phases):  # the first call compiles
+                state, metrics = steps[phase](state, batch)
+            interval.add(step + 1, phase, metrics)
+
+            last, l1 = step + 1 == config.num_steps, None
+            if (step + 1) % config.eval_every == 0 or last:
+                with interval.paused():
+                    l1 = evaluate_state(state, step + 1, phase)
+            if (step + 1) % config.checkpoint_every == 0 or last:
+                with interval.paused():
+                    checkpoints.save(state, config, step + 1, l1)
+        interval.close()
+    finally:
+        checkpoints.close()
+        reporter.close()
+
+
+def make_workdir(workdir: Path) -> None:
+    """Raises UserError where files cannot be written there."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to workdir {workdir}: {error.strerror}; pass --workdir=DIR"
+        ) from None
+
+
+def restore_or_create(
+    checkpoints: Checkpoints, config: Config, mesh: Mesh
+) -> tuple[TrainState, int, int]:
+    """The state, the finished steps and the number of examples consumed."""
+    if checkpoints.latest_step() is not None:
+        state, examples = checkpoints.restore(config, mesh)
+        return state, int(state.step), examples
+    create = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))
+    return create(), 0, 0
+
+
+def describe(
+    reporter: Reporter,
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    train_source: Source,
+    eval_sources: dict[str, Source],
+) -> None:
+    """What is about to run."""
+    for name, network in (("generator", state.generator), ("discriminator", state.discriminator)):
+        overview = parameter_overview.get_parameter_overview(network.params, include_stats=False)
+        reporter.say(f"{name}\n{overview}")
+    devices = mesh.devices.flat
+    sets = ", ".join(f"{name} {len(source)}" for name, source in eval_sources.items())
+    reporter.say(
+        f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
+        f"{config.precision}; global batch {config.global_batch_size}\n"
+        f"{len(train_source)} training images; evaluation: {sets}"
+    )
+    step = int(state.step)
+    if step:
+        reporter.say(f"resuming at step {step} of {config.num_steps}")
+
+
+def make_evaluation(
+    config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter
+) -> Callable[[TrainState, int, Phase], float]:
+    """A function that evaluates a state on all sets, reports, and returns the first set's l1."""
+    generator, _ = make_networks(config)
+    completion_for = make_generator_completion(config, generator, mesh)
+    columns = SAMPLE_COLUMNS // len(sources)
+
+    def evaluate_state(state: TrainState, step: int, phase: Phase) -> float:
+        completion = completion_for(state.eval_variables)
+        scores, rows = {}, []
+        for name, source in sources.items():
+            scores[name] = evaluate(completion, source, config, mesh, reporter.say)
+            rows.append(sample_rows(completion, source, config, mesh, columns))
+        reporter.evaluation(step, phase.value, scores)
+        reporter.samples(step, np.concatenate(rows, axis=1))
+        return next(iter(scores.values()))["l1"]
+
+    return evaluate_state

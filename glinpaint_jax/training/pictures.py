@@ -1,0 +1,70 @@
+"""Pictures of a run: the mosaic of samples and the curves."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from glinpaint_jax.files import write_atomically
+
+GAP = 4  # pixels between images
+COLOURS = {"completion": "#cfe8cf", "discriminator": "#f3dcc0", "joint": "#d5dff2"}
+
+
+def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of images on white, small ones enlarged by whole pixels."""
+    rows = rows.repeat(max(1, 128 // rows.shape[2]), axis=2)
+    rows = rows.repeat(rows.shape[2] // (rows.shape[3] or 1), axis=3)
+    padding = ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0))
+    padded = np.pad(rows, padding, constant_values=255)
+    r, c, h, w, _ = padded.shape
+    joined = padded.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, 3)
+    return np.pad(joined, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Losses above, l1 error of each evaluation set below, the phases as coloured ground."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for axes, prefix, suffix in ((top, "train/", ""), (bottom, "eval/", "/l1")):
+        names = sorted({n for r in records for n in r if n.startswith(prefix)})
+        for name in names:
+            if name.endswith(suffix):
+                points = [(r["step"], r[name]) for r in records if name in r]
+                marker = "." if len(points) < 30 else ""
+                label = name.removeprefix(prefix).removesuffix(suffix).replace("_", " ")
+                axes.plot(*zip(*points, strict=True), marker=marker, label=label, linewidth=1.3)
+        _shade_phases(axes, records)
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(loc="upper right", fontsize="small")
+    top.set_ylabel("training losses")
+    top.set_yscale("symlog", linthresh=0.1)
+    bottom.set_ylabel("l1 error in the hole, %")
+    bottom.set_xlabel("step")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
+
+
+def _shade_phases(axes: Any, records: list[dict[str, Any]]) -> None:
+    start = 0
+    for record, following in zip(records, [*records[1:], None], strict=True):
+        if following is None or following["phase"] != record["phase"]:
+            axes.axvspan(start, record["step"], color=COLOURS[record["phase"]], alpha=0.6, lw=0)
+            middle = (start + record["step"]) / 2
+            axes.annotate(
+                record["phase"],
+                (middle, 0.02),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                fontsize="x-small",
+                color="#555555",
+            )
+            start = record["step"]

@@ -1,0 +1,101 @@
+"""Everything a training step reads and writes, as one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from glinpaint_jax.config import Config, OptimizerConfig
+from glinpaint_jax.models.discriminator import Discriminator
+from glinpaint_jax.models.generator import Generator
+
+
+@struct.dataclass
+class NetworkState:
+    """One network and its optimizer."""
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@struct.dataclass
+class TrainState:
+    """`step` counts the finished steps; `ema` holds averaged generator variables, or None."""
+
+    step: jax.Array
+    generator: NetworkState
+    discriminator: NetworkState
+    ema: dict[str, Any] | None
+    rng: jax.Array
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The generator's variables that evaluation and export use."""
+        return self.generator.variables if self.ema is None else self.ema
+
+
+def make_networks(config: Config) -> tuple[Generator, Discriminator]:
+    dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    return (
+        Generator(config.model.width, config.model.output, dtype),
+        Discriminator(config.model.width, dtype),
+    )
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradient -> update direction; the step multiplies it by -`learning_rate_at`.
+
+    Constants are PyTorch's defaults, which MMagic and the paper's followers use.
+    """
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.name == "adam":
+        return optax.chain(clip, optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8))
+    return optax.chain(clip, optax.scale_by_adadelta(rho=0.9, eps=1e-6))
+
+
+def learning_rate_at(step: jax.Array, config: OptimizerConfig, num_steps: int) -> jax.Array:
+    """The learning rate of both networks, a function of the global step."""
+    rate = jnp.asarray(config.learning_rate, jnp.float32)
+    if config.warmup_steps:
+        rate *= jnp.minimum((step + 1) / config.warmup_steps, 1)
+    if config.schedule == "cosine":
+        rate *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1)))
+    return rate
+
+
+def create_state(config: Config) -> TrainState:
+    """A fresh state for `config`, from its seed alone. Jit it: eager initialisation is slow."""
+    generator, discriminator = make_networks(config)
+    optimizer = make_optimizer(config.optimizer)
+    key = jax.random.key(config.seed)
+    generator_key, discriminator_key, rng = jax.random.split(key, 3)
+
+    def image(size: int, channels: int = 3) -> jax.Array:
+        return jnp.zeros((1, size, size, channels))
+
+    # The generator is fully convolutional: the smallest image will do.
+    generator_variables = generator.init(generator_key, image(16), image(16, 1), train=True)
+    discriminator_variables = discriminator.init(
+        discriminator_key, image(config.image_size), image(config.local_size), train=True
+    )
+
+    def network_state(variables: dict[str, Any]) -> NetworkState:
+        params = variables["params"]
+        return NetworkState(params, variables["batch_stats"], optimizer.init(params))
+
+    generator_state = network_state(generator_variables)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=generator_state,
+        discriminator=network_state(discriminator_variables),
+        # Copies: a donated state must not hold one buffer twice.
+        ema=jax.tree.map(jnp.copy, generator_state.variables) if config.ema_decay else None,
+        rng=rng,
+    )

@@ -1,0 +1,247 @@
+"""The training step of each phase (the paper's algorithm 1, in MMagic's order), pure functions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from glinpaint_jax.config import Config
+from glinpaint_jax.models.masking import (
+    Example,
+    composite,
+    cut_windows,
+    make_example,
+    window_origins,
+)
+from glinpaint_jax.parallel import batch_sharding, replicated
+from glinpaint_jax.training import losses
+from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.state import (
+    NetworkState,
+    TrainState,
+    learning_rate_at,
+    make_networks,
+    make_optimizer,
+)
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
+    """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
+
+    The batch is split over the mesh, everything else replicated, so batch norm and losses are
+    those of the global batch.
+    """
+    functions = {
+        Phase.COMPLETION: completion_step,
+        Phase.DISCRIMINATOR: discriminator_step,
+        Phase.JOINT: joint_step,
+    }
+    return {
+        phase: jax.jit(
+            partial(function, config),
+            in_shardings=(replicated(mesh), batch_sharding(mesh)),
+            out_shardings=(replicated(mesh), replicated(mesh)),
+            donate_argnums=0,
+        )
+        for phase, function in functions.items()
+    }
+
+
+def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Updates the generator by reconstruction."""
+    example = make_example(batch, config.mask.fill)
+
+    def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        prediction, batch_stats = generate(config, params, state.generator.batch_stats, example)
+        total, terms = reconstruction(config, prediction, example)
+        return total, (terms, batch_stats)
+
+    gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
+    return advance(
+        config, state, generator=updated(config, state, state.generator, gradients, batch_stats)
+    ), terms
+
+
+def discriminator_step(
+    config: Config, state: TrainState, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """Updates the discriminator; of the generator only the running statistics move (MMagic)."""
+    example = make_example(batch, config.mask.fill)
+    prediction, batch_stats = generate(
+        config, state.generator.params, state.generator.batch_stats, example
+    )
+    discriminator, terms = update_discriminator(config, state, example, prediction)
+    return advance(
+        config,
+        state,
+        generator=state.generator.replace(batch_stats=batch_stats),
+        discriminator=discriminator,
+    ), terms
+
+
+def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Updates the discriminator, then the generator against the updated discriminator.
+
+    One forward pass of the generator serves both.
+    """
+    example = make_example(batch, config.mask.fill)
+
+    def forward(params: Any) -> tuple[Array, Any]:
+        return generate(config, params, state.generator.batch_stats, example)
+
+    prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
+    discriminator, discriminator_terms = update_discriminator(config, state, example, prediction)
+
+    def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
+        total, terms = reconstruction(config, prediction, example)
+        completed = composite(prediction, example.image, example.mask)
+        logits, discriminator_stats = judge(
+            config, discriminator, discriminator.params, completed, hole_origins(config, example)
+        )
+        terms["adversarial"] = losses.adversarial(
+            logits, config.losses.adversarial_kind, real=True, discriminator=False
+        )
+        total += config.losses.adversarial * terms["adversarial"]
+        return total, (terms, discriminator_stats)
+
+    prediction_gradient, (terms, discriminator_stats) = jax.grad(objective, has_aux=True)(
+        prediction
+    )
+    (gradients,) = pull_back(prediction_gradient)
+    return advance(
+        config,
+        state,
+        generator=updated(config, state, state.generator, gradients, batch_stats),
+        discriminator=discriminator.replace(batch_stats=discriminator_stats),
+    ), discriminator_terms | terms
+
+
+def generate(config: Config, params: Any, batch_stats: Any, example: Example) -> tuple[Array, Any]:
+    """The generator in training mode -> prediction and new running statistics."""
+    generator, _ = make_networks(config)
+    prediction, variables = generator.apply(
+        {"params": params, "batch_stats": batch_stats},
+        example.masked_image,
+        example.mask,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return prediction, variables["batch_stats"]
+
+
+def judge(
+    config: Config, network: NetworkState, params: Any, image: Array, origins: Array
+) -> tuple[Array, Any]:
+    """The discriminator in training mode -> logits and new running statistics."""
+    _, discriminator = make_networks(config)
+    logits, variables = discriminator.apply(
+        {"params": params, "batch_stats": network.batch_stats},
+        image,
+        cut_windows(image, origins, config.local_size),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return logits, variables["batch_stats"]
+
+
+def reconstruction(config: Config, prediction: Array, example: Example) -> tuple[Array, Metrics]:
+    """The weighted sum of the reconstruction losses in use, and each of them unweighted."""
+    weights, valid = config.losses, 1 - example.mask
+    total, terms = jnp.zeros(()), {}
+
+    def add(name: str, weight: float, loss: Callable[[], Array]) -> None:
+        nonlocal total
+        if weight:
+            terms[name] = loss()
+            total += weight * terms[name]
+
+    image, mask = example.image, example.mask
+    add("l1_hole", weights.l1_hole, lambda: losses.l1(prediction, image, mask))
+    add("mse_hole", weights.mse_hole, lambda: losses.mse(prediction, image, mask))
+    add("l1_valid", weights.l1_valid, lambda: losses.l1(prediction, image, valid))
+    add(
+        "tv",
+        weights.tv,
+        lambda: losses.total_variation(composite(prediction, image, mask), mask),
+    )
+    return total, terms
+
+
+def update_discriminator(
+    config: Config, state: TrainState, example: Example, prediction: Array
+) -> tuple[NetworkState, Metrics]:
+    """One optimizer step on fake and real; two passes, so that neither sees the other's statistics.
+
+    The running statistics take in the fake batch first, then the real one, as in MMagic.
+    """
+    network, kind = state.discriminator, config.losses.adversarial_kind
+    fake = composite(jax.lax.stop_gradient(prediction), example.image, example.mask)
+    fake_origins = real_origins = hole_origins(config, example)
+    if config.losses.random_real_window:
+        real_origins = jax.random.randint(
+            jax.random.fold_in(state.rng, state.step),
+            fake_origins.shape,
+            0,
+            config.image_size - config.local_size + 1,
+        )
+
+    def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        logits, stats = judge(config, network, params, fake, fake_origins)
+        fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
+        after_fake = network.replace(batch_stats=stats)
+        logits, stats = judge(config, after_fake, params, example.image, real_origins)
+        real_loss = losses.adversarial(logits, kind, real=True, discriminator=True)
+        terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
+        total = fake_loss + real_loss
+        if config.losses.disc_shift:
+            terms["disc_shift"] = losses.discriminator_shift(fake_loss, real_loss)
+            total += config.losses.disc_shift * terms["disc_shift"]
+        return total, (terms, stats)
+
+    gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(network.params)
+    return updated(config, state, network, gradients, batch_stats), terms
+
+
+def hole_origins(config: Config, example: Example) -> Array:
+    return window_origins(example.bbox, config.local_size, config.image_size)
+
+
+def updated(
+    config: Config, state: TrainState, network: NetworkState, gradients: Any, batch_stats: Any
+) -> NetworkState:
+    """`network` after one optimizer step."""
+    optimizer = make_optimizer(config.optimizer)
+    directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
+    rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
+    updates = jax.tree.map(lambda direction: -rate * direction, directions)
+    return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
+
+
+def advance(
+    config: Config,
+    state: TrainState,
+    generator: NetworkState,
+    discriminator: NetworkState | None = None,
+) -> TrainState:
+    """The state of the next step; the EMA follows the generator, faster in the first steps."""
+    ema = state.ema
+    if ema is not None:
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(
+            lambda old, new: old + (1 - decay) * (new - old), ema, generator.variables
+        )
+    return state.replace(
+        step=state.step + 1,
+        generator=generator,
+        discriminator=state.discriminator if discriminator is None else discriminator,
+        ema=ema,
+    )
