@@ -30,7 +30,7 @@ class ModelConfig:
 class DataConfig:
     # photos | folder:PATH[:LIST] | tfds:NAME:SPLIT | array_record:GLOB; A|B: the first that exists
     source: str = "photos"
-    eval_source: str = ""  # same forms; empty: the source's own validation part (see sources.py)
+    eval_source: str = ""  # same forms; empty: the source's own validation part (data/datasets.py)
     eval_images: int = 1000  # images of each evaluation set, at most
     num_workers: int = 4  # worker processes; 0 reads in threads of the main process
     crop: str = "crop_then_resize"  # of CROPS: MMagic's, or the paper's
@@ -184,7 +184,7 @@ class Config:
             _require(mask.folder != "", "mask.folder", mask.folder, "a folder of mask images")
         else:
             _require(
-                0 < mask.min_area and mask.min_area + 0.05 <= mask.max_area <= 0.9,
+                mask.min_area > 0 and mask.min_area + 0.05 <= mask.max_area <= 0.9,
                 "mask.min_area, mask.max_area",
                 (mask.min_area, mask.max_area),
                 "0 < min_area, min_area + 0.05 <= max_area <= 0.9",

@@ -16,10 +16,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<confi
 def main() -> None:
     config = cli.load_config()
     # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax.parallel import initialize_distributed
+    from glinpaint_jax import parallel
     from glinpaint_jax.training.loop import train
 
-    initialize_distributed()
+    parallel.start()
     train(config, Path(WORKDIR.value or f"runs/{cli.config_path().stem}"))
 
 

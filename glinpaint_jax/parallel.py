@@ -1,6 +1,7 @@
 """Devices: one mesh over all of them, batches split along it, everything else replicated."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,12 +13,16 @@ from glinpaint_jax.errors import UserError
 DATA_AXIS = "data"
 
 
-def initialize_distributed() -> None:
-    """Joins the other processes where the environment describes several; else does nothing.
+def start() -> None:
+    """Prepares jax for a program: several processes, compiled programs kept. Call it first.
 
-    SLURM, Open MPI, Kubernetes and TPU pods are recognised by jax; anything else says so by
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call before using any device.
+    Where the environment describes several processes this one joins the others: SLURM, Open MPI
+    and TPU pods are recognised by jax, anything else says so by JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "glinpaint_jax"))
     environment = os.environ
     if int(environment.get("JAX_NUM_PROCESSES", 1)) > 1:
         try:

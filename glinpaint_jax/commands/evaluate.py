@@ -34,9 +34,9 @@ def main() -> None:
     if LIMIT.value:
         config.data.eval_images = LIMIT.value
     # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax.parallel import initialize_distributed
+    from glinpaint_jax import parallel
 
-    initialize_distributed()
+    parallel.start()
     step, scores = score_checkpoint(config, Path(CHECKPOINT.value))
     print(table(scores))
     if JSON.value:
@@ -46,8 +46,8 @@ def main() -> None:
 
 def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
     """The checkpoint's step, and the scores of its generator and of the baselines asked for."""
-    from glinpaint_jax.data.sources import open_sources
-    from glinpaint_jax.evaluation.baselines import BASELINES as baselines
+    from glinpaint_jax.data.datasets import open_sources
+    from glinpaint_jax.evaluation import baselines
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
         make_baseline_completion,
@@ -65,7 +65,7 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
         f"model, step {step}": make_generator_completion(config, generator, mesh)(variables)
     }
     if BASELINES.value:
-        for name, fill in baselines.items():
+        for name, fill in baselines.BASELINES.items():
             completions[name] = make_baseline_completion(fill, mesh)
 
     def warn(line: str) -> None:

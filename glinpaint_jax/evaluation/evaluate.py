@@ -1,7 +1,6 @@
 """Evaluation of a generator, or of a baseline, over a set of images with fixed crops and holes."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import flax

@@ -10,8 +10,9 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
-from glinpaint_jax.data.sources import Source, open_sources
+from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global

@@ -1,0 +1,56 @@
+"""A strict world: 8 CPU devices, shapes checked, rank promotion and warnings are errors."""
+
+import jax
+import pytest
+from absl import flags
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+install_import_hook("glinpaint_jax", "beartype.beartype")
+
+from glinpaint_jax.config import (  # noqa: E402  the hook must come first
+    Config,
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    PhasesConfig,
+)
+from glinpaint_jax.parallel import make_mesh  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
+
+
+def make_small_config(**changes) -> Config:
+    """32x32 images, width 4, phases of a few steps."""
+    values = {
+        "num_steps": 10,
+        "global_batch_size": 8,
+        "image_size": 32,
+        "log_every": 1,
+        "eval_every": 5,
+        "checkpoint_every": 4,
+        "model": ModelConfig(width=4),
+        "data": DataConfig(source="photos", eval_images=10, num_workers=0, crop_size=96),
+        "mask": MaskConfig(max_size=16, max_delta=4, margin=2),
+        "phases": PhasesConfig(completion_end=2, discriminator_end=5),
+    } | changes
+    return Config(**values).validate()
+
+
+@pytest.fixture
+def small_config() -> Config:
+    return make_small_config()
+
+
+@pytest.fixture(scope="session")
+def mesh8() -> jax.sharding.Mesh:
+    assert len(jax.devices()) == 8
+    return make_mesh()
+
+
+@pytest.fixture(scope="session")
+def mesh1() -> jax.sharding.Mesh:
+    return make_mesh(jax.devices()[:1])

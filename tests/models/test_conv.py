@@ -1,0 +1,82 @@
+"""The convolutions against independent formulations, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
+
+
+def naive_conv(x, kernel, stride, dilation, padding):
+    """One output pixel at a time, in numpy."""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    k = kernel.shape[0]
+    extent = dilation * (k - 1) + 1
+    height = (x.shape[1] - extent) // stride + 1
+    width = (x.shape[2] - extent) // stride + 1
+    out = np.zeros((x.shape[0], height, width, kernel.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            top, left = i * stride, j * stride
+            patch = x[:, top : top + extent : dilation, left : left + extent : dilation]
+            out[:, i, j] = np.einsum("bhwc,hwco->bo", patch, kernel)
+    return out
+
+
+def naive_conv_transpose(x, kernel):
+    """PyTorch's definition: every input pixel adds the flipped kernel to the output."""
+    b, h, w, _ = x.shape
+    flipped = kernel[::-1, ::-1]
+    out = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[3]))
+    for i in range(h):
+        for j in range(w):
+            stamp = np.einsum("bc,hwco->bhwo", x[:, i, j], flipped)
+            out[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += stamp
+    return out[:, 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "padding"), [(5, 1, 1, 2), (3, 2, 1, 1), (3, 1, 4, 4)]
+)
+def test_conv2d_equals_a_sum_over_patches(kernel, stride, dilation, padding):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 9, 10, 3)), rng.normal(size=(kernel, kernel, 3, 4))
+    with jax.enable_x64(True):
+        got = conv2d(
+            jnp.asarray(x), jnp.asarray(w), stride=stride, dilation=dilation, padding=padding
+        )
+        np.testing.assert_allclose(got, naive_conv(x, w, stride, dilation, padding), rtol=1e-10)
+
+
+def test_transposed_convolution_equals_stamping_the_flipped_kernel():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(4, 4, 3, 4))
+    with jax.enable_x64(True):
+        got = conv_transpose_4x4_stride2(jnp.asarray(x), jnp.asarray(w))
+        np.testing.assert_allclose(got, naive_conv_transpose(x, w), rtol=1e-10, atol=1e-12)
+
+
+def test_transposed_convolution_has_the_native_gradients():
+    def native(x, w):
+        return lax.conv_general_dilated(
+            x,
+            w,
+            (1, 1),
+            ((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 3)
+        x = jax.random.normal(keys[0], (2, 5, 6, 3))
+        w = jax.random.normal(keys[1], (4, 4, 3, 4))
+        cotangent = jax.random.normal(keys[2], (2, 10, 12, 4))
+        for a, b in zip(
+            jax.vjp(conv_transpose_4x4_stride2, x, w)[1](cotangent),
+            jax.vjp(native, x, w)[1](cotangent),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,79 @@
+"""The dependency rule of the house: arrows only downward, no jax in data workers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "glinpaint_jax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# A module imports only from rooms of lower rank, or from its own.
+RANKS = {
+    "errors": 0,
+    "files": 0,
+    "config": 1,
+    "parallel": 2,
+    "data": 2,
+    "models": 2,
+    "evaluation": 3,
+    "training": 4,
+    "cli": 5,
+    "commands": 6,
+    "main": 6,
+    "__main__": 7,
+}
+PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "glinpaint_jax":
+                modules |= {f"glinpaint_jax.{alias.name}" for alias in node.names}
+            else:
+                modules.add(node.module)
+    return modules
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    for module in imported_modules(path):
+        if module.startswith("glinpaint_jax."):
+            other = room(module)
+            assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("room_or_file", PURE)
+def test_pure_modules_do_no_input_or_output(room_or_file):
+    path = PACKAGE / room_or_file
+    for file in path.rglob("*.py") if path.is_dir() else [path]:
+        top_level = {module.split(".")[0] for module in imported_modules(file)}
+        assert not top_level & {"pathlib", "os", "sys", "cv2", "json", "grain", "io"}, file
+
+
+def test_data_workers_need_no_jax():
+    """They import the data modules and, when spawned, the program (grain itself tries jax)."""
+    for path in (PACKAGE / "data").rglob("*.py"):
+        assert not {module.split(".")[0] for module in imported_modules(path)} & {"jax", "flax"}
+    code = (
+        "import sys, glinpaint_jax.main, glinpaint_jax.commands.evaluate, "
+        "glinpaint_jax.data.sources, glinpaint_jax.data.masks; sys.exit('jax' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_files_stay_small():
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 260, path

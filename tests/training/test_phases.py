@@ -1,0 +1,41 @@
+import pytest
+
+from glinpaint_jax.config import PhasesConfig
+from glinpaint_jax.training.phases import Phase, phase_at
+
+
+def mmagic_updates(completion_end, discriminator_end, disc_step, steps):
+    """Which networks GLInpaintor.train_step updates, step by step, with its counters."""
+    count, updates = 0, []
+    for step in range(steps):
+        updated = set()
+        if step > completion_end:
+            updated.add("discriminator")
+            count = (count + 1) % disc_step
+            if count != 0 or step <= discriminator_end:
+                updates.append(updated)
+                continue
+        updated.add("generator")
+        updates.append(updated)
+    return updates
+
+
+@pytest.mark.parametrize("disc_step", [1, 2, 3])
+def test_phases_update_what_mmagic_updates(disc_step):
+    phases = PhasesConfig(completion_end=4, discriminator_end=7, disc_step=disc_step)
+    networks = {
+        Phase.COMPLETION: {"generator"},
+        Phase.DISCRIMINATOR: {"discriminator"},
+        Phase.JOINT: {"generator", "discriminator"},
+    }
+    got = [networks[phase_at(step, phases)] for step in range(20)]
+    assert got == mmagic_updates(4, 7, disc_step, 20)
+
+
+def test_limits_belong_to_the_earlier_phase():
+    phases = PhasesConfig(completion_end=90_000, discriminator_end=100_000)
+    assert phase_at(0, phases) is Phase.COMPLETION
+    assert phase_at(90_000, phases) is Phase.COMPLETION
+    assert phase_at(90_001, phases) is Phase.DISCRIMINATOR
+    assert phase_at(100_000, phases) is Phase.DISCRIMINATOR
+    assert phase_at(100_001, phases) is Phase.JOINT
