@@ -1,5 +1,7 @@
 """Flags and errors, the same for every program that takes a config."""
 
+import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,9 @@ def run(program: Callable[[], None]) -> None:
     """Parses sys.argv and runs `program`. A UserError is printed as one line, exit status 1."""
     # TFDS warns of every dataset that is not prepared, absl of every flag it does not know.
     absl_logging.set_verbosity(absl_logging.ERROR)
+    # grain's workers leave their last batch to this process's resource tracker, which frees it
+    # and complains.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     try:
         app.run(lambda _: program(), flags_parser=_parse)
     except UserError as error:
@@ -59,7 +64,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _config_argument(argv: list[str]) -> str | None:
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
         if argument in ("--config", "-config"):
             return following
         if argument.startswith(("--config=", "-config=")):

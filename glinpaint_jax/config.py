@@ -220,11 +220,12 @@ def from_dict(values: dict[str, Any]) -> Config:
     config = Config()
     sections = get_type_hints(Config)
     for name, value in values.items():
+        if name == "mask":
+            value = value | {"fill": tuple(value["fill"])}
         if dataclasses.is_dataclass(sections.get(name)):
             setattr(config, name, sections[name](**value))
         else:
             setattr(config, name, value)
-    config.mask.fill = tuple(config.mask.fill)
     return config
 
 

@@ -1,24 +1,32 @@
 """A strict world: 8 CPU devices, shapes checked, rank promotion and warnings are errors."""
 
+import os
+import tempfile
+
 import jax
 import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
+# Compiled once, also for the programs that tests start.
+CACHE = tempfile.TemporaryDirectory(prefix="glinpaint_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("glinpaint_jax", "beartype.beartype")
+install_import_hook("glinpaint_jax", "beartype.beartype")  # before anything of the package
 
-from glinpaint_jax.config import (  # noqa: E402  the hook must come first
+from glinpaint_jax.config import (
     Config,
     DataConfig,
     MaskConfig,
     ModelConfig,
     PhasesConfig,
 )
-from glinpaint_jax.parallel import make_mesh  # noqa: E402
+from glinpaint_jax.parallel import make_mesh
 
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
 

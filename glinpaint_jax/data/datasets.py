@@ -86,9 +86,9 @@ def _first_existing(spec: str, field: str, eval_images: int) -> tuple[Source, di
                 )
         return train, evaluation
     raise UserError(
-        f"no data for config.data.{field}={spec}: {'; '.join(missing)}. Put images there, or pass "
-        f"--config.data.{field}=folder:PATH (any folder of images), tfds:NAME:SPLIT, "
-        "array_record:GLOB, or photos (the photographs that come with scikit-image, to try out)"
+        f"no data for config.data.{field}={spec}: {'; '.join(missing)}. Put images there, or name "
+        f"others: --config.data.{field}=folder:PATH (any folder of images), tfds:NAME:SPLIT or "
+        f"array_record:GLOB; to try out, --config.data.{field}=photos (those of scikit-image)"
     )
 
 

@@ -46,7 +46,7 @@ def irregular_mask(rng: np.random.Generator, height: int, width: int, config: Ma
     """Straight strokes in a few broken lines (MMagic's 'irregular'), scaled to the image."""
     unit = min(height, width) / 256
 
-    def draw() -> Mask:
+    def draw() -> np.ndarray:
         mask = np.zeros((height, width), np.uint8)
         for line in range(rng.integers(4, 9)):
             point = np.array([rng.integers(width), rng.integers(height)], float)
@@ -66,7 +66,7 @@ def free_form_mask(rng: np.random.Generator, height: int, width: int, config: Ma
     diagonal = np.hypot(height, width)
     unit = min(height, width) / 256
 
-    def draw() -> Mask:
+    def draw() -> np.ndarray:
         mask = np.zeros((height, width), np.uint8)
         for _ in range(rng.integers(1, 5)):
             brush = rng.uniform(12, 40) * unit

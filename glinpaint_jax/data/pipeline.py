@@ -22,6 +22,7 @@ from glinpaint_jax.errors import UserError
 Example = dict[str, np.ndarray]
 
 EVAL_SEED = 2017
+MAX_EXAMPLES = 2**48  # of an "endless" stream
 MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
@@ -29,7 +30,7 @@ MIN_READ = 1000  # records read, or one epoch, before that share is judged
 
 def train_batches(
     source: Source, config: Config, *, start: int, local_batch_size: int, process: int, count: int
-) -> Iterator[Example]:
+) -> grain.DatasetIterator:
     """Endless batches of this process's share of the stream, from example number `start` on.
 
     Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], for free-form kinds mask uint8
@@ -39,7 +40,7 @@ def train_batches(
         grain.MapDataset.range(len(source))
         .seed(config.seed)
         .shuffle()
-        .repeat()
+        .repeat(MAX_EXAMPLES // len(source) + 1)  # without a number grain's batch(1) overflows
         .random_map(MakeExample(source, config))[start + process :: count]
         .batch(local_batch_size)
     )
@@ -49,9 +50,14 @@ def train_batches(
     if config.data.num_workers:
         # Each worker may take a batch in one thread: processes, not threads, share the work.
         iterator = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-            grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
+            worker_init_fn=_start_worker,
         )
     return iter(iterator)
+
+
+def _start_worker(index: int, count: int) -> None:
+    cv2.setNumThreads(1)  # the processes share the cores
 
 
 def eval_batches(
@@ -64,23 +70,17 @@ def eval_batches(
     fill up the last ones.
     """
     images = min(config.data.eval_images, len(source))
-    batches = -(-images // (local_batch_size * count))
+    positions = -(-images // (local_batch_size * count)) * local_batch_size * count
     make_example = MakeExample(source, config, augment=False)
 
     def example(position: int) -> Example:
-        record = position * len(source) // images
-        return make_example.random_map(record, np.random.default_rng((EVAL_SEED, record)))
+        record = position % images * len(source) // images
+        made = make_example.random_map(record, np.random.default_rng((EVAL_SEED, record)))
+        return made | {"valid": np.float32(position < images)}
 
-    dataset = (
-        grain.MapDataset.range(images)
-        .repeat(reseed_each_epoch=False)[process::count]
-        .map(example)
-        .batch(local_batch_size)[:batches]
-    )
+    dataset = grain.MapDataset.range(positions)[process::count].map(example)
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
-    for number, batch in enumerate(dataset.to_iter_dataset(options)):
-        positions = (number * local_batch_size + np.arange(local_batch_size)) * count + process
-        yield batch | {"valid": (positions < images).astype(np.float32)}
+    yield from dataset.batch(local_batch_size).to_iter_dataset(options)
 
 
 class MakeExample(grain.transforms.RandomMap):

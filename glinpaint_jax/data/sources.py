@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 Image = UInt8[np.ndarray, "h w 3"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """`source[i]` is an image, or raises UndecodableImage; `name(i)` says which it is."""
 

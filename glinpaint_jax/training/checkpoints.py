@@ -34,8 +34,11 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, workdir: Path):
+        def l1_of(metrics: dict[str, float]) -> float:
+            return metrics["l1"]
+
         by_l1 = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["l1"],
+            get_metric_fn=l1_of,
             reverse=True,  # orbax keeps the end of the sorted list
             n=1,
             keep_checkpoints_without_metrics=False,
@@ -46,6 +49,8 @@ class Checkpoints:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                     [checkpoint_managers.LatestN(2), by_l1]
                 ),
+                best_fn=l1_of,  # without it orbax does not write the metrics
+                best_mode="min",
                 cleanup_tmp_directories=True,
             ),
         )

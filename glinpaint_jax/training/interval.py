@@ -27,6 +27,7 @@ class Interval:
         self._reporter = reporter
         self._log_every = config.log_every
         self._batch_size = config.global_batch_size
+        self._num_steps = config.num_steps
         self._metrics: list[dict[str, Array]] = []
         self._last: tuple[int, Phase] | None = None
         self._start = time.perf_counter()
@@ -66,13 +67,19 @@ class Interval:
     def _report(self) -> None:
         fetched = jax.device_get(self._metrics)
         now = time.perf_counter()
-        rate = len(fetched) * self._batch_size / (now - self._start)
+        seconds_per_step = (now - self._start) / len(fetched)
         names = sorted({name for metrics in fetched for name in metrics})
         means = {
             name: float(np.mean([metrics[name] for metrics in fetched if name in metrics]))
             for name in names
         }
         step, phase = self._last
-        self._reporter.train(step, phase.value, means, rate)
+        self._reporter.train(
+            step,
+            phase.value,
+            means,
+            images_per_second=self._batch_size / seconds_per_step,
+            seconds_left=(self._num_steps - step) * seconds_per_step,
+        )
         self._metrics = []
         self._start = now

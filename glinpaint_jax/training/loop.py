@@ -69,6 +69,7 @@ def train(config: Config, workdir: Path) -> None:
                     checkpoints.save(state, config, step + 1, l1)
         interval.close()
     finally:
+        batches.close()
         checkpoints.close()
         reporter.close()
 
@@ -104,10 +105,15 @@ def describe(
     train_source: Source,
     eval_sources: dict[str, Source],
 ) -> None:
-    """What is about to run."""
-    for name, network in (("generator", state.generator), ("discriminator", state.discriminator)):
-        overview = parameter_overview.get_parameter_overview(network.params, include_stats=False)
-        reporter.say(f"{name}\n{overview}")
+    """What is about to run; the parameters one by one in parameters.txt."""
+    networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
+    for name, params in networks.items():
+        parts = ", ".join(
+            f"{part} {parameter_overview.count_parameters(tree):,}" for part, tree in params.items()
+        )
+        reporter.say(f"{name} {parameter_overview.count_parameters(params):,} parameters: {parts}")
+    overview = parameter_overview.get_parameter_overview(networks, include_stats=False)
+    reporter.text("parameters.txt", overview)
     devices = mesh.devices.flat
     sets = ", ".join(f"{name} {len(source)}" for name, source in eval_sources.items())
     reporter.say(

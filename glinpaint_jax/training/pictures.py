@@ -42,7 +42,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), marker=marker, label=label, linewidth=1.3)
         _shade_phases(axes, records)
         axes.grid(alpha=0.3)
-        if axes.has_data():
+        if names:
             axes.legend(loc="upper right", fontsize="small")
     top.set_ylabel("training losses")
     top.set_yscale("symlog", linthresh=0.1)

@@ -43,17 +43,31 @@ class Reporter:
             tqdm.write(line, file=sys.stderr)
             sys.stderr.flush()
 
+    def text(self, name: str, content: str) -> None:
+        """A text file in the workdir."""
+        if self._active:
+            write_atomically(self._workdir / name, (content + "\n").encode())
+
     def advance(self, step: int) -> None:
         if self._active:
             self._bar.update(step - self._bar.n)
 
-    def train(self, step: int, phase: str, means: dict[str, float], rate: float) -> None:
-        """The mean losses since the last record, and images per second."""
+    def train(
+        self,
+        step: int,
+        phase: str,
+        means: dict[str, float],
+        *,
+        images_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """The mean losses since the last record, and the speed at which the run goes on."""
         record = {"step": step, "phase": phase}
         record |= {f"train/{name}": value for name, value in means.items()}
-        self._write(record | {"images_per_second": rate})
+        self._write(record | {"images_per_second": images_per_second})
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        self._status(step, f"{phase}  {losses}  {rate:.1f} images/s")
+        left = tqdm.format_interval(seconds_left)
+        self._status(step, f"{phase}  {losses}  {images_per_second:.1f} images/s  {left} left")
 
     def evaluation(self, step: int, phase: str, scores: dict[str, dict[str, float]]) -> None:
         """Scores by set."""

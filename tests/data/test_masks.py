@@ -1,0 +1,91 @@
+import cv2
+import numpy as np
+import pytest
+
+from glinpaint_jax.config import MaskConfig
+from glinpaint_jax.data import masks
+from glinpaint_jax.errors import UserError
+
+DRAWS = 2000
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def boxes(square, size=256, **changes):
+    config, generator = MaskConfig(**changes), rng()
+    return np.array(
+        [masks.random_bbox(generator, size, size, config, square=square) for _ in range(DRAWS)]
+    )
+
+
+def test_rectangles_have_mmagics_limits():
+    """256x256, max 128, delta 40, margin 20: top ~ U{20..107} + U{0..20}, height 128 - that."""
+    top, left, height, width = boxes(square=False).T
+    for position, side in ((top, height), (left, width)):
+        shrunk = 128 - side
+        assert set(shrunk) == set(range(21))
+        placed = position - shrunk
+        assert (placed.min(), placed.max()) == (20, 107)
+        assert len(set(placed)) == 88
+        assert (position + side <= 256 - 20).all()
+    assert (height != width).mean() > 0.9
+
+
+def test_squares_are_square_and_within_the_same_limits():
+    top, left, height, width = boxes(square=True).T
+    np.testing.assert_array_equal(height, width)
+    assert set(height) == set(range(108, 129))
+    assert (min(top.min(), left.min()), max(top.max(), left.max())) == (20, 127)
+
+
+@pytest.mark.parametrize("draw", [masks.irregular_mask, masks.free_form_mask])
+@pytest.mark.parametrize(("size", "limits"), [(256, (0.15, 0.5)), (64, (0.2, 0.3))])
+def test_free_form_kinds_keep_their_area_limits(draw, size, limits):
+    config = MaskConfig(min_area=limits[0], max_area=limits[1])
+    areas = []
+    for seed in range(100):
+        mask = draw(rng(seed), size, size, config)
+        assert mask.shape == (size, size, 1)
+        assert mask.dtype == np.uint8
+        assert set(np.unique(mask)) == {0, 1}
+        areas.append(mask.mean())
+    assert limits[0] <= min(areas) < max(areas) <= limits[1]
+    assert np.ptp(areas) > 0.5 * (limits[1] - limits[0])
+
+
+@pytest.mark.parametrize("draw", [masks.irregular_mask, masks.free_form_mask])
+def test_draws_are_reproducible_and_differ_by_seed(draw):
+    config = MaskConfig()
+    first, again, other = (draw(rng(seed), 64, 64, config) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_impossible_area_limits_end_in_an_error_not_a_hang():
+    with pytest.raises(UserError, match="widen them"):
+        masks.irregular_mask(rng(), 64, 64, MaskConfig(min_area=0.85, max_area=0.9))
+
+
+def test_masks_from_files_are_thresholded_and_resized_without_interpolation(tmp_path):
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[5:10, 10:20] = 128
+    pixels[0, 0] = 127
+    path = tmp_path / "mask.png"
+    cv2.imwrite(str(path), pixels)
+    mask = masks.file_mask(rng(), 40, 60, [path])
+    expected = np.zeros((40, 60, 1))
+    expected[10:20, 20:40] = 1
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(masks.bounding_box(mask), [10, 20, 10, 20])
+
+
+def test_unusable_mask_files_are_named(tmp_path):
+    black, broken = tmp_path / "black.png", tmp_path / "broken.png"
+    cv2.imwrite(str(black), np.zeros((8, 8), np.uint8))
+    broken.write_text("no image")
+    for path, expected in ((black, "no hole"), (broken, "cannot be decoded")):
+        with pytest.raises(UserError, match=expected) as error:
+            masks.file_mask(rng(), 16, 16, [path])
+        assert str(path) in str(error.value)

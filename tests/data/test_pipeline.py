@@ -1,0 +1,256 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glinpaint_jax.config import DataConfig
+from glinpaint_jax.data.pipeline import (
+    MAX_ATTEMPTS,
+    FailureLog,
+    crop_and_resize,
+    eval_batches,
+    train_batches,
+)
+from glinpaint_jax.data.sources import FolderSource, UndecodableImage
+from glinpaint_jax.errors import UserError
+from tests.conftest import make_small_config
+
+
+class Numbered:
+    """Images of one colour, their number; those in `broken` cannot be decoded."""
+
+    def __init__(self, length, broken=()):
+        self._length, self._broken = length, set(broken)
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        if index in self._broken:
+            raise UndecodableImage(self.name(index))
+        return np.full((40, 48, 3), index, np.uint8)
+
+    def name(self, index):
+        return f"image {index}"
+
+
+def take(source, config, batches, *, start=0, local_batch_size=4, process=0, count=1):
+    stream = train_batches(
+        source, config, start=start, local_batch_size=local_batch_size, process=process, count=count
+    )
+    return list(itertools.islice(stream, batches))
+
+
+def numbers(batches):
+    return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches]).tolist()
+
+
+def assert_equal(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_carry_bytes_and_boxes(small_config):
+    (batch,) = take(Numbered(10), small_config, 1)
+    shapes = {name: (values.shape, values.dtype.name) for name, values in batch.items()}
+    assert shapes == {
+        "image": ((4, 32, 32, 3), "uint8"),
+        "bbox": ((4, 4), "int32"),
+        "failed": ((4, MAX_ATTEMPTS), "int32"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["irregular", "free_form"])
+def test_free_form_batches_carry_masks_and_their_boxes(kind):
+    config = make_small_config()
+    config.mask.kind = kind
+    (batch,) = take(Numbered(10), config, 1)
+    assert batch["mask"].shape == (4, 32, 32, 1)
+    for mask, (top, left, height, width) in zip(batch["mask"], batch["bbox"], strict=True):
+        assert mask[top : top + height, left : left + width].sum() == mask.sum() > 0
+        assert mask[top].any() and mask[top + height - 1].any()
+        assert mask[:, left].any() and mask[:, left + width - 1].any()
+
+
+def test_each_epoch_holds_every_image_once_in_a_new_order(small_config):
+    seen = numbers(take(Numbered(12), small_config, 9))
+    epochs = [seen[i : i + 12] for i in (0, 12, 24)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_stream_depends_on_the_seed_alone(small_config):
+    first = take(Numbered(12), small_config, 4)
+    assert_equal(first, take(Numbered(12), small_config, 4))
+    other = take(Numbered(12), make_small_config(seed=1), 4)
+    assert numbers(first) != numbers(other)
+
+
+def test_repeated_images_get_new_crops_and_holes(small_config):
+    boxes = [tuple(b) for batch in take(Numbered(1), small_config, 8) for b in batch["bbox"]]
+    assert len(set(boxes)) > 20
+
+
+def test_resuming_is_starting_at_a_number(small_config):
+    whole = take(Numbered(7), small_config, 6)
+    assert_equal(whole[2:], take(Numbered(7), small_config, 4, start=8))
+
+
+def test_processes_share_the_same_stream(small_config):
+    whole = take(Numbered(7), small_config, 6)
+    parts = [
+        take(Numbered(7), small_config, 6, local_batch_size=2, process=i, count=2) for i in (0, 1)
+    ]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name][0::2], first[name])
+            np.testing.assert_array_equal(batch[name][1::2], second[name])
+
+
+def write_colours(folder, count):
+    for i in range(count):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(folder / f"{i}.png")
+
+
+def test_worker_processes_do_not_change_the_stream(tmp_path):
+    write_colours(tmp_path, 9)
+    streams = []
+    for workers in (0, 2):
+        config = make_small_config()
+        config.data.num_workers = workers
+        streams.append(take(FolderSource(tmp_path), config, 5, start=4))
+    assert_equal(*streams)
+
+
+def test_broken_images_are_replaced_counted_and_named(tmp_path):
+    write_colours(tmp_path, 200)
+    (tmp_path / "7.png").write_bytes(b"broken")
+    source = FolderSource(tmp_path)
+    broken = [source.name(i) for i in range(200)].index(str(tmp_path / "7.png"))
+    lines = []
+    log = FailureLog(source, lines.append)
+    batches = take(source, make_small_config(), 50)
+    assert all("failed" not in log.take(batch) for batch in batches)
+    assert log.failed == 1
+    assert lines == [f"skipped, cannot be decoded: {tmp_path / '7.png'}"]
+    assert sum((batch["failed"] == broken).sum() for batch in batches) == 1
+    assert_equal(batches, take(source, make_small_config(), 50))
+
+
+def test_over_one_percent_of_broken_images_stops_the_run(small_config):
+    source = Numbered(100, broken=[3, 50])
+    log = FailureLog(source, lambda _: None)
+    with pytest.raises(UserError, match="cannot be decoded, over 1%") as error:
+        for batch in take(source, small_config, 25):
+            log.take(batch)
+    assert "image 3" in str(error.value) and "image 50" in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_one_whole_image_is_an_error_not_a_hang(tmp_path, workers):
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"broken")
+    config = make_small_config()
+    config.data.num_workers = workers
+    with pytest.raises(Exception, match="images in turn cannot be decoded"):
+        take(FolderSource(tmp_path), config, 1)
+
+
+def positions(shape, crop, config, draws=300):
+    """Which rows and columns of a picture of coordinates the crops show."""
+    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
+    picture = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    crops = [crop_and_resize(picture, 32, config, rng) for _ in range(draws)]
+    assert {crop.shape for crop in crops} == {(32, 32, 3)}
+    return crops
+
+
+def test_crops_without_resizing_lie_anywhere_inside():
+    crops = positions((40, 48), 32, DataConfig(crop_size=32))
+    corners = {tuple(int(v) for v in crop[0, 0, :2]) for crop in crops}
+    assert {row for row, _ in corners} == set(range(9))
+    assert {column for _, column in corners} == set(range(17))
+
+
+def test_small_images_are_taken_whole_and_stretched():
+    (crop, *_) = positions((16, 64), 32, DataConfig(crop_size=384))
+    assert crop[-1, -1, 0] == 15 and crop[-1, -1, 1] in (62, 63)  # bilinear: 62.5
+
+
+def test_one_pixel_fills_the_crop():
+    pixel = np.full((1, 1, 3), 7, np.uint8)
+    for kind in ("crop_then_resize", "resize_then_crop"):
+        crop = crop_and_resize(pixel, 16, DataConfig(crop=kind), np.random.default_rng(0))
+        np.testing.assert_array_equal(crop, np.full((16, 16, 3), 7))
+
+
+def test_the_papers_crop_keeps_the_aspect_and_varies_the_scale():
+    config = DataConfig(crop="resize_then_crop", crop_size=64)
+    spans = []
+    for crop in positions((64, 128), 32, config):
+        spans.append(int(crop[-1, 16, 0]) - int(crop[0, 16, 0]))
+        width = int(crop[16, -1, 1]) - int(crop[16, 0, 1])
+        assert abs(width - spans[-1]) <= 2
+    # A short side of 32..64 shows all 64 rows to half of them.
+    assert min(spans) in (30, 31, 32) and max(spans) >= 61
+
+
+def test_flips_happen_to_half_of_the_training_images():
+    class Ramp(Numbered):
+        def __getitem__(self, index):
+            return np.tile(np.arange(32, dtype=np.uint8)[None, :, None], (32, 1, 3))
+
+    config = make_small_config()
+    config.data.horizontal_flip = True
+    first = np.concatenate([b["image"][:, 0, 0, 0] for b in take(Ramp(4), config, 40)])
+    assert set(first) == {0, 31}
+    assert 0.35 < (first == 31).mean() < 0.65
+
+
+def gather_eval(config, length, count, local_batch_size):
+    """All examples of all processes with their validity, by image number."""
+    found = {}
+    lengths = set()
+    for process in range(count):
+        batches = list(
+            eval_batches(
+                Numbered(length),
+                config,
+                local_batch_size=local_batch_size,
+                process=process,
+                count=count,
+            )
+        )
+        lengths.add(len(batches))
+        for batch in batches:
+            for i in np.flatnonzero(batch["valid"]):
+                number = int(batch["image"][i, 0, 0, 0])
+                assert number not in found
+                found[number] = batch["bbox"][i].tolist()
+    assert len(lengths) == 1
+    return found
+
+
+def test_evaluation_sees_each_image_once_with_the_same_hole_however_it_is_shared():
+    config = make_small_config()
+    config.data.eval_images = 100
+    alone = gather_eval(config, 23, 1, 8)
+    assert sorted(alone) == list(range(23))
+    assert gather_eval(config, 23, 3, 4) == alone
+    assert gather_eval(make_small_config(seed=5), 23, 1, 4) != {}
+    config.seed = 7  # another run
+    assert gather_eval(config, 23, 2, 8) == alone
+
+
+def test_fewer_evaluation_images_are_spread_evenly_and_keep_their_holes():
+    config = make_small_config()
+    config.data.eval_images = 100
+    everything = gather_eval(config, 30, 1, 8)
+    config.data.eval_images = 5
+    some = gather_eval(config, 30, 1, 8)
+    assert sorted(some) == [0, 6, 12, 18, 24]
+    assert all(everything[number] == box for number, box in some.items())

@@ -1,0 +1,238 @@
+"""Each kind of source, and images as people have them."""
+
+import io
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS, open_sources
+from glinpaint_jax.data.sources import (
+    EXTENSIONS,
+    FolderSource,
+    HoldOut,
+    UndecodableImage,
+    decode,
+)
+from glinpaint_jax.errors import UserError
+
+
+def gradient(height=24, width=32):
+    """A picture whose corners differ, so that every flip and rotation shows."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 8, columns * 7, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_images(folder, count, value=lambda i: i):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.new("RGB", (8, 8), (value(i), 0, 0)).save(folder / f"{i:03d}.png")
+
+
+def reds(source):
+    return [int(source[i][0, 0, 0]) for i in range(len(source))]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_lossless_formats_decode_to_rgb(kind):
+    np.testing.assert_array_equal(
+        decode(encoded(Image.fromarray(gradient()), kind), "x"), gradient()
+    )
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {})])
+def test_lossy_formats_decode_to_rgb(kind, options):
+    got = decode(encoded(Image.fromarray(gradient()), kind, **options), "x")
+    assert np.abs(got.astype(int) - gradient()).mean() < 3
+
+
+def test_grey_becomes_rgb():
+    grey = gradient()[..., 0]
+    got = decode(encoded(Image.fromarray(grey), "PNG"), "x")
+    np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_alpha_is_dropped():
+    rgba = np.dstack([gradient(), np.full((24, 32), 40, np.uint8)])
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(rgba), "PNG"), "x"), gradient())
+
+
+def test_palette_images_decode():
+    palette = Image.fromarray(gradient()).quantize(16)
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(decode(encoded(palette, "PNG"), "x"), expected)
+
+
+def test_16_bits_become_8():
+    grey = gradient()[..., 0]
+    got = decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), "x")
+    np.testing.assert_array_equal(got[..., 0], grey)
+
+
+def test_cmyk_becomes_rgb():
+    cmyk = encoded(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB"))
+    assert np.abs(decode(cmyk, "x").astype(int) - expected).mean() < 3
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
+    got = decode(encoded(Image.fromarray(gradient()), "JPEG", quality=95, exif=exif), "x")
+    assert np.abs(got.astype(int) - np.rot90(gradient(), -1)).mean() < 3
+
+
+def test_one_pixel_is_an_image():
+    assert decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), "x").tolist() == [
+        [[1, 2, 3]]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.6])
+def test_truncated_images_are_refused_by_name(kind, share):
+    whole = encoded(Image.fromarray(np.repeat(np.repeat(gradient(), 8, 0), 8, 1)), kind)
+    with pytest.raises(UndecodableImage, match=r"cut\.img"):
+        decode(whole[: int(share * len(whole))], "cut.img")
+
+
+def test_text_is_no_image():
+    with pytest.raises(UndecodableImage, match="not a whole"):
+        decode(b"<html>404</html>" * 10, "x.jpg")
+
+
+def test_photos_keep_training_and_held_out_apart():
+    train, evaluation = open_sources("photos", "", 20)
+    assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
+    assert len(train) == len(TRAINING_PHOTOS)
+    assert list(evaluation) == ["held_out", "new_crops"]
+    assert [len(source) for source in evaluation.values()] == [20, 20]
+    assert evaluation["held_out"].name(0).endswith(HELD_OUT_PHOTOS[0])
+    assert all(train[i].ndim == 3 for i in range(len(train)))
+
+
+def test_folders_are_searched_recursively_in_order(tmp_path):
+    write_images(tmp_path / "b", 2, lambda i: 10 + i)
+    write_images(tmp_path / "a" / "deep", 2)
+    (tmp_path / "notes.txt").write_text("not an image")
+    Image.new("RGB", (8, 8), (99, 0, 0)).save(tmp_path / "UPPER.PNG")
+    source = FolderSource(tmp_path)
+    assert reds(source) == [99, 0, 1, 10, 11]
+    assert source.name(1).endswith("a/deep/000.png")
+
+
+def test_list_files_choose_and_order(tmp_path):
+    write_images(tmp_path, 4)
+    (tmp_path / "list.txt").write_text("/003.png 7\n001.png\n\n")  # Places365: slash and label
+    train, _ = open_sources(f"folder:{tmp_path}:list.txt", f"folder:{tmp_path}", 4)
+    assert reds(train) == [3, 1]
+
+
+def test_lists_that_do_not_fit_the_folder_are_refused(tmp_path):
+    write_images(tmp_path, 1)
+    (tmp_path / "list.txt").write_text("elsewhere/1.png\n")
+    with pytest.raises(UserError, match=r"elsewhere/1\.png"):
+        open_sources(f"folder:{tmp_path}:list.txt", "", 4)
+
+
+@pytest.mark.parametrize("with_lists", [True, False])
+def test_places_layout_of_mmagic(tmp_path, with_lists):
+    write_images(tmp_path / "data_large" / "a" / "abbey", 3)
+    write_images(tmp_path / "val_large", 2, lambda i: 50 + i)
+    if with_lists:
+        (tmp_path / "meta").mkdir()
+        (tmp_path / "meta" / "places365_train_challenge.txt").write_text("/a/abbey/002.png 0\n")
+        (tmp_path / "meta" / "places365_val.txt").write_text("001.png 165\n")
+    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
+    assert reds(train) == ([2] if with_lists else [0, 1, 2])
+    assert reds(evaluation["val"]) == ([51] if with_lists else [50, 51])
+
+
+def test_celeba_layout_of_mmagic(tmp_path):
+    write_images(tmp_path / "data_large", 4)
+    (tmp_path / "train_celeba_img_list.txt").write_text("000.png\n002.png\n003.png\n")
+    (tmp_path / "val_celeba_img_list.txt").write_text("001.png\n")
+    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
+    assert (reds(train), reds(evaluation["val"])) == ([0, 2, 3], [1])
+
+
+def test_folders_without_parts_hold_a_tenth_out_of_training(tmp_path):
+    write_images(tmp_path, 50)
+    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    held_out = reds(evaluation["held_out"])
+    assert held_out == [0, 10, 20, 30, 40]
+    assert sorted(reds(train) + held_out) == list(range(50))
+
+
+@pytest.mark.parametrize(("length", "count"), [(10, 1), (11, 1), (23, 2), (100, 10), (47, 3)])
+def test_hold_out_divides_any_source_in_two(length, count):
+    class Numbers:
+        def __len__(self):
+            return length
+
+        def __getitem__(self, index):
+            raise NotImplementedError
+
+        def name(self, index):
+            return str(index)
+
+    sides = [HoldOut(Numbers(), count, held_out=side) for side in (True, False)]
+    numbers = [[int(side.name(i)) for i in range(len(side))] for side in sides]
+    assert len(numbers[0]) == count
+    assert sorted(numbers[0] + numbers[1]) == list(range(length))
+
+
+def test_few_images_are_evaluated_by_new_crops(tmp_path):
+    write_images(tmp_path, 3)
+    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    assert evaluation == {"new_crops": train}
+
+
+def test_array_records_hold_encoded_images(tmp_path):
+    for shard in range(2):
+        writer = ArrayRecordWriter(str(tmp_path / f"{shard}.array_record"), "group_size:1")
+        for i in range(3):
+            writer.write(encoded(Image.new("RGB", (8, 8), (10 * shard + i, 0, 0)), "PNG"))
+        writer.close()
+    train, _ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
+    assert reds(train) == [0, 1, 2, 10, 11, 12]
+    assert train.name(4).endswith("record 4")
+
+
+def test_the_first_existing_alternative_is_taken(tmp_path):
+    write_images(tmp_path, 2)
+    train, _ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
+    assert len(train) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("folder:/nowhere", "no folder /nowhere"),
+        ("array_record:/nowhere/*", "no file matches /nowhere"),
+        ("tfds:places365_small:train", "no prepared TFDS places365_small at"),
+        ("tfds:no_such_dataset:train", "TFDS knows no dataset 'no_such_dataset'"),
+        ("video:x", "must be photos, folder:PATH"),
+    ],
+)
+def test_missing_data_says_where_it_looked_and_how_to_go_on(spec, expected, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        open_sources(spec, "", 5)
+    message = str(error.value)
+    assert expected in message and "\n" not in message
+    if "nowhere" in spec:
+        assert "--config.data.source=folder:PATH" in message and "photos" in message
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no images") as error:
+        open_sources(f"folder:{tmp_path}", "", 5)
+    assert all(extension in str(error.value) for extension in EXTENSIONS)

@@ -1,0 +1,216 @@
+"""The programs as people run them, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+# Ten steps through all the phases; checkpoints after 4, 8 and 10.
+SMALL = [
+    "--config=configs/demo.py",
+    "--config.num_steps=10",
+    "--config.global_batch_size=4",
+    "--config.model.width=4",
+    "--config.log_every=1",
+    "--config.eval_every=100",
+    "--config.checkpoint_every=4",
+    "--config.data.eval_images=4",
+    "--config.phases.completion_end=2",
+    "--config.phases.discriminator_end=5",
+    "--config.optimizer.schedule=constant",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", *map(str, arguments)]
+
+
+def environment(**changes):
+    """Two devices: enough to be parallel, quick to compile."""
+    return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"} | changes
+
+
+def run(*arguments, **changes):
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def read_jsonl(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def final_state(workdir):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return manager.restore(10, args=args).state
+
+
+def test_training_leaves_what_it_promises(finished_run):
+    workdir, result = finished_run
+    assert {path.name for path in workdir.iterdir()} >= {
+        "checkpoints",
+        "metrics.jsonl",
+        "curves.png",
+        "samples",
+    }
+    assert list(workdir.glob("events.*"))
+    records = read_jsonl(workdir)
+    trained = [record for record in records if "images_per_second" in record]
+    assert [record["step"] for record in trained] == list(range(1, 11))
+    phases = ["completion"] * 3 + ["discriminator"] * 3 + ["joint"] * 4
+    assert [record["phase"] for record in trained] == phases
+    assert {"train/l1_hole", "train/adversarial", "train/discriminator_real"} <= set(trained[-1])
+    for name in ("held_out", "new_crops"):
+        assert {f"eval/{name}/{metric}" for metric in ("l1", "psnr", "ssim")} <= set(records[-1])
+    assert "generator 24,485 parameters: decoder " in result.stderr
+    assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
+    assert "step 10/10  joint" in result.stderr
+
+
+def test_a_killed_run_goes_on_exactly(finished_run, tmp_path):
+    """kill -9 after the first checkpoint; parameters, optimizers and data end bit for bit equal."""
+    workdir = tmp_path / "killed"
+    arguments = command("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / "4" / "_CHECKPOINT_METADATA").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "checkpoints" / "10").exists()
+
+    result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "resuming at step" in result.stderr
+    uninterrupted, resumed = final_state(finished_run[0]), final_state(workdir)
+    assert jax.tree.structure(uninterrupted) == jax.tree.structure(resumed)
+    for a, b in zip(jax.tree.leaves(uninterrupted), jax.tree.leaves(resumed), strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    losses = [
+        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(path)]
+        for path in (finished_run[0], workdir)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
+    workdir, _ = finished_run
+    scores_file = tmp_path / "scores.json"
+    result = run(
+        "glinpaint_jax",
+        "evaluate",
+        *SMALL,
+        f"--checkpoint={workdir}",
+        "--limit=4",
+        "--baselines",
+        f"--json={scores_file}",
+    )
+    assert result.returncode == 0, result.stderr
+    written = json.loads(scores_file.read_text())
+    assert written["step"] == 10
+    methods = written["scores"]["held_out"]
+    assert list(methods) == ["model, step 10", "mean colour", "Telea"]
+    last = read_jsonl(workdir)[-1]
+    assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)
+    assert f"{methods['Telea']['l1']:.2f}" in result.stdout
+    assert "new crops" in result.stdout
+
+
+def test_a_changed_config_is_not_resumed(finished_run):
+    workdir, _ = finished_run
+    result = run(
+        "glinpaint_jax.main", *SMALL, f"--workdir={workdir}", "--config.optimizer.learning_rate=1.0"
+    )
+    assert_refused(result, "optimizer.learning_rate (0.004 -> 1.0)")
+
+
+def assert_refused(result, *expected):
+    """One line on stderr, status 1."""
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 1, result.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    for text in expected:
+        assert text in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config=configs/places.py"], ["data/Places", "places365_small", "source=photos"]),
+        (["--config=configs/demo.py", "--config.data.source=folder:/nowhere"], ["/nowhere"]),
+        (["--config=configs/demo.py", "--config.global_batch_size=3"], ["3", "2 devices"]),
+        (["--config=configs/demo.py", "--config.model.wdith=3"], ["wdith"]),
+        (["--config=configs/demo.py", "--config.num_steps=many"], ["num_steps", "many"]),
+        (["--config=configs/demo.py", "--config.image_size=50"], ["50", "multiple of 4"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        ([], ["--config"]),
+        (["--config=configs/demo.py", "--workdir=/proc/run"], ["/proc/run", "--workdir"]),
+        (["--config=configs/demo.py", "--worrkdir=/tmp/x"], ["worrkdir"]),
+        (["--config=configs/demo.py", "surplus"], ["surplus"]),
+    ],
+    ids=lambda value: value[-1].split("/")[-1] if value else "none",
+)
+def test_bad_input_is_refused_in_one_line(arguments, expected, tmp_path):
+    result = run("glinpaint_jax.main", *arguments, TFDS_DATA_DIR=str(tmp_path))
+    assert_refused(result, *expected)
+
+
+def test_evaluate_refuses_a_place_without_checkpoint(tmp_path):
+    result = run("glinpaint_jax", "evaluate", *SMALL, f"--checkpoint={tmp_path}")
+    assert_refused(result, str(tmp_path), "no checkpoint")
+
+
+def test_unknown_commands_are_refused():
+    result = run("glinpaint_jax", "paint")
+    assert_refused(result, "paint", "--help")
+
+
+def test_own_folders_train_with_worker_processes_and_name_broken_files(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:03d}.jpg")
+    (tmp_path / "061.jpg").write_bytes((tmp_path / "061.jpg").read_bytes()[:300])
+    result = run(
+        "glinpaint_jax.main",
+        *SMALL,
+        f"--workdir={tmp_path}/run",
+        f"--config.data.source=folder:{tmp_path}",
+        "--config.data.num_workers=2",
+        "--config.num_steps=28",
+        "--config.checkpoint_every=100",
+        "--config.phases.completion_end=30",
+        "--config.phases.discriminator_end=30",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    assert f"skipped, cannot be decoded: {tmp_path}/061.jpg" in result.stderr
+    assert "116 training images; evaluation: held_out 4" in result.stderr

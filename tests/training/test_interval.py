@@ -1,0 +1,69 @@
+import jax.numpy as jnp
+import pytest
+
+from glinpaint_jax.training import interval as interval_module
+from glinpaint_jax.training.interval import Interval
+from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.report import Reporter
+from tests.conftest import make_small_config
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the test sets."""
+    times = {"now": 0.0}
+    monkeypatch.setattr(interval_module.time, "perf_counter", lambda: times["now"])
+    return times
+
+
+@pytest.fixture
+def records(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        Reporter, "train", lambda self, *means, **speed: found.append((*means, speed))
+    )
+    return found
+
+
+def make_interval(tmp_path, log_every):
+    config = make_small_config(log_every=log_every)
+    return Interval(Reporter(tmp_path, 0, 10, active=False), config)
+
+
+def test_means_and_speed_of_each_interval(tmp_path, clock, records):
+    interval = make_interval(tmp_path, 2)
+    for step, loss in enumerate([1.0, 3.0, 10.0, 20.0], start=1):
+        clock["now"] = float(step)
+        interval.add(step, Phase.COMPLETION, {"l1": jnp.asarray(loss)})
+    assert [record[0] for record in records] == [2]  # 4 waits for a step after it
+    interval.close()
+    assert [(step, phase, means) for step, phase, means, _ in records] == [
+        (2, "completion", {"l1": 2.0}),
+        (4, "completion", {"l1": 15.0}),
+    ]
+    # Two steps of 8 images: fetched at 3 s, the rest at 4 s.
+    assert [speed["images_per_second"] for *_, speed in records] == [16 / 3, 16 / 1]
+    assert [speed["seconds_left"] for *_, speed in records] == [8 * 3 / 2, 6 * 1 / 2]
+
+
+def test_pauses_do_not_count(tmp_path, clock, records):
+    interval = make_interval(tmp_path, 1)
+    interval.add(1, Phase.COMPLETION, {})
+    clock["now"] = 2.0
+    with interval.paused():
+        clock["now"] = 100.0
+    interval.add(2, Phase.COMPLETION, {})
+    clock["now"] = 104.0
+    interval.close()
+    rates = [(record[0], record[-1]["images_per_second"]) for record in records]
+    assert rates == [(1, 4.0), (2, 2.0)]
+
+
+def test_losses_of_two_phases_are_averaged_apart(tmp_path, clock, records):
+    interval = make_interval(tmp_path, 10)
+    clock["now"] = 1.0
+    interval.add(1, Phase.COMPLETION, {"l1": jnp.asarray(4.0)})
+    interval.add(2, Phase.DISCRIMINATOR, {"real": jnp.asarray(6.0)})
+    interval.close()
+    assert records[0][:3] == (2, "discriminator", {"l1": 4.0, "real": 6.0})
+    assert interval.phases == {Phase.COMPLETION, Phase.DISCRIMINATOR}

@@ -1,0 +1,148 @@
+"""The steps: who moves, which losses exist, one device or eight, and that they learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glinpaint_jax.config import LossConfig, OptimizerConfig
+from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.step import make_steps
+from tests.conftest import make_small_config
+from tests.training.conftest import make_batch, make_state, place
+
+RECONSTRUCTION = {"l1_hole", "mse_hole", "l1_valid", "tv"}
+DISCRIMINATION = {"discriminator_fake", "discriminator_real", "disc_shift"}
+
+
+def to_float64(leaf):
+    return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
+
+
+def assert_close(first, second, **tolerances):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), first, second)
+
+
+def moved(before, after):
+    """Whether any, and whether all leaves differ."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    differ = [bool((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs]
+    return any(differ), all(differ)
+
+
+@pytest.mark.parametrize(
+    ("phase", "losses"),
+    [
+        (Phase.COMPLETION, RECONSTRUCTION),
+        (Phase.DISCRIMINATOR, DISCRIMINATION),
+        (Phase.JOINT, RECONSTRUCTION | DISCRIMINATION | {"adversarial"}),
+    ],
+)
+def test_each_phase_has_its_losses_and_moves_its_networks(
+    phase, losses, steps, initial_state, step_config, mesh8
+):
+    batch = make_batch(0, step_config, mesh8)
+    state, metrics = steps[phase](place(initial_state, mesh8), batch)
+    assert set(metrics) == losses
+    assert all(np.isfinite(value) and value.shape == () for value in metrics.values())
+    assert int(state.step) == 1
+
+    trains_generator = phase is not Phase.DISCRIMINATOR
+    trains_discriminator = phase is not Phase.COMPLETION
+    for network, trains in (
+        ("generator", trains_generator),
+        ("discriminator", trains_discriminator),
+    ):
+        before, after = getattr(initial_state, network), getattr(state, network)
+        any_moved, all_moved = moved(before.params, after.params)
+        assert (any_moved, all_moved) == (trains, trains), network
+        assert moved(before.opt_state, after.opt_state)[0] == trains, network
+    # As in MMagic the generator's running statistics move in every phase.
+    assert moved(initial_state.generator.batch_stats, state.generator.batch_stats)[1]
+    assert (
+        moved(initial_state.discriminator.batch_stats, state.discriminator.batch_stats)[0]
+        == trains_discriminator
+    )
+    assert moved(initial_state.ema["params"], state.ema["params"])[0] == trains_generator
+
+
+def test_the_ema_follows_the_generator(steps, initial_state, step_config, mesh8):
+    state, _ = steps[Phase.COMPLETION](
+        place(initial_state, mesh8), make_batch(0, step_config, mesh8)
+    )
+    old, new = initial_state.ema, state.generator.variables
+    decay = 1 / 10  # min(0.9, (1 + 0) / (10 + 0))
+    expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, jax.device_get(new))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        jax.device_get(state.ema),
+        expected,
+    )
+    assert state.eval_variables is state.ema
+
+
+def test_eight_devices_equal_one(initial_state, step_config, mesh8, mesh1):
+    """In float64, where rounding cannot hide or make a difference: several steps of each phase."""
+    with jax.enable_x64(True):
+        results = []
+        for mesh in (mesh8, mesh1):
+            state = place(jax.tree.map(to_float64, initial_state), mesh)
+            metrics = []
+            steps = make_steps(step_config, mesh)
+            for number, phase in enumerate([*Phase, Phase.JOINT]):
+                state, losses = steps[phase](state, make_batch(number, step_config, mesh))
+                metrics.append(losses)
+            state = state.replace(rng=jax.random.key_data(state.rng))
+            results.append(jax.device_get((state, metrics)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *results)
+
+
+def test_overfits_one_batch(mesh1):
+    config = make_small_config(
+        global_batch_size=2,
+        losses=LossConfig(l1_valid=1.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+    )
+    state, batch = make_state(config, mesh1), make_batch(0, config, mesh1)
+    smooth = jnp.broadcast_to(
+        jnp.arange(32, dtype=jnp.uint8)[None, :, None, None] * 8, batch["image"].shape
+    )
+    batch = batch | {"image": smooth}
+    step = make_steps(config, mesh1)[Phase.COMPLETION]
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["l1_hole"]))
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_discriminator_learns_to_tell_real_from_fake(steps, initial_state, step_config, mesh8):
+    state, totals = place(initial_state, mesh8), []
+    for _ in range(15):
+        state, metrics = steps[Phase.DISCRIMINATOR](state, make_batch(0, step_config, mesh8))
+        totals.append(float(metrics["discriminator_fake"] + metrics["discriminator_real"]))
+    assert totals[-1] < 0.8 * totals[0]
+
+
+def test_bfloat16_keeps_the_state_in_float32_and_stays_close(mesh1):
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        config = make_small_config(precision=precision)
+        state, metrics = make_steps(config, mesh1)[Phase.COMPLETION](
+            make_state(config, mesh1), make_batch(0, config, mesh1)
+        )
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.generator.variables))
+        assert metrics["l1_hole"].dtype == jnp.float32
+        results[precision] = float(metrics["l1_hole"])
+    assert results["bfloat16"] == pytest.approx(results["float32"], rel=0.02)
+    assert results["bfloat16"] != results["float32"]
+
+
+def test_the_local_windows_are_cut_without_gathering_the_images(
+    steps, initial_state, step_config, mesh8
+):
+    """Each device cuts its own: no all-gather in the eight-device program."""
+    batch = make_batch(0, step_config, mesh8)
+    text = steps[Phase.JOINT].lower(initial_state, batch).compile().as_text()
+    assert "all-reduce" in text  # so the program is the sharded one
+    assert "all-gather" not in text
