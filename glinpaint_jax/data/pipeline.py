@@ -5,6 +5,7 @@ stream: worker, process and device counts do not change it. To resume after n ex
 start at number n.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ Example = dict[str, np.ndarray]
 
 EVAL_SEED = 2017
 MAX_EXAMPLES = 2**48  # of an "endless" stream
+MIN_INDEX_SHUFFLE = 2**16  # below, grain's index shuffle is slow: 5 ms an index for 7 records
 MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
@@ -37,10 +39,7 @@ def train_batches(
     [b, s, s, 1], and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records, or -1.
     """
     dataset = (
-        grain.MapDataset.range(len(source))
-        .seed(config.seed)
-        .shuffle()
-        .repeat(MAX_EXAMPLES // len(source) + 1)  # without a number grain's batch(1) overflows
+        record_numbers(len(source), config.seed)
         .random_map(MakeExample(source, config))[start + process :: count]
         .batch(local_batch_size)
     )
@@ -54,6 +53,26 @@ def train_batches(
             worker_init_fn=_start_worker,
         )
     return iter(iterator)
+
+
+def record_numbers(length: int, seed: int) -> grain.MapDataset:
+    """0 .. length - 1, epoch after epoch, each in a new order."""
+    if length >= MIN_INDEX_SHUFFLE:
+        # Needs no memory. Endless by a number: with repeat() grain's batch(1) overflows.
+        epochs = MAX_EXAMPLES // length + 1
+        return grain.MapDataset.range(length).seed(seed).shuffle().repeat(epochs)
+    numbers = grain.MapDataset.range(MAX_EXAMPLES).seed(seed)
+    return numbers.map(functools.partial(_shuffled, length, seed))
+
+
+def _shuffled(length: int, seed: int, number: int) -> int:
+    epoch, place = divmod(int(number), length)
+    return int(_epoch_order(length, seed, epoch)[place])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(length)
 
 
 def _start_worker(index: int, count: int) -> None:
@@ -107,7 +126,8 @@ class MakeExample(grain.transforms.RandomMap):
                 return self._source[index], failed
             except UndecodableImage as error:
                 failed[attempt], last = index, error
-                index = int(rng.integers(len(self._source)))
+                others = max(len(self._source) - 1, 1)
+                index = (index + 1 + int(rng.integers(others))) % len(self._source)
         raise UserError(f"{MAX_ATTEMPTS} images in turn cannot be decoded, the last: {last}")
 
 

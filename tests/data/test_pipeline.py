@@ -7,9 +7,11 @@ from PIL import Image
 from glinpaint_jax.config import DataConfig
 from glinpaint_jax.data.pipeline import (
     MAX_ATTEMPTS,
+    MIN_INDEX_SHUFFLE,
     FailureLog,
     crop_and_resize,
     eval_batches,
+    record_numbers,
     train_batches,
 )
 from glinpaint_jax.data.sources import FolderSource, UndecodableImage
@@ -80,6 +82,15 @@ def test_each_epoch_holds_every_image_once_in_a_new_order(small_config):
     epochs = [seen[i : i + 12] for i in (0, 12, 24)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_large_sources_are_shuffled_by_epochs_too():
+    length = MIN_INDEX_SHUFFLE + 10
+    stream = record_numbers(length, 0)
+    epochs = [np.array([stream[i] for i in range(e * length, (e + 1) * length)]) for e in (0, 1)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
+    assert (epochs[0] != epochs[1]).mean() > 0.99
 
 
 def test_the_stream_depends_on_the_seed_alone(small_config):
