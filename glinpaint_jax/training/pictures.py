@@ -29,7 +29,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, prefix, suffix in ((top, "train/", ""), (bottom, "eval/", "/l1")):
@@ -43,7 +43,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         _shade_phases(axes, records)
         axes.grid(alpha=0.3)
         if names:
-            axes.legend(loc="upper right", fontsize="small")
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
     top.set_ylabel("training losses")
     top.set_yscale("symlog", linthresh=0.1)
     bottom.set_ylabel("l1 error in the hole, %")

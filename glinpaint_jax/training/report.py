@@ -67,7 +67,7 @@ class Reporter:
         self._write(record | {"images_per_second": images_per_second})
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         left = tqdm.format_interval(seconds_left)
-        self._status(step, f"{phase}  {losses}  {images_per_second:.1f} images/s  {left} left")
+        self._status(step, f"{phase}  {losses}  {images_per_second:.3g} images/s  {left} left")
 
     def evaluation(self, step: int, phase: str, scores: dict[str, dict[str, float]]) -> None:
         """Scores by set."""
