@@ -183,6 +183,27 @@ def test_bad_input_is_refused_in_one_line(arguments, expected, tmp_path):
     assert_refused(result, *expected)
 
 
+def test_a_run_that_fails_before_its_first_step_ends_in_one_line(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_text("no image")
+    result = run(
+        "glinpaint_jax.main",
+        *SMALL,
+        f"--workdir={tmp_path}/run",
+        f"--config.data.source=folder:{tmp_path}",
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: 4 images in turn cannot be decoded")
+
+
+@pytest.mark.parametrize("program", [["glinpaint_jax.main"], ["glinpaint_jax", "evaluate"]])
+def test_help_explains_the_flags(program):
+    text = run(*program, "--help").stdout
+    assert "--config configs/places.py" in text or "--config C" in text
+    assert "--workdir" in text or "--checkpoint" in text
+
+
 def test_evaluate_refuses_a_place_without_checkpoint(tmp_path):
     result = run("glinpaint_jax", "evaluate", *SMALL, f"--checkpoint={tmp_path}")
     assert_refused(result, str(tmp_path), "no checkpoint")

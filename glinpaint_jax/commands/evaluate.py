@@ -23,14 +23,12 @@ BASELINES = flags.DEFINE_bool("baselines", False, "Also score mean colour fill a
 Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
 
 
-def run() -> None:
-    cli.run(main)
-
-
 def main() -> None:
     config = cli.load_config()
     if CHECKPOINT.value is None:
         raise UserError("no checkpoint; pass --checkpoint=WORKDIR")
+    if JSON.value and not Path(JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json={JSON.value}: no folder {Path(JSON.value).absolute().parent}")
     if LIMIT.value:
         config.data.eval_images = LIMIT.value
     # Imported late: data workers import this module, and must not load jax.
@@ -90,3 +88,7 @@ def table(scores: Scores) -> str:
                 f"  {method:<22}{values['l1']:>8.2f}{values['psnr']:>8.2f}{values['ssim']:>8.3f}"
             )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -8,6 +8,7 @@ A|B                       the first of several that exists
 """
 
 import glob
+import os
 from pathlib import Path
 
 from glinpaint_jax.data.sources import (
@@ -144,17 +145,20 @@ def _open_tfds(spec: str) -> tuple[Source, dict[str, Source]]:
     import tensorflow_datasets as tfds
 
     def open_split(split: str) -> Source:
-        records = tfds.data_source(
-            name, split=split, decoders={"image": tfds.decode.SkipDecoding()}, download=False
-        )
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        records = builder.as_data_source(split, decoders=decoders)
         return RecordSource(records, f"tfds {name}:{split}", key="image")
 
     try:
-        builder = tfds.builder(name)
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
     except tfds.core.registered.DatasetNotFoundError:
         raise UserError(f"TFDS knows no dataset {name!r}; see `tfds.list_builders()`") from None
     if not builder.is_prepared():
         raise SourceNotFoundError(f"no prepared TFDS {name} at {builder.data_dir}")
+    if split and split.partition("[")[0] not in builder.info.splits:
+        raise UserError(
+            f"TFDS {name} has no split {split!r}, only {', '.join(builder.info.splits)}"
+        )
     train = open_split(split or "train")
     if "validation" in builder.info.splits and not split.startswith("validation"):
         return train, {"val": open_split("validation")}

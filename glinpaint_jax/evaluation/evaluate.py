@@ -134,10 +134,12 @@ def _batches(
     source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
 ) -> Iterator[tuple[HostBatch, GlobalBatch]]:
     failures = FailureLog(source, warn)
+    images = min(config.data.eval_images, len(source))
+    per_device = min(EVAL_BATCH, -(-images // mesh.devices.size))
     for host_batch in eval_batches(
         source,
         config,
-        local_batch_size=EVAL_BATCH * jax.local_device_count(),
+        local_batch_size=per_device * mesh.devices.size // jax.process_count(),
         process=jax.process_index(),
         count=jax.process_count(),
     ):

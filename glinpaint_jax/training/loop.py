@@ -27,8 +27,11 @@ SAMPLE_COLUMNS = 8
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains to config.num_steps in `workdir`, from its newest checkpoint if it holds one."""
-    config.validate()
+    """Trains to config.num_steps in `workdir`, from its newest checkpoint if it holds one.
+
+    `config` has been validated. Raises UserError for data, a batch size or a workdir that will
+    not do.
+    """
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
     train_source, eval_sources = open_sources(
@@ -122,7 +125,9 @@ def describe(
         f"{len(train_source)} training images; evaluation: {sets}"
     )
     step = int(state.step)
-    if step:
+    if step >= config.num_steps:
+        reporter.say(f"nothing to do: the workdir's run has finished its {step} steps")
+    elif step:
         reporter.say(f"resuming at step {step} of {config.num_steps}")
 
 

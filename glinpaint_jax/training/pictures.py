@@ -1,6 +1,7 @@
 """Pictures of a run: the mosaic of samples and the curves."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,15 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
 
 def _shade_phases(axes: Any, records: list[dict[str, Any]]) -> None:
     start = 0
-    for record, following in zip(records, [*records[1:], None], strict=True):
-        if following is None or following["phase"] != record["phase"]:
-            axes.axvspan(start, record["step"], color=COLOURS[record["phase"]], alpha=0.6, lw=0)
-            middle = (start + record["step"]) / 2
-            axes.annotate(
-                record["phase"],
-                (middle, 0.02),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                fontsize="x-small",
-                color="#555555",
-            )
-            start = record["step"]
+    for phase, group in itertools.groupby(records, key=lambda record: record["phase"]):
+        end = max(record["step"] for record in group)
+        axes.axvspan(start, end, color=COLOURS[phase], alpha=0.6, lw=0)
+        axes.annotate(
+            phase,
+            ((start + end) / 2, 0.02),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            fontsize="x-small",
+            color="#555555",
+        )
+        start = end

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glinpaint_jax.config import DataConfig
+from glinpaint_jax.config import DataConfig, MaskConfig
 from glinpaint_jax.data.pipeline import (
     MAX_ATTEMPTS,
     MIN_INDEX_SHUFFLE,
@@ -75,6 +75,22 @@ def test_free_form_batches_carry_masks_and_their_boxes(kind):
         assert mask[top : top + height, left : left + width].sum() == mask.sum() > 0
         assert mask[top].any() and mask[top + height - 1].any()
         assert mask[:, left].any() and mask[:, left + width - 1].any()
+
+
+def test_masks_come_from_a_folder(tmp_path):
+    for name, columns in (("left.png", slice(0, 20)), ("right.png", slice(20, 40))):
+        pixels = np.zeros((40, 40), np.uint8)
+        pixels[:, columns] = 255
+        Image.fromarray(pixels).save(tmp_path / name)
+    config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
+    (batch,) = take(Numbered(10), config, 1, local_batch_size=16)
+    assert {tuple(box) for box in batch["bbox"].tolist()} == {(0, 0, 32, 16), (0, 16, 32, 16)}
+
+
+def test_an_empty_mask_folder_is_refused(tmp_path):
+    config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
+    with pytest.raises(UserError, match="holds no mask images"):
+        take(Numbered(10), config, 1)
 
 
 def test_each_epoch_holds_every_image_once_in_a_new_order(small_config):

@@ -1,9 +1,11 @@
 """Each kind of source, and images as people have them."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
@@ -204,6 +206,41 @@ def test_array_records_hold_encoded_images(tmp_path):
     train, _ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
     assert reds(train) == [0, 1, 2, 10, 11, 12]
     assert train.name(4).endswith("record 4")
+
+
+class TinyPhotos(tfds.core.GeneratorBasedBuilder):
+    """Red images numbered within their split; made without tensorflow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3))})
+        return self.dataset_info_from_configs(features=features)
+
+    def _split_generators(self, manager):
+        return {"train": self._examples(0, 3), "validation": self._examples(100, 2)}
+
+    def _generate_examples(self, first, count):
+        raise NotImplementedError
+
+    def _examples(self, first, count):
+        for i in range(first, first + count):
+            # Encoded: TFDS would encode an array by tensorflow.
+            yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}
+
+
+def test_tfds_reads_prepared_datasets_with_their_validation_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tfds, while preparing
+        builder = TinyPhotos(data_dir=tmp_path, file_format="array_record")
+        builder.download_and_prepare()
+    train, evaluation = open_sources("tfds:tiny_photos:train", "", 100)
+    assert sorted(reds(train)) == [0, 1, 2]
+    assert sorted(reds(evaluation["val"])) == [100, 101]
+    assert train.name(2) == "tfds tiny_photos:train record 2"
+    with pytest.raises(UserError, match="no split 'test', only train, validation"):
+        open_sources("tfds:tiny_photos:test", "", 100)
 
 
 def test_the_first_existing_alternative_is_taken(tmp_path):
