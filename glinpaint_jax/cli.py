@@ -1,5 +1,6 @@
 """Flags and errors, the same for every program that takes a config."""
 
+import difflib
 import itertools
 import os
 import sys
@@ -10,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -51,16 +52,27 @@ def _parse(argv: list[str]) -> list[str]:
     path = _config_argument(argv)
     if path is not None and not Path(path).is_file():
         raise UserError(f"no config file {path!r}; the project's own lie in configs/")
+    _refuse_unknown_fields(argv)
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = " ".join(str(error.args[0] if error.args else error).split())
-        raise UserError(message) from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from None
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; flags start with --")
     if path is None:
         raise UserError("no config; pass --config configs/demo.py or another file of configs/")
     return rest
+
+
+def _refuse_unknown_fields(argv: list[str]) -> None:
+    fields = flatten(to_dict(Config()))
+    for argument in argv:
+        name = argument.partition("=")[0]
+        field = name.removeprefix("--config.")
+        if field != name and field not in fields:
+            close = difflib.get_close_matches(field, fields, n=3)
+            known = ", ".join(close or fields)
+            raise UserError(f"{name}: the config has no such field; known: {known}")
 
 
 def _config_argument(argv: list[str]) -> str | None:

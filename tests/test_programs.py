@@ -167,7 +167,10 @@ def assert_refused(result, *expected):
         (["--config=configs/places.py"], ["data/Places", "places365_small", "source=photos"]),
         (["--config=configs/demo.py", "--config.data.source=folder:/nowhere"], ["/nowhere"]),
         (["--config=configs/demo.py", "--config.global_batch_size=3"], ["3", "2 devices"]),
-        (["--config=configs/demo.py", "--config.model.wdith=3"], ["wdith"]),
+        (
+            ["--config=configs/demo.py", "--config.model.wdith=3"],
+            ["--config.model.wdith", "model.width"],
+        ),
         (["--config=configs/demo.py", "--config.num_steps=many"], ["num_steps", "many"]),
         (["--config=configs/demo.py", "--config.image_size=50"], ["50", "multiple of 4"]),
         (["--config=configs/none.py"], ["configs/none.py"]),

@@ -34,7 +34,11 @@ class Reporter:
         self._file = (workdir / METRICS_FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
         self._bar = tqdm(
-            total=num_steps, initial=start_step, unit="step", disable=not sys.stderr.isatty()
+            total=num_steps,
+            initial=start_step,
+            bar_format="{n_fmt}/{total_fmt} {bar:20}{postfix}",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
         )
 
     def say(self, line: str) -> None:
@@ -67,7 +71,7 @@ class Reporter:
         self._write(record | {"images_per_second": images_per_second})
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         left = tqdm.format_interval(seconds_left)
-        self._status(step, f"{phase}  {losses}  {images_per_second:.3g} images/s  {left} left")
+        self._status(step, f"{phase}  {images_per_second:.3g} images/s  {left} left  {losses}")
 
     def evaluation(self, step: int, phase: str, scores: dict[str, dict[str, float]]) -> None:
         """Scores by set."""

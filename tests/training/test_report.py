@@ -59,7 +59,7 @@ def test_a_run_leaves_records_curves_samples_and_events(tmp_path, capsys):
     assert ("train/l1_hole", 2, 0.5) in scalars and ("eval/val/l1", 4, 5.0) in scalars
     # Not a terminal here: one plain line each.
     printed = capsys.readouterr().err.splitlines()
-    assert printed[0].startswith("step 2/10  completion  l1_hole 0.5000  12.5 images/s  01:15 left")
+    assert printed[0].startswith("step 2/10  completion  12.5 images/s  01:15 left  l1_hole 0.5000")
     assert any("eval/val  l1 5.000  PSNR 20.00  SSIM 0.500" in line for line in printed)
 
 
