@@ -103,6 +103,11 @@ class Config:
 
     def validate(self) -> "Config":
         """Returns self, or raises UserError for the first impossible value."""
+        defaults = flatten(to_dict(Config()))
+        for path, value in flatten(to_dict(self)).items():
+            kind = type(defaults[path])
+            allowed = (int, float) if kind is float else kind
+            _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
         for path, value, minimum in (
             ("num_steps", self.num_steps, 1),
             ("seed", self.seed, 0),
@@ -229,14 +234,14 @@ def from_dict(values: dict[str, Any]) -> Config:
     return config
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Leaf fields that differ between two `to_dict` results, as 'path (old -> new)'."""
-    old, new = flatten(old), flatten(new)
-    return [
-        f"{path} ({old.get(path)!r} -> {new.get(path)!r})"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The leaf fields that differ, by path, with both values."""
+    old_values, new_values = flatten(to_dict(old)), flatten(to_dict(new))
+    return {
+        path: (value, new_values[path])
+        for path, value in old_values.items()
+        if value != new_values[path]
+    }
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

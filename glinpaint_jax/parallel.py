@@ -23,23 +23,17 @@ def start() -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "glinpaint_jax"))
-    environment = os.environ
-    if int(environment.get("JAX_NUM_PROCESSES", 1)) > 1:
-        try:
-            jax.distributed.initialize(
-                environment["JAX_COORDINATOR_ADDRESS"],
-                int(environment["JAX_NUM_PROCESSES"]),
-                int(environment["JAX_PROCESS_ID"]),
-            )
-        except KeyError as missing:
-            raise UserError(
-                f"JAX_NUM_PROCESSES is {environment['JAX_NUM_PROCESSES']} but {missing} is not "
-                "set; every process needs JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"
-            ) from None
+    count = int(os.environ.get("JAX_NUM_PROCESSES", 1))
+    if count > 1:
+        for name in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"):
+            if name not in os.environ:
+                raise UserError(f"JAX_NUM_PROCESSES is {count} but {name} is not set; set both")
+        address, process = os.environ["JAX_COORDINATOR_ADDRESS"], os.environ["JAX_PROCESS_ID"]
+        jax.distributed.initialize(address, count, int(process))
     elif (
-        int(environment.get("SLURM_NTASKS", 1)) > 1
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        int(os.environ.get("SLURM_NTASKS", 1)) > 1
+        or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize()
 

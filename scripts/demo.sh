@@ -13,8 +13,10 @@ cat <<'TEXT'
 
 Pictures: runs/demo/samples (rows: masked, completed, original), runs/demo/curves.png
 Next:
-  tensorboard --logdir runs                                  (pip install tensorboard)
-  .venv/bin/python -m glinpaint_jax.main --config configs/demo.py --workdir runs/mine \
-      --config.data.source=folder:/your/photographs --config.num_steps=20000
-  .venv/bin/python -m glinpaint_jax.main --config configs/places.py     (accelerators, Places365)
+  your own photographs, hundreds or more, a folder is enough:
+    .venv/bin/python -m glinpaint_jax.main --config configs/demo.py --workdir runs/mine \
+        --config.data.source=folder:/your/photographs --config.num_steps=20000 \
+        --config.phases.completion_end=12000 --config.phases.discriminator_end=13000
+  the real model, on accelerators:
+    .venv/bin/python -m glinpaint_jax.main --config configs/places.py
 TEXT

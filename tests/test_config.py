@@ -37,6 +37,8 @@ def test_places_and_celeba_follow_mmagic():
     ("path", "value", "expected"),
     [
         ("num_steps", 0, "at least 1"),
+        ("num_steps", "5", "of type int"),
+        ("data.source", 5, "of type str"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("image_size", 30, "a multiple of 4"),
         ("model.width", 5, "even"),
@@ -71,8 +73,11 @@ def test_masks_from_files_need_a_folder(small_config):
 def test_differences_name_leaf_fields():
     old, new = make_small_config(), make_small_config(seed=3)
     new.optimizer.learning_rate = 0.5
-    assert differences(to_dict(old), to_dict(new)) == [
-        "optimizer.learning_rate (0.0004 -> 0.5)",
-        "seed (0 -> 3)",
-    ]
-    assert differences(to_dict(old), to_dict(old)) == []
+    assert differences(old, new) == {"seed": (0, 3), "optimizer.learning_rate": (4e-4, 0.5)}
+    assert differences(old, old) == {}
+
+
+def test_configs_saved_before_a_field_existed_get_its_default():
+    saved = to_dict(make_small_config(seed=3))
+    del saved["ema_decay"], saved["losses"]["tv"]
+    assert from_dict(saved) == make_small_config(seed=3)

@@ -60,8 +60,6 @@ class Checkpoints:
 
     def save(self, state: TrainState, config: Config, step: int, l1: float | None) -> None:
         """Starts saving; returns once the state may be donated. `l1` ranks the checkpoint."""
-        if step in self._manager.all_steps():
-            return
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -82,7 +80,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(config=ocp.args.JsonRestore(), data=ocp.args.JsonRestore()),
         )
-        refuse_changes(saved.config, to_dict(config))
+        refuse_changes(from_dict(saved.config), config)
         abstract = abstract_state(config, mesh)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -102,12 +100,16 @@ def abstract_state(config: Config, mesh: Mesh) -> Any:
     )
 
 
-def refuse_changes(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def refuse_changes(saved: Config, wanted: Config) -> None:
     """Raises UserError naming the fields that may not change when a run resumes."""
     free = set(FREE_FIELDS)
-    if wanted["optimizer"]["schedule"] == "constant":
+    if wanted.optimizer.schedule == "constant":
         free.add("num_steps")
-    changes = [change for change in differences(saved, wanted) if change.split()[0] not in free]
+    changes = [
+        f"{path} ({old!r} -> {new!r})"
+        for path, (old, new) in differences(saved, wanted).items()
+        if path not in free
+    ]
     if changes:
         raise UserError(
             f"the workdir holds a run with another config: {', '.join(changes)}; "

@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path) -> None:
     evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
     steps = make_steps(config, mesh)
     interval = Interval(reporter, config)
-    failures = FailureLog(train_source, reporter.say)
+    failures = FailureLog(train_source, reporter.warn)
     batches = train_batches(
         train_source,
         config,
@@ -143,7 +143,7 @@ def make_evaluation(
         completion = completion_for(state.eval_variables)
         scores, rows = {}, []
         for name, source in sources.items():
-            scores[name] = evaluate(completion, source, config, mesh, reporter.say)
+            scores[name] = evaluate(completion, source, config, mesh, reporter.warn)
             rows.append(sample_rows(completion, source, config, mesh, columns))
         reporter.evaluation(step, phase.value, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))

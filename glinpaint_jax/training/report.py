@@ -47,6 +47,13 @@ class Reporter:
             tqdm.write(line, file=sys.stderr)
             sys.stderr.flush()
 
+    def warn(self, line: str) -> None:
+        """One line, from whichever process it concerns."""
+        if self._active:
+            self.say(line)
+        else:
+            print(line, file=sys.stderr)
+
     def text(self, name: str, content: str) -> None:
         """A text file in the workdir."""
         if self._active:
