@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,8 +69,8 @@ def _refuse_unknown_fields(argv: list[str]) -> None:
     fields = flatten(to_dict(Config()))
     for argument in argv:
         name = argument.partition("=")[0]
-        field = name.removeprefix("--config.")
-        if field != name and field not in fields:
+        match = re.fullmatch(r"--?config\.(.*)", name)
+        if match and (field := match[1]) not in fields:
             close = difflib.get_close_matches(field, fields, n=3)
             known = ", ".join(close or fields)
             raise UserError(f"{name}: the config has no such field; known: {known}")

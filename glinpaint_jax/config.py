@@ -195,7 +195,10 @@ class Config:
                 "0 < min_area, min_area + 0.05 <= max_area <= 0.9",
             )
         _require(
-            all(0 <= value <= 255 for value in mask.fill), "mask.fill", mask.fill, "within 0..255"
+            len(mask.fill) == 3 and all(0 <= value <= 255 for value in mask.fill),
+            "mask.fill",
+            mask.fill,
+            "three values within 0..255",
         )
         _require(
             self.data.crop != "resize_then_crop" or self.data.crop_size >= self.image_size,

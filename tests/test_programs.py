@@ -208,6 +208,7 @@ def assert_refused(result, *expected):
             ["--config=configs/demo.py", "--config.model.wdith=3"],
             ["--config.model.wdith", "model.width"],
         ),
+        (["--config=configs/demo.py", "-config.typo=3"], ["-config.typo", "no such field"]),
         (["--config=configs/demo.py", "--config.num_steps=many"], ["num_steps", "many"]),
         (["--config=configs/demo.py", "--config.image_size=50"], ["50", "multiple of 4"]),
         (["--config=configs/none.py"], ["configs/none.py"]),

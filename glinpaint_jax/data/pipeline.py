@@ -28,6 +28,7 @@ MIN_INDEX_SHUFFLE = 2**16  # below, grain's index shuffle is slow: 5 ms an index
 MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
+READ_AHEAD = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)  # in threads, not workers
 
 
 def train_batches(
@@ -43,16 +44,14 @@ def train_batches(
         .random_map(MakeExample(source, config))[start + process :: count]
         .batch(local_batch_size)
     )
-    # Threads read ahead where there are no worker processes.
-    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
-    iterator = dataset.to_iter_dataset(options)
-    if config.data.num_workers:
-        # Each worker may take a batch in one thread: processes, not threads, share the work.
-        iterator = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-            grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
-            worker_init_fn=_start_worker,
-        )
-    return iter(iterator)
+    if config.data.num_workers == 0:
+        return iter(dataset.to_iter_dataset(READ_AHEAD))
+    # One thread in each worker: processes, not threads, share the work.
+    batches = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
+        grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
+        worker_init_fn=_start_worker,
+    )
+    return iter(batches)
 
 
 def record_numbers(length: int, seed: int) -> grain.MapDataset:
@@ -98,8 +97,7 @@ def eval_batches(
         return made | {"valid": np.float32(position < images)}
 
     dataset = grain.MapDataset.range(positions)[process::count].map(example)
-    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
-    yield from dataset.batch(local_batch_size).to_iter_dataset(options)
+    yield from dataset.batch(local_batch_size).to_iter_dataset(READ_AHEAD)
 
 
 class MakeExample(grain.transforms.RandomMap):

@@ -1,5 +1,6 @@
 """Where photographs come from: random access to decoded uint8 RGB images. No jax."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -50,6 +51,13 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
     return pixels
 
 
+@functools.cache
+def _photo(name: str) -> Image:
+    import skimage
+
+    return decode((Path(skimage.__file__).parent / "data" / name).read_bytes(), name)
+
+
 class PhotoSource:
     """Photographs shipped with scikit-image, decoded once and kept: a few megabytes.
 
@@ -57,12 +65,9 @@ class PhotoSource:
     """
 
     def __init__(self, names: tuple[str, ...], length: int | None = None):
-        import skimage
-
-        folder = Path(skimage.__file__).parent / "data"
         self._names = names
         self._length = length or len(names)
-        self._images = [decode((folder / name).read_bytes(), name) for name in names]
+        self._images = [_photo(name) for name in names]
 
     def __len__(self) -> int:
         return self._length

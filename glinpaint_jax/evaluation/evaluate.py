@@ -1,5 +1,6 @@
 """Evaluation of a generator, or of a baseline, over a set of images with fixed crops and holes."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def evaluate(
     At most config.data.eval_images of them, evenly spread. Exact for any number of images and
     devices: what fills up the last batch does not count.
     """
-    score = make_score(config, mesh)
+    score = make_score(config.mask.fill, mesh)
     totals = None
     for host_batch, batch in _batches(source, config, mesh, warn):
         scores = score(completion(host_batch, batch), batch)
@@ -51,11 +52,14 @@ def evaluate(
     return {name: float(value) for name, value in totals.compute().items()}
 
 
-def make_score(config: Config, mesh: Mesh) -> Callable[[Array, GlobalBatch], Scores]:
-    """A jitted function: completed images and their batch -> `Scores`."""
+@functools.lru_cache
+def make_score(
+    fill: tuple[float, float, float], mesh: Mesh
+) -> Callable[[Array, GlobalBatch], Scores]:
+    """A jitted function: completed images and their batch -> `Scores`; the same one every time."""
 
     def score(completed: Array, batch: GlobalBatch) -> Scores:
-        example = make_example(batch, config.mask.fill)
+        example = make_example(batch, fill)
         image = to_pixel_range(example.image)
         return Scores.single_from_model_output(
             l1=metrics.l1_error(completed, image, example.mask),

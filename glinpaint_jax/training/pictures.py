@@ -16,8 +16,8 @@ COLOURS = {"completion": "#cfe8cf", "discriminator": "#f3dcc0", "joint": "#d5dff
 
 def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
     """Rows of images on white, small ones enlarged by whole pixels."""
-    rows = rows.repeat(max(1, 128 // rows.shape[2]), axis=2)
-    rows = rows.repeat(rows.shape[2] // (rows.shape[3] or 1), axis=3)
+    factor = max(1, 128 // rows.shape[2])
+    rows = rows.repeat(factor, axis=2).repeat(factor, axis=3)
     padding = ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0))
     padded = np.pad(rows, padding, constant_values=255)
     r, c, h, w, _ = padded.shape

@@ -84,6 +84,26 @@ def test_the_generator_completes_the_hole_only(generator_and_variables, mesh8, m
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-4)
 
 
+def test_scoring_again_compiles_nothing(mesh1):
+    config = make_small_config()
+    completion = make_baseline_completion(mean_fill, mesh1)
+    first = evaluate(completion, held_out(config), config, mesh1, no_warning)
+    compiled = []
+
+    def listen(event, duration, **details):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        assert evaluate(completion, held_out(config), config, mesh1, no_warning) == first
+        assert compiled == []
+        jax.jit(lambda x: x * 3.25)(1.0)
+        assert compiled  # the listener does hear compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_baselines_fill_the_hole_from_the_valid_pixels():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     mask = np.zeros((16, 16, 1), np.uint8)
