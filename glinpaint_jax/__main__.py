@@ -1,14 +1,17 @@
 """python -m glinpaint_jax COMMAND [--flags]; COMMAND --help tells more.
 
 Commands:
-  evaluate   scores a checkpoint: --config C --checkpoint DIR [--limit N] [--json F] [--baselines]
+  evaluate      scores a checkpoint: --config C --checkpoint P [--limit N] [--json F] [--baselines]
+  import-torch  reads weights of MMagic's: FILE.pth --output DIR
+  export        writes weights for others: P --format FORMAT --output FILE
+P is a workdir, one of its steps, or a .pth file.
 Training: python -m glinpaint_jax.main --config configs/places.py
 """
 
 import runpy
 import sys
 
-COMMANDS = ("evaluate",)
+COMMANDS = ("evaluate", "import-torch", "export")
 
 
 def main() -> None:
@@ -17,7 +20,8 @@ def main() -> None:
         print(__doc__.strip())
     elif command in COMMANDS:
         del sys.argv[1]
-        runpy.run_module(f"glinpaint_jax.commands.{command}", run_name="__main__", alter_sys=True)
+        module = f"glinpaint_jax.commands.{command.replace('-', '_')}"
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.exit(f"error: no command {command!r}; `python -m glinpaint_jax --help` lists them")
 

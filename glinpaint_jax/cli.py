@@ -1,5 +1,6 @@
-"""Flags and errors, the same for every program that takes a config."""
+"""Flags and errors, the same for every program."""
 
+import argparse
 import difflib
 import itertools
 import os
@@ -7,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -20,20 +22,45 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """Of a command that takes no config. What it cannot parse is a UserError."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(
+            f"python -m glinpaint_jax {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help tells more")
+
+
 def run(program: Callable[[], None]) -> None:
-    """Parses sys.argv and runs `program`. A UserError is printed as one line, exit status 1."""
-    # TFDS warns of every dataset that is not prepared, absl of every flag it does not know.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Runs a program with a config, absl's flags parsed. A UserError is one line, exit status 1."""
     # grain's workers leave their last batch to this process's resource tracker, which frees it
     # and complains.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
+    _report_errors(lambda: app.run(lambda _: program(), flags_parser=_parse))
+
+
+def run_command(program: Callable[[argparse.Namespace], None], parser: ArgumentParser) -> None:
+    """The same for a command without a config: `program` gets the arguments."""
+    _report_errors(lambda: program(parser.parse_args()))
+
+
+def _report_errors(program: Callable[[], None]) -> None:
+    # TFDS warns of every dataset that is not prepared, absl of every flag it does not know, orbax
+    # of itself.
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
-        app.run(lambda _: program(), flags_parser=_parse)
+        program()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes a run from its checkpoint", file=sys.stderr)
         sys.exit(130)
 
 

@@ -15,7 +15,9 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import write_atomically
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir (its newest step) or a step.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A workdir (its newest step), a step, or a .pth file of MMagic."
+)
 LIMIT = flags.DEFINE_integer("limit", None, "Images of each set, at most.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "Also write the scores to this file.")
 BASELINES = flags.DEFINE_bool("baselines", False, "Also score mean colour fill and Telea.")
@@ -44,6 +46,8 @@ def main() -> None:
 
 def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
     """The checkpoint's step, and the scores of its generator and of the baselines asked for."""
+    import jax
+
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.evaluation import baselines
     from glinpaint_jax.evaluation.evaluate import (
@@ -51,16 +55,17 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
         make_baseline_completion,
         make_generator_completion,
     )
-    from glinpaint_jax.parallel import make_mesh
-    from glinpaint_jax.training.checkpoints import load_generator
-    from glinpaint_jax.training.state import make_networks
+    from glinpaint_jax.models.networks import make_networks
+    from glinpaint_jax.parallel import make_mesh, replicated
+    from glinpaint_jax.weights import load_weights
 
     mesh = make_mesh()
     _, sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    trained, variables, step = load_generator(checkpoint, mesh)
-    generator, _ = make_networks(trained)
+    weights = load_weights(checkpoint)
+    generator, _ = make_networks(weights.config)
+    variables = jax.device_put(weights.generator, replicated(mesh))
     completions = {
-        f"model, step {step}": make_generator_completion(config, generator, mesh)(variables)
+        f"model, step {weights.step}": make_generator_completion(config, generator, mesh)(variables)
     }
     if BASELINES.value:
         for name, fill in baselines.BASELINES.items():
@@ -69,7 +74,7 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return step, {
+    return weights.step, {
         set_name: {
             method: evaluate(completion, source, config, mesh, warn)
             for method, completion in completions.items()

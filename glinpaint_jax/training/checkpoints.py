@@ -17,8 +17,8 @@ from glinpaint_jax.config import Config, differences, from_dict, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.training.state import TrainState, create_state
+from glinpaint_jax.weights import FOLDER, is_imported
 
-FOLDER = "checkpoints"
 # A resumed run may change these: they do not touch the mathematics.
 FREE_FIELDS = (
     "log_every",
@@ -76,6 +76,11 @@ class Checkpoints:
         Raises UserError where `config` differs from the saved one in what matters.
         """
         step = self._manager.latest_step()
+        if is_imported(Path(self._manager.directory) / str(step)):
+            raise UserError(
+                "the workdir holds imported weights, not a run; train from them with "
+                "--config.init_from=THIS_FOLDER and another --workdir"
+            )
         saved = self._manager.restore(
             step,
             args=ocp.args.Composite(config=ocp.args.JsonRestore(), data=ocp.args.JsonRestore()),
@@ -115,33 +120,3 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
             f"the workdir holds a run with another config: {', '.join(changes)}; "
             "pass the old values to resume it, or another --workdir to start anew"
         )
-
-
-def load_generator(path: Path, mesh: Mesh) -> tuple[Config, dict[str, Any], int]:
-    """From a workdir (its newest step) or a step directory: config, evaluation variables, step.
-
-    Raises UserError where there is no checkpoint.
-    """
-    path = path.absolute()
-    step_path = path if (path / "state").is_dir() else _newest_step(path)
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(step_path.parent, options=options) as manager:
-        step = int(step_path.name)
-        saved = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        config = from_dict(saved.config)
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state(config, mesh))),
-        )
-    return config, restored.state.eval_variables, step
-
-
-def _newest_step(workdir: Path) -> Path:
-    folder = workdir / FOLDER
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    if not steps:
-        raise UserError(
-            f"no checkpoint in {workdir}; it must be a workdir of a training run, or a step "
-            f"directory such as WORKDIR/{FOLDER}/1000"
-        )
-    return folder / str(max(steps))

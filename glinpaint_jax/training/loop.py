@@ -15,12 +15,13 @@ from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
+from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.training.checkpoints import Checkpoints
 from glinpaint_jax.training.interval import Interval
 from glinpaint_jax.training.phases import Phase, phase_at
 from glinpaint_jax.training.report import Reporter
-from glinpaint_jax.training.state import TrainState, create_state, make_networks
+from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
 
 SAMPLE_COLUMNS = 8

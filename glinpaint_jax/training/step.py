@@ -18,6 +18,7 @@ from glinpaint_jax.models.masking import (
     make_example,
     window_origins,
 )
+from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
@@ -25,7 +26,6 @@ from glinpaint_jax.training.state import (
     NetworkState,
     TrainState,
     learning_rate_at,
-    make_networks,
     make_optimizer,
 )
 

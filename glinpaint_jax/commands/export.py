@@ -1,0 +1,44 @@
+"""Writes trained weights for other tools.
+
+  mmagic       .pth file that MMagic's generator and discriminators load strictly
+  safetensors  the same keys
+  torchscript  image and mask -> completed image; what IOPaint takes
+  onnx         the same, mask float
+  stablehlo    the same for jax.export, arrays NHWC; runs on cpu, cuda and tpu
+
+Images are RGB in 0..1, not masked beforehand; masks are 1 in the hole; batch and size are free,
+sides multiples of 4. The written file is run and compared with JAX before it is put in place.
+"""
+
+import argparse
+from pathlib import Path
+
+from glinpaint_jax import cli, parallel
+from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export
+from glinpaint_jax.weights import load_weights
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parallel.start()
+    weights = load_weights(arguments.checkpoint, arguments.ema)
+    difference = export(weights, arguments.format, arguments.output)
+    megabytes = arguments.output.stat().st_size / 1e6
+    print(
+        f"wrote {arguments.output} ({megabytes:.1f} MB): differs from JAX by at most "
+        f"{difference:.1e} (allowed {TOLERANCE:.0e})"
+    )
+
+
+if __name__ == "__main__":
+    parser = cli.ArgumentParser("export", __doc__)
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a workdir, a step, or a .pth file"
+    )
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="the generator's averaged weights, or its last ones [averaged where there are some]",
+    )
+    cli.run_command(main, parser)

@@ -1,0 +1,21 @@
+"""Optional packages."""
+
+import importlib
+from types import ModuleType
+
+from glinpaint_jax.errors import UserError
+
+# The package's own extra that brings a module, where its name is another one.
+EXTRA_OF = {"safetensors": "torch", "onnxruntime": "onnx", "onnxscript": "onnx"}
+
+
+def import_extra(module: str) -> ModuleType:
+    """Imports a module of an optional package, or raises UserError naming the extra to install."""
+    package = module.split(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        extra = EXTRA_OF.get(package, package)
+        raise UserError(
+            f"this needs {package}, which is not installed; pip install -e '.[{extra}]'"
+        ) from None

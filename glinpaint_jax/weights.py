@@ -1,0 +1,118 @@
+"""The weights of a trained model, wherever they lie.
+
+A workdir, one of its step directories (training/checkpoints.py), a `.pth` or `.safetensors` file
+with MMagic's keys, or what `import-torch` made of one:
+
+    WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch}
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from glinpaint_jax.config import from_dict, to_dict
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.weight_files import read_weights
+from glinpaint_jax.models.networks import Weights, abstract_variables
+
+FOLDER = "checkpoints"
+
+
+def load_weights(path: Path, ema: bool | None = None) -> Weights:
+    """The networks of a workdir (its newest step), a step directory, or a PyTorch weight file.
+
+    Workdirs may be trained or imported; of trained ones, the optimizers are not read. `ema` asks
+    for the generator's averaged weights or for its last ones; None: averaged where there are some.
+    Raises UserError where there is no checkpoint, or no average though `ema` is true.
+    """
+    if path.is_file():
+        weights, _ = read_weights(path)
+        averaged = False
+    else:
+        path = path.absolute()
+        is_step = (path / "state").is_dir() or is_imported(path)
+        step_path = path if is_step else _newest_step(path)
+        imported = is_imported(step_path)
+        weights = _load_imported(step_path) if imported else _load_trained(step_path, ema)
+        averaged = weights.config.ema_decay > 0 and not imported
+    if ema and not averaged:
+        raise UserError(f"{path} holds no averaged weights; leave out --ema")
+    return weights
+
+
+def save_imported(weights: Weights, workdir: Path) -> None:
+    """Makes `workdir` hold weights that were not trained here: all that `load_weights` reads.
+
+    Raises UserError where there is something already.
+    """
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} exists and is not empty; choose another folder")
+    items = {
+        "generator": ocp.args.StandardSave(weights.generator),
+        "config": ocp.args.JsonSave(to_dict(weights.config)),
+        "torch": ocp.args.JsonSave(weights.torch),
+    }
+    if weights.discriminator is not None:
+        items["discriminator"] = ocp.args.StandardSave(weights.discriminator)
+    with ocp.CheckpointManager((workdir / FOLDER).absolute()) as manager:
+        manager.save(weights.step, args=ocp.args.Composite(**items))
+
+
+def _load_imported(step_path: Path) -> Weights:
+    config = from_dict(_read_json(step_path / "config"))
+    generator, discriminator = abstract_variables(config)
+    has_discriminator = (step_path / "discriminator").is_dir()
+    return Weights(
+        config,
+        _step_of(step_path),
+        _read_arrays(step_path / "generator", generator),
+        _read_arrays(step_path / "discriminator", discriminator) if has_discriminator else None,
+        torch=_read_json(step_path / "torch"),
+    )
+
+
+def _load_trained(step_path: Path, ema: bool | None) -> Weights:
+    config = from_dict(_read_json(step_path / "config"))
+    generator, discriminator = abstract_variables(config)
+    part = "ema" if config.ema_decay and ema is not False else "generator"
+    state = _read_arrays(step_path / "state", {part: generator, "discriminator": discriminator})
+    return Weights(config, _step_of(step_path), state[part], state["discriminator"])
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(folder)
+
+
+def _read_arrays(folder: Path, abstract: Any) -> Any:
+    """Numpy arrays, as many of the folder's as `abstract` names."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(item=abstract, restore_args=as_numpy, partial_restore=True),
+        )
+
+
+def is_imported(step_path: Path) -> bool:
+    """Whether a step directory holds weights alone, not the state of a run."""
+    return (step_path / "generator").is_dir()
+
+
+def _step_of(step_path: Path) -> int:
+    """By its name; 0 for a copy by another name."""
+    return int(step_path.name) if step_path.name.isdigit() else 0
+
+
+def _newest_step(workdir: Path) -> Path:
+    folder = workdir / FOLDER
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not steps:
+        raise UserError(
+            f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
+            f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
+        )
+    return folder / str(max(steps))
