@@ -82,6 +82,7 @@ class OptimizerConfig:
 class Config:
     num_steps: int = 500_002
     seed: int = 0
+    init_from: str = ""  # trained weights to start from: a workdir, a step or a .pth file
     global_batch_size: int = 96
     image_size: int = 256
     precision: str = "float32"  # of PRECISIONS: what convolutions compute in
@@ -224,11 +225,18 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults."""
+    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults.
+
+    Raises UserError for fields that this version does not know.
+    """
     config = Config()
+    unknown = flatten(values).keys() - flatten(to_dict(config)).keys()
+    if unknown:
+        fields = ", ".join(sorted(unknown))
+        raise UserError(f"a saved config has fields that this version does not know: {fields}")
     sections = get_type_hints(Config)
     for name, value in values.items():
-        if name == "mask":
+        if name == "mask" and "fill" in value:
             value = value | {"fill": tuple(value["fill"])}
         if dataclasses.is_dataclass(sections.get(name)):
             setattr(config, name, sections[name](**value))

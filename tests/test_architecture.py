@@ -18,11 +18,13 @@ RANKS = {
     "data": 2,
     "models": 2,
     "evaluation": 3,
-    "training": 4,
-    "cli": 5,
-    "commands": 6,
-    "main": 6,
-    "__main__": 7,
+    "interop": 3,
+    "weights": 4,
+    "training": 5,
+    "cli": 6,
+    "commands": 7,
+    "main": 7,
+    "__main__": 8,
 }
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 

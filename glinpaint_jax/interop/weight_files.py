@@ -106,7 +106,9 @@ def _read_pth(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[s
                 f"{path} carries code ({code[1]}), which a weight file never needs; refused"
             ) from None
         raise UserError(f"{path} is no PyTorch weight file") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes may make an unpickler do anything but run code
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or no PyTorch weight file: {reason}") from None
     if not isinstance(content, dict):

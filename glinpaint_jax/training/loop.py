@@ -21,8 +21,9 @@ from glinpaint_jax.training.checkpoints import Checkpoints
 from glinpaint_jax.training.interval import Interval
 from glinpaint_jax.training.phases import Phase, phase_at
 from glinpaint_jax.training.report import Reporter
-from glinpaint_jax.training.state import TrainState, create_state
+from glinpaint_jax.training.state import TrainState, create_state, with_weights
 from glinpaint_jax.training.step import make_steps
+from glinpaint_jax.weights import load_weights
 
 SAMPLE_COLUMNS = 8
 
@@ -40,10 +41,12 @@ def train(config: Config, workdir: Path) -> None:
     )
     make_workdir(workdir)
     checkpoints = Checkpoints(workdir)
-    state, start, examples = restore_or_create(checkpoints, config, mesh)
+    state, examples, origin = restore_or_create(checkpoints, config, mesh)
+    start = int(state.step)
 
     reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
     describe(reporter, config, mesh, state, train_source, eval_sources)
+    reporter.say(origin)
     evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
     steps = make_steps(config, mesh)
     interval = Interval(reporter, config)
@@ -92,13 +95,25 @@ def make_workdir(workdir: Path) -> None:
 
 def restore_or_create(
     checkpoints: Checkpoints, config: Config, mesh: Mesh
-) -> tuple[TrainState, int, int]:
-    """The state, the finished steps and the number of examples consumed."""
+) -> tuple[TrainState, int, str]:
+    """The state, the number of examples it has been fed, and a line that says where it is from."""
     if checkpoints.latest_step() is not None:
         state, examples = checkpoints.restore(config, mesh)
-        return state, int(state.step), examples
-    create = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))
-    return create(), 0, 0
+        step, last = int(state.step), config.num_steps
+        if step < last:
+            return state, examples, f"resuming at step {step} of {last}"
+        return state, examples, f"nothing to do: the workdir's run has finished its {step} steps"
+
+    state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
+    if not config.init_from:
+        return state, 0, f"starting from random weights, seed {config.seed}"
+    weights = load_weights(Path(config.init_from))
+    state, both = with_weights(state, weights, config)
+    origin = f"starting from {config.init_from}, step {weights.step}"
+    if not both:
+        origin += ", with a random discriminator: it holds none for this image size"
+    # Copies: the first step is given these buffers.
+    return jax.device_put(state, replicated(mesh), may_alias=False), 0, origin
 
 
 def describe(
@@ -125,11 +140,6 @@ def describe(
         f"{config.precision}; global batch {config.global_batch_size}\n"
         f"{len(train_source)} training images; evaluation: {sets}"
     )
-    step = int(state.step)
-    if step >= config.num_steps:
-        reporter.say(f"nothing to do: the workdir's run has finished its {step} steps")
-    elif step:
-        reporter.say(f"resuming at step {step} of {config.num_steps}")
 
 
 def make_evaluation(

@@ -8,7 +8,8 @@ import pytest
 from glinpaint_jax.config import OptimizerConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.parallel import replicated
-from glinpaint_jax.training.checkpoints import FOLDER, Checkpoints, load_generator
+from glinpaint_jax.training.checkpoints import Checkpoints
+from glinpaint_jax.weights import FOLDER
 
 
 def numbered(state, step):
@@ -86,21 +87,3 @@ def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_confi
             with pytest.raises(UserError, match="num_steps"):
                 checkpoints.restore(config, mesh1)
         checkpoints.close()
-
-
-def test_generators_load_from_a_workdir_or_a_step(initial_state, step_config, mesh1, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    for step in (3, 12):
-        save(checkpoints, initial_state, step_config, mesh1, step)
-    checkpoints.close()
-    for path, expected in ((tmp_path, 12), (tmp_path / FOLDER / "3", 3)):
-        config, variables, step = load_generator(path, mesh1)
-        assert (config, step) == (step_config, expected)
-        jax.tree.map(np.testing.assert_array_equal, variables, initial_state.ema)
-
-
-@pytest.mark.parametrize("name", ["nowhere", "."])
-def test_a_place_without_checkpoints_is_named(name, mesh1, tmp_path):
-    with pytest.raises(UserError, match="no checkpoint in") as error:
-        load_generator(tmp_path / name, mesh1)
-    assert str(tmp_path) in str(error.value)

@@ -1,0 +1,130 @@
+"""Names, layouts and checks of the state dict; the numbers themselves are test_torch_module's."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict
+from glinpaint_jax.models.networks import Weights, abstract_variables
+
+# Keys and shapes of MMagic's own modules.
+REFERENCE = json.loads((Path(__file__).parent / "mmagic_gl_state_dict.json").read_text())
+
+
+@pytest.fixture
+def meta(torch_config):
+    return {"iter": 12, "glinpaint_jax_config": to_dict(torch_config)}
+
+
+@pytest.fixture
+def state(weights):
+    return to_state_dict(weights)
+
+
+def test_full_size_keys_and_shapes_are_mmagics():
+    zeros = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(Config())
+    )
+    state = to_state_dict(Weights(Config(), 0, *zeros))
+    assert {key: list(array.shape) for key, array in state.items()} == REFERENCE
+    assert {array.dtype for key, array in state.items() if "tracked" not in key} == {
+        np.dtype("float32")
+    }
+
+
+def test_there_and_back_is_exact(weights, state, meta):
+    state["generator.decoder.dec4.bn.num_batches_tracked"] = np.array(3)
+    imported = from_state_dict(state, meta)
+    assert imported.step == 12
+    assert imported.config == weights.config
+    for name in ("generator", "discriminator"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(imported, name), getattr(weights, name))
+    again = to_state_dict(imported)
+    assert list(again) == list(state)
+    for key, array in state.items():
+        assert again[key].dtype == array.dtype
+        np.testing.assert_array_equal(again[key], array)
+
+
+def test_colours_are_exchanged_where_images_enter_and_leave(weights, state):
+    generator = weights.generator["params"]
+    kernel = generator["encoder"]["enc1"]["conv"]["kernel"]  # [h, w, RGB + mask, features]
+    weight = state["generator.encoder.enc1.conv.weight"]  # [features, BGR + mask, h, w]
+    for theirs, ours in ((0, 2), (1, 1), (2, 0), (3, 3)):
+        np.testing.assert_array_equal(weight[:, theirs], kernel[:, :, ours].transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        state["generator.decoder.dec7.conv.bias"], generator["decoder"]["dec7"]["bias"][[2, 1, 0]]
+    )
+    for branch in ("global_disc", "local_disc"):
+        kernel = weights.discriminator["params"][branch]["conv1"]["conv"]["kernel"]
+        weight = state[f"disc.{branch}.conv1.conv.weight"]
+        np.testing.assert_array_equal(weight[:, 0], kernel[:, :, 2].transpose(2, 0, 1))
+
+
+def test_the_discriminator_may_lack(weights, state, meta):
+    alone = {key: array for key, array in state.items() if key.startswith("generator.")}
+    imported = from_state_dict(alone, meta)
+    assert imported.discriminator is None
+    assert list(to_state_dict(imported)) == list(alone)
+    assert list(to_state_dict(dataclasses.replace(weights, discriminator=None))) == list(alone)
+
+
+def test_counters_of_a_trained_model_are_its_step(state):
+    counters = {int(array) for key, array in state.items() if key.endswith("num_batches_tracked")}
+    assert counters == {7}
+
+
+def test_all_that_does_not_fit_is_named_at_once(state, meta):
+    state["disc.fc.weights"] = state.pop("disc.fc.weight")
+    del state["generator.encoder.enc3.bn.running_var"]
+    state["generator.decoder.dec1.bn.bias"] = np.zeros(3, np.float32)
+    state["generator.decoder.dec2.bn.bias"] = state["generator.decoder.dec2.bn.bias"].astype("f8")
+    state["generator.decoder.dec7.conv.bias"] = np.array([0, np.nan, 0], np.float32)
+    with pytest.raises(UserError) as error:
+        from_state_dict(state, meta)
+    problems = str(error.value).split(": ", 1)[1].split("; ")
+    assert sorted(problems) == [
+        "disc.fc.weight is missing",
+        "disc.fc.weights is unknown",
+        "generator.decoder.dec1.bn.bias is float32 (3,), must be float32 (16,)",
+        "generator.decoder.dec2.bn.bias is float64 (16,), must be float32 (16,)",
+        "generator.decoder.dec7.conv.bias is not finite",
+        "generator.encoder.enc3.bn.running_var is missing",
+    ]
+
+
+def test_half_a_discriminator_is_none_at_all(state, meta):
+    half = {key: array for key, array in state.items() if not key.startswith("disc.local_disc")}
+    with pytest.raises(UserError, match=r"disc\.local_disc\.conv1\.conv\.weight is missing"):
+        from_state_dict(half, meta)
+
+
+@pytest.mark.parametrize("image_size", [256, 512])
+def test_files_without_our_config_are_mmagics(image_size):
+    """Width 64; the image size follows from the discriminator's linear layer."""
+    side = image_size // 64
+    shapes = REFERENCE | {
+        f"disc.{branch}.fc.linear.weight": [1024, 512 * side**2]
+        for branch in ("global_disc", "local_disc")
+    }
+    state = {
+        key: np.zeros(shape, np.int64 if "tracked" in key else np.float32)
+        for key, shape in shapes.items()
+    }
+    imported = from_state_dict(state)
+    assert imported.config == dataclasses.replace(Config(), image_size=image_size)
+    assert imported.step == 0
+
+
+@pytest.mark.parametrize(
+    "config", [{"no_such_field": 1}, {"model": {"depth": 3}}, {"model": {"width": 3}}]
+)
+def test_a_config_that_is_none_is_refused(state, config):
+    with pytest.raises(UserError, match="config"):
+        from_state_dict(state, {"glinpaint_jax_config": config})

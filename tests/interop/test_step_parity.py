@@ -1,0 +1,133 @@
+"""One training step of each phase against PyTorch: autograd, BatchNorm2d, torch.optim.Adam.
+
+The PyTorch step is written after MMagic's GLInpaintor, in its order, with its losses.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.models.masking import make_example
+from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.state import create_state, with_weights
+from glinpaint_jax.training.step import make_steps
+from tests.interop.conftest import to_torch, torch_networks
+from tests.training.conftest import make_batch, place
+
+# Relative: losses, gradients (to a tensor's largest), running statistics.
+TOLERANCES = {np.float32: (1e-5, 1e-3, 1e-5), np.float64: (1e-8, 1e-8, 1e-8)}
+
+
+def torch_step(phase, networks, batch, config, dtype):
+    """Losses; afterwards the networks hold gradients, new parameters and running statistics."""
+    rate = config.optimizer.learning_rate
+    generator, discriminator = (network.train().requires_grad_() for network in networks)
+    bboxes = np.asarray(batch["bbox"])
+    # Scaled by XLA, whose float32 division rounds differently than PyTorch's in the last bit.
+    example = jax.jit(make_example, static_argnums=1)(batch, config.mask.fill)
+    image = to_torch(np.asarray(example.image, dtype))
+    mask = torch.zeros_like(image[:, :1])
+    for i, (top, left, height, width) in enumerate(bboxes):
+        mask[i, :, top : top + height, left : left + width] = 1
+
+    def windows(images):
+        size, cut = config.local_size, []
+        for one, (top, left, height, width) in zip(images, bboxes, strict=True):
+            y = min(max(top - (size - height) // 2, 0), config.image_size - size)
+            x = min(max(left - (size - width) // 2, 0), config.image_size - size)
+            cut.append(one[:, y : y + size, x : x + size])
+        return torch.stack(cut)
+
+    def judged(images, target):
+        logits = discriminator(images, windows(images))
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+    losses = {}
+    prediction = generator(torch.cat([image * (1 - mask), mask], dim=1))
+    completed = image * (1 - mask) + prediction * mask
+    if phase is not Phase.COMPLETION:
+        losses["discriminator_fake"] = judged(completed.detach(), 0.0)
+        losses["discriminator_real"] = judged(image, 1.0)
+        (losses["discriminator_fake"] + losses["discriminator_real"]).backward()
+        torch.optim.Adam(discriminator.parameters(), rate).step()
+    if phase is not Phase.DISCRIMINATOR:
+        hole_error = ((prediction - image).abs() * mask).sum()
+        losses["l1_hole"] = hole_error / (3 * mask.sum())
+        total = losses["l1_hole"]
+        if phase is Phase.JOINT:
+            discriminator.requires_grad_(False)
+            losses["adversarial"] = judged(completed, 1.0)
+            total = total + config.losses.adversarial * losses["adversarial"]
+        total.backward()
+        torch.optim.Adam(generator.parameters(), rate).step()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def assert_close(got, expected, tolerance, name):
+    expected = expected.detach().numpy()
+    largest = np.abs(expected).max()
+    assert np.abs(got - expected).max() <= tolerance * largest, name
+
+
+@pytest.fixture(scope="module")
+def fresh_state(torch_config):
+    return jax.device_get(jax.jit(lambda: create_state(torch_config))())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("phase", Phase)
+def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, fresh_state, mesh1):
+    config = torch_config
+
+    def cast(leaf):
+        return leaf.astype(dtype) if leaf.dtype == np.float32 else leaf
+
+    weights = dataclasses.replace(
+        weights,
+        generator=jax.tree.map(cast, weights.generator),
+        discriminator=jax.tree.map(cast, weights.discriminator),
+    )
+    with jax.enable_x64(dtype is np.float64):
+        batch = make_batch(0, config, mesh1)
+        networks = torch_networks(weights)
+        expected = torch_step(phase, networks, batch, config, dtype)
+        state, _ = with_weights(jax.tree.map(cast, fresh_state), weights, config)
+        state, losses = make_steps(config, mesh1)[phase](place(state, mesh1), batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.generator.params)} == {np.dtype(dtype)}
+        after = jax.device_get((state.generator, state.discriminator))
+
+    loss_tolerance, gradient_tolerance, statistics_tolerance = TOLERANCES[dtype]
+    assert set(losses) == set(expected)
+    for name, loss in expected.items():
+        assert float(losses[name]) == pytest.approx(loss, rel=loss_tolerance), name
+
+    def torch_layout(part):
+        """By MMagic's names, with `part` of both networks in place of the parameters."""
+        variables = [{"params": part(net), "batch_stats": net.batch_stats} for net in after]
+        return to_state_dict(Weights(config, 1, *variables))
+
+    # Adam's first moment after one step is a tenth of the gradient.
+    gradients = torch_layout(
+        lambda net: jax.tree.map(lambda m: m / np.asarray(0.1, dtype), net.opt_state[1].mu)
+    )
+    parameters = torch_layout(lambda net: net.params)
+    for prefix, network in zip(("generator", "disc"), networks, strict=True):
+        for name, parameter in network.named_parameters():
+            name = f"{prefix}.{name}"
+            if parameter.grad is None:
+                assert not gradients[name].any(), name
+            else:
+                assert_close(gradients[name], parameter.grad, gradient_tolerance, name)
+            # In float32 Adam turns the rounding of gradients near zero into whole steps.
+            if dtype is np.float64:
+                assert_close(parameters[name], parameter, 1e-7, name)
+        for name, buffer in network.named_buffers():
+            if "running" in name:
+                name = f"{prefix}.{name}"
+                assert_close(parameters[name], buffer, statistics_tolerance, name)
