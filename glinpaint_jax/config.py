@@ -6,7 +6,7 @@ A file in ``configs/`` defines ``get_config() -> Config``; the command line repl
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
 from glinpaint_jax.errors import UserError
 
@@ -104,47 +104,16 @@ class Config:
 
     def validate(self) -> "Config":
         """Returns self, or raises UserError for the first impossible value."""
-        defaults = flatten(to_dict(Config()))
-        for path, value in flatten(to_dict(self)).items():
+        values, defaults = flatten(to_dict(self)), flatten(to_dict(Config()))
+        for path, value in values.items():
             kind = type(defaults[path])
             allowed = (int, float) if kind is float else kind
             _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
-        for path, value, minimum in (
-            ("num_steps", self.num_steps, 1),
-            ("seed", self.seed, 0),
-            ("global_batch_size", self.global_batch_size, 1),
-            ("image_size", self.image_size, 16),
-            ("log_every", self.log_every, 1),
-            ("eval_every", self.eval_every, 1),
-            ("checkpoint_every", self.checkpoint_every, 1),
-            ("model.width", self.model.width, 2),
-            ("data.eval_images", self.data.eval_images, 1),
-            ("data.num_workers", self.data.num_workers, 0),
-            ("data.crop_size", self.data.crop_size, 1),
-            ("mask.max_size", self.mask.max_size, 1),
-            ("mask.max_delta", self.mask.max_delta, 0),
-            ("mask.margin", self.mask.margin, 0),
-            ("phases.disc_step", self.phases.disc_step, 1),
-            ("losses.l1_hole", self.losses.l1_hole, 0),
-            ("losses.mse_hole", self.losses.mse_hole, 0),
-            ("losses.l1_valid", self.losses.l1_valid, 0),
-            ("losses.tv", self.losses.tv, 0),
-            ("losses.adversarial", self.losses.adversarial, 0),
-            ("losses.disc_shift", self.losses.disc_shift, 0),
-            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0),
-            ("optimizer.clip_norm", self.optimizer.clip_norm, 0),
-        ):
-            _require(value >= minimum, path, value, f"at least {minimum}")
-        for path, value, allowed in (
-            ("precision", self.precision, PRECISIONS),
-            ("model.output", self.model.output, OUTPUTS),
-            ("data.crop", self.data.crop, CROPS),
-            ("mask.kind", self.mask.kind, MASK_KINDS),
-            ("losses.adversarial_kind", self.losses.adversarial_kind, ADVERSARIAL_KINDS),
-            ("optimizer.name", self.optimizer.name, OPTIMIZERS),
-            ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
-        ):
-            _require(value in allowed, path, value, "one of " + ", ".join(allowed))
+        for minimum, paths in MINIMA.items():
+            for path in paths:
+                _require(values[path] >= minimum, path, values[path], f"at least {minimum}")
+        for path, choices in CHOICES.items():
+            _require(values[path] in choices, path, values[path], "one of " + ", ".join(choices))
         self._validate_relations()
         return self
 
@@ -209,6 +178,46 @@ class Config:
         )
 
 
+MINIMA = {
+    0: (
+        "seed",
+        "data.num_workers",
+        "mask.max_delta",
+        "mask.margin",
+        "losses.l1_hole",
+        "losses.mse_hole",
+        "losses.l1_valid",
+        "losses.tv",
+        "losses.adversarial",
+        "losses.disc_shift",
+        "optimizer.warmup_steps",
+        "optimizer.clip_norm",
+    ),
+    1: (
+        "num_steps",
+        "global_batch_size",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "data.eval_images",
+        "data.crop_size",
+        "mask.max_size",
+        "phases.disc_step",
+    ),
+    2: ("model.width",),
+    16: ("image_size",),
+}
+CHOICES = {
+    "precision": PRECISIONS,
+    "model.output": OUTPUTS,
+    "data.crop": CROPS,
+    "mask.kind": MASK_KINDS,
+    "losses.adversarial_kind": ADVERSARIAL_KINDS,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+}
+
+
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
     if not condition:
         raise UserError(
@@ -222,37 +231,6 @@ def to_dict(config: Config) -> dict[str, Any]:
     as_dict = dataclasses.asdict(config)
     as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
     return as_dict
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults.
-
-    Raises UserError for fields that this version does not know.
-    """
-    config = Config()
-    unknown = flatten(values).keys() - flatten(to_dict(config)).keys()
-    if unknown:
-        fields = ", ".join(sorted(unknown))
-        raise UserError(f"a saved config has fields that this version does not know: {fields}")
-    sections = get_type_hints(Config)
-    for name, value in values.items():
-        if name == "mask" and "fill" in value:
-            value = value | {"fill": tuple(value["fill"])}
-        if dataclasses.is_dataclass(sections.get(name)):
-            setattr(config, name, sections[name](**value))
-        else:
-            setattr(config, name, value)
-    return config
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The leaf fields that differ, by path, with both values."""
-    old_values, new_values = flatten(to_dict(old)), flatten(to_dict(new))
-    return {
-        path: (value, new_values[path])
-        for path, value in old_values.items()
-        if value != new_values[path]
-    }
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

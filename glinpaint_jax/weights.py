@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from glinpaint_jax.config import from_dict, to_dict
+from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
+from glinpaint_jax.saved_config import from_dict
 
 FOLDER = "checkpoints"
 

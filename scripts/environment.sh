@@ -12,7 +12,7 @@ if [ "$(cat ".venv/installed-$1" 2>/dev/null)" != "$wanted" ]; then
         echo "error: cannot create .venv; on Debian and Ubuntu: apt install python3-venv" >&2
         exit 1
     }
-    echo "installing into .venv (about a minute, 1.4 GB)" >&2
+    echo "installing into .venv (one or two minutes; 1.4 GB, with PyTorch for the tests more)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
     echo "$wanted" > ".venv/installed-$1"
 fi

@@ -27,6 +27,7 @@ from glinpaint_jax.config import (
     PhasesConfig,
 )
 from glinpaint_jax.parallel import make_mesh
+from tests.programs import SMALL, run
 
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
 
@@ -62,3 +63,11 @@ def mesh8() -> jax.sharding.Mesh:
 @pytest.fixture(scope="session")
 def mesh1() -> jax.sharding.Mesh:
     return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir, result

@@ -14,6 +14,7 @@ RANKS = {
     "errors": 0,
     "files": 0,
     "config": 1,
+    "saved_config": 2,
     "parallel": 2,
     "data": 2,
     "models": 2,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import Config, differences, from_dict, to_dict
+from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
-from tests.conftest import make_small_config
+from glinpaint_jax.saved_config import from_dict
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -69,16 +69,3 @@ def test_masks_from_files_need_a_folder(small_config):
     small_config.mask.kind = "files"
     with pytest.raises(UserError, match=r"mask\.folder"):
         small_config.validate()
-
-
-def test_differences_name_leaf_fields():
-    old, new = make_small_config(), make_small_config(seed=3)
-    new.optimizer.learning_rate = 0.5
-    assert differences(old, new) == {"seed": (0, 3), "optimizer.learning_rate": (4e-4, 0.5)}
-    assert differences(old, old) == {}
-
-
-def test_configs_saved_before_a_field_existed_get_its_default():
-    saved = to_dict(make_small_config(seed=3))
-    del saved["ema_decay"], saved["losses"]["tv"]
-    assert from_dict(saved) == make_small_config(seed=3)

@@ -14,14 +14,14 @@ import argparse
 from pathlib import Path
 
 from glinpaint_jax import cli, parallel
-from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export
+from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
 from glinpaint_jax.weights import load_weights
 
 
 def main(arguments: argparse.Namespace) -> None:
     parallel.start()
     weights = load_weights(arguments.checkpoint, arguments.ema)
-    difference = export(weights, arguments.format, arguments.output)
+    difference = export_weights(weights, arguments.format, arguments.output)
     megabytes = arguments.output.stat().st_size / 1e6
     print(
         f"wrote {arguments.output} ({megabytes:.1f} MB): differs from JAX by at most "

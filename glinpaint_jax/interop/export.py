@@ -7,6 +7,7 @@ weights alone, by MMagic's names.
 """
 
 import dataclasses
+import io
 import logging
 import os
 import warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -45,18 +47,18 @@ def make_completion(
     Computes in float32 also where the weights were trained in bfloat16.
     """
     generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
-    fill = to_unit_range(np.asarray(weights.config.mask.fill, np.float32)).reshape(1, 1, 1, 3)
 
     def complete(image: Array, mask: Array) -> Array:
         hole = (mask > 0.5).astype(image.dtype)
-        masked_image = composite(fill, 2 * image - 1, hole)
+        fill = to_unit_range(jnp.asarray(weights.config.mask.fill, image.dtype))
+        masked_image = composite(fill.reshape(1, 1, 1, 3), 2 * image - 1, hole)
         prediction = generator.apply(weights.generator, masked_image, hole, train=False)
         return composite((prediction + 1) / 2, image, hole)
 
     return complete
 
 
-def export(weights: Weights, kind: str, path: Path) -> float:
+def export_weights(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` in the format `kind`, one of FORMATS; returns how far it is from JAX.
 
     That is the largest difference of any completed pixel (0..1), for test images of two sizes, and
@@ -66,6 +68,8 @@ def export(weights: Weights, kind: str, path: Path) -> float:
     write, compare = FORMATS[kind]
     if path.exists():
         raise UserError(f"{path} exists; remove it or choose another --output")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.absolute().parent}")
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with _quiet():
@@ -89,7 +93,10 @@ def write_torchscript(weights: Weights, path: Path) -> None:
     torch = import_extra("torch")
     image, mask = _example_tensors()
     with torch.no_grad():
-        torch.jit.save(torch.jit.trace(_torch_completion(weights), (image, mask.long())), path)
+        traced = torch.jit.trace(_torch_completion(weights), (image, mask.long()))
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_onnx(weights: Weights, path: Path) -> None:

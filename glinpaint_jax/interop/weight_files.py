@@ -1,7 +1,7 @@
 """Weight files of the PyTorch world, with MMagic's keys: `.pth` and `.safetensors`."""
 
+import io
 import json
-import pickle
 import re
 import time
 from pathlib import Path
@@ -73,7 +73,9 @@ def write_pth(weights: Weights, path: Path) -> None:
     """A file that MMagic loads: {"meta": ..., "state_dict": ...}."""
     torch = import_extra("torch")
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
-    torch.save({"meta": _meta(weights), "state_dict": state}, path)
+    buffer = io.BytesIO()
+    torch.save({"meta": _meta(weights), "state_dict": state}, buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_safetensors(weights: Weights, path: Path) -> None:
@@ -100,17 +102,12 @@ def _read_pth(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[s
     try:
         with torch.serialization.safe_globals(harmless):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # damaged bytes make an unpickler fail in every way
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
                 f"{path} carries code ({code[1]}), which a weight file never needs; refused"
             ) from None
-        raise UserError(f"{path} is no PyTorch weight file") from None
-    except OSError:
-        raise
-    except Exception as error:  # damaged bytes may make an unpickler do anything but run code
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or no PyTorch weight file: {reason}") from None
+        raise UserError(f"{path} is damaged or no PyTorch weight file") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict but a {type(content).__name__}")
 
@@ -136,8 +133,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         with safetensors.safe_open(path, framework="np") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    except (safetensors.SafetensorError, ValueError):
+        raise UserError(f"{path} is damaged or no safetensors file") from None
     return tensors, meta if isinstance(meta, dict) else {}, []
 
 

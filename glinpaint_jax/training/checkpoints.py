@@ -13,9 +13,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
-from glinpaint_jax.config import Config, differences, from_dict, to_dict
+from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.parallel import replicated
+from glinpaint_jax.saved_config import differences, from_dict
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported
 

@@ -35,7 +35,7 @@ class TrainState:
     step: Any
     generator: NetworkState
     discriminator: NetworkState
-    ema: dict[str, Any] | None
+    ema: Any
     rng: Any
 
     @property

@@ -1,0 +1,135 @@
+"""Compares the networks with MMagic's own modules, through a weight file in both directions.
+
+    pip install -e '.[torch]'
+    pip install --no-deps mmagic==1.2.0 mmengine==0.10.7 mmcv-lite==2.1.0
+    pip install addict yapf termcolor rich
+    python scripts/compare_with_mmagic.py [FILE.pth]
+
+FILE.pth is any Global&Local weight file of MMagic's; without one, weights are random. Prints the
+largest difference of each output beside the largest output, in float64. Not part of the tests:
+MMagic is no longer maintained and pins packages that cannot be installed beside today's.
+"""
+
+import importlib
+import importlib.util
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+from glinpaint_jax.config import Config
+from glinpaint_jax.interop.weight_files import read_weights, write_pth
+from glinpaint_jax.models.networks import Weights, init_variables, make_networks
+
+
+def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """GLEncoderDecoder and GLDiscs as MMagic's configs build them.
+
+    Only the modules of Global&Local are imported: the packages' own initialisation imports all
+    models, with dependencies of each.
+    """
+    root = Path(importlib.util.find_spec("mmagic").submodule_search_locations[0]).parent
+    for name in ("", ".models", ".models.archs", ".models.editors", ".models.editors.global_local"):
+        package = types.ModuleType("mmagic" + name)
+        package.__path__ = [str(root / package.__name__.replace(".", "/"))]
+        sys.modules[package.__name__] = package
+    archs = sys.modules["mmagic.models.archs"]
+    for module, name in (
+        ("gated_conv_module", "SimpleGatedConvModule"),
+        ("linear_module", "LinearModule"),
+        ("multi_layer_disc", "MultiLayerDiscriminator"),
+    ):
+        setattr(
+            archs, name, getattr(importlib.import_module(f"mmagic.models.archs.{module}"), name)
+        )
+    for module in ("encoder", "decoder", "dilation", "disc", "encoder_decoder"):
+        importlib.import_module(f"mmagic.models.editors.global_local.gl_{module}")
+
+    from mmagic.registry import MODELS
+    from mmengine.registry import MODELS as LAYERS
+
+    LAYERS.register_module("Deconv", module=torch.nn.ConvTranspose2d)
+    norm = {"norm_cfg": {"type": "BN"}}
+    parts = {"encoder": "GLEncoder", "decoder": "GLDecoder", "dilation_neck": "GLDilationNeck"}
+    stacks = {part: {"type": name, **norm} for part, name in parts.items()}
+    branch = {
+        "in_channels": 3,
+        "max_channels": 512,
+        "fc_in_channels": 512 * 4 * 4,
+        "fc_out_channels": 1024,
+        **norm,
+    }
+    return MODELS.build({"type": "GLEncoderDecoder", **stacks}), MODELS.build(
+        {
+            "type": "GLDiscs",
+            "global_disc_cfg": branch | {"num_convs": 6},
+            "local_disc_cfg": branch | {"num_convs": 5},
+        }
+    )
+
+
+def random_weights() -> Weights:
+    """Statistics, scales and biases are not the initial ones."""
+    rng = np.random.default_rng(0)
+
+    def moved(leaf: np.ndarray) -> np.ndarray:
+        change = rng.uniform(-0.4, 0.4, leaf.shape) if leaf.ndim == 1 else 0
+        return (leaf + change).astype(np.float32)
+
+    networks = jax.device_get(jax.jit(lambda: init_variables(Config()))())
+    return Weights(Config(), 0, *jax.tree.map(moved, networks))
+
+
+def to_torch(array: np.ndarray) -> torch.Tensor:
+    """NHWC, RGB -> NCHW, BGR; a single channel stays."""
+    return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
+
+
+def report(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
+    theirs = theirs.detach().numpy()
+    print(f"{name:<36}{np.abs(ours - theirs).max():.1e} of {np.abs(theirs).max():.3g}")
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    weights = read_weights(Path(sys.argv[1]))[0] if len(sys.argv) > 1 else random_weights()
+    generator, discriminator = import_mmagic()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        write_pth(weights, path)
+        state = torch.load(path, weights_only=True)["state_dict"]
+    networks = {"generator.": generator, "disc.": discriminator}
+    for prefix, network in networks.items():
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        network.load_state_dict(own, strict=True)
+    print("MMagic's modules load the weight file strictly")
+
+    ours, judge = make_networks(weights.config)
+    variables = jax.tree.map(np.float64, (weights.generator, weights.discriminator))
+    rng = np.random.default_rng(1)
+    # MMagic's statistics move in training mode, so that comes last.
+    for train, size in ((False, (64, 96)), (False, (256, 256)), (True, (256, 256))):
+        image = rng.uniform(-1, 1, (2, *size, 3))
+        mask = np.float64(rng.random((2, *size, 1)) > 0.8)
+        predict = jax.jit(
+            lambda *args, train=train: ours.apply(*args, train=train, mutable=["batch_stats"])
+        )
+        prediction, _ = predict(variables[0], image * (1 - mask), mask)
+        inputs = torch.cat([to_torch(image * (1 - mask)), to_torch(mask)], dim=1)
+        theirs = generator.double().train(train)(inputs)
+        mode = "training" if train else "evaluation"
+        prediction = np.moveaxis(np.asarray(prediction), -1, 1)[:, ::-1]
+        report(f"generator, {size[0]}x{size[1]}, {mode}", prediction, theirs)
+    if weights.discriminator is not None:
+        window = image[:, 40:168, 70:198]
+        logits = jax.jit(lambda *args: judge.apply(*args, train=False))(variables[1], image, window)
+        theirs = discriminator.double().eval()((to_torch(image), to_torch(window)))
+        report("discriminator, evaluation", np.asarray(logits), theirs)
+
+
+if __name__ == "__main__":
+    main()

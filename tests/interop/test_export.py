@@ -1,0 +1,174 @@
+"""Exported files, read by the tools they are for."""
+
+import copy
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.numpy
+import torch
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
+from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.models.networks import make_networks
+
+SHAPES = [(1, 40, 24), (3, 68, 100)]  # batch, height, width, of which none is traced or verified
+
+
+@pytest.fixture(scope="module")
+def own_fill(weights):
+    """Another colour in the hole than the usual grey, bfloat16 in training."""
+    config = dataclasses.replace(weights.config, precision="bfloat16")
+    config.mask = dataclasses.replace(config.mask, fill=(255.0, 127.5, 0.0))
+    return dataclasses.replace(weights, config=config)
+
+
+@pytest.fixture(scope="module")
+def files(own_fill, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports")
+    differences = {kind: export_weights(own_fill, kind, folder / kind) for kind in FORMATS}
+    assert {path.name for path in folder.iterdir()} == set(FORMATS)  # nothing temporary is left
+    assert all(0 <= difference <= TOLERANCE for difference in differences.values())
+    return folder
+
+
+def image_and_mask(shape):
+    """NCHW, image in 0..1."""
+    rng = np.random.default_rng(0)
+    batch, height, width = shape
+    mask = np.zeros((batch, 1, height, width), np.float32)
+    mask[:, :, height // 3 : height // 2, 4 : width - 8] = 1
+    return rng.random((batch, 3, height, width), np.float32), mask
+
+
+def expected(weights, image, mask):
+    """Step by step, from the generator alone."""
+    generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
+    image, mask = np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1)
+    fill = np.array(weights.config.mask.fill, np.float32) / 127.5 - 1
+    masked_image = np.where(mask > 0, fill, 2 * image - 1)
+    predict = jax.jit(lambda *args: generator.apply(weights.generator, *args, train=False))
+    completed = np.where(mask > 0, (predict(masked_image, mask) + 1) / 2, image)
+    return np.moveaxis(completed, -1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_torchscript_keeps_iopaints_contract(shape, files, own_fill):
+    image, mask = image_and_mask(shape)
+    model = torch.jit.load(files / "torchscript", map_location="cpu")
+    completed = model(torch.from_numpy(image), torch.from_numpy(mask).long()).numpy()
+    assert completed.dtype == np.float32
+    np.testing.assert_allclose(completed, expected(own_fill, image, mask), atol=1e-5)
+    outside = np.broadcast_to(mask == 0, image.shape)
+    np.testing.assert_array_equal(completed[outside], image[outside])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_onnx_runs_at_any_size(shape, files, own_fill):
+    image, mask = image_and_mask(shape)
+    session = onnxruntime.InferenceSession(files / "onnx", providers=["CPUExecutionProvider"])
+    (completed,) = session.run(["completed"], {"image": image, "mask": mask})
+    np.testing.assert_allclose(completed, expected(own_fill, image, mask), atol=1e-5)
+
+
+def test_onnx_is_valid_and_says_what_is_free(files):
+    model = onnx.load(files / "onnx")
+    onnx.checker.check_model(model, full_check=True)
+    for value, channels in (
+        *zip(model.graph.input, (3, 1), strict=True),
+        (model.graph.output[0], 3),
+    ):
+        batch, depth, height, width = value.type.tensor_type.shape.dim
+        assert depth.dim_value == channels
+        assert [size.dim_param for size in (batch, height, width)] == ["batch", "4*h", "4*w"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_stablehlo_runs_at_any_size(shape, files, own_fill):
+    image, mask = image_and_mask(shape)
+    exported = jax.export.deserialize(bytearray((files / "stablehlo").read_bytes()))
+    completed = exported.call(np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1))
+    completed = np.moveaxis(np.asarray(completed), -1, 1)
+    np.testing.assert_allclose(completed, expected(own_fill, image, mask), atol=1e-5)
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+
+
+def test_weight_files_hold_mmagics_keys(files, own_fill):
+    state = to_state_dict(own_fill)
+    pth = torch.load(files / "mmagic", weights_only=True)
+    assert pth["meta"]["iter"] == own_fill.step
+    for found in (
+        {key: tensor.numpy() for key, tensor in pth["state_dict"].items()},
+        safetensors.numpy.load_file(files / "safetensors"),
+    ):
+        assert found.keys() == state.keys()
+        for key, array in state.items():
+            np.testing.assert_array_equal(found[key], array)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_that_computes_something_else_is_not_kept(kind, weights, tmp_path, monkeypatch):
+    bias = weights.generator["params"]["decoder"]["dec7"]["bias"]
+    other = copy.deepcopy(weights)
+    other.generator["params"]["decoder"]["dec7"]["bias"] = bias + np.float32(1e-3)
+    write, compare = FORMATS[kind]
+    monkeypatch.setitem(FORMATS, kind, (lambda _, path: write(other, path), compare))
+    with pytest.raises(UserError, match=r"difference 5\.0e-04, allowed is 1e-04; nothing"):
+        export_weights(weights, kind, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_discriminator_that_judges_something_else_is_not_kept(weights, tmp_path, monkeypatch):
+    other = copy.deepcopy(weights)
+    other.discriminator["params"]["fc"]["bias"] = weights.discriminator["params"]["fc"]["bias"] + 1
+    write, compare = FORMATS["mmagic"]
+    monkeypatch.setitem(FORMATS, "mmagic", (lambda _, path: write(other, path), compare))
+    with pytest.raises(UserError, match=r"difference 1\.0e"):
+        export_weights(weights, "mmagic", tmp_path / "file")
+
+
+def test_weights_that_are_not_numbers_are_not_exported(weights, tmp_path):
+    broken = copy.deepcopy(weights)
+    broken.generator["params"]["decoder"]["dec7"]["bias"] = np.full(3, np.nan, np.float32)
+    with pytest.raises(UserError, match="difference nan"):
+        export_weights(broken, "mmagic", tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_files_and_impossible_places_are_refused(weights, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for path, message in (
+        (tmp_path / "file", "exists"),
+        (tmp_path, "exists"),
+        (tmp_path / "nowhere" / "file", "cannot write"),
+        (tmp_path / "file" / "below", "cannot write"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_weights(weights, "safetensors", path)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "extra"),
+    [
+        ("mmagic", "torch", "torch"),
+        ("safetensors", "safetensors", "torch"),
+        ("onnx", "onnxruntime", "onnx"),
+        ("onnx", "onnxscript", "onnx"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    kind, package, extra, weights, tmp_path, monkeypatch
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}, .*'\.\[{extra}\]'"):
+        export_weights(weights, kind, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,131 @@
+"""Weights from everywhere they may lie."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.interop.weight_files import write_pth
+from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.parallel import replicated
+from glinpaint_jax.training.checkpoints import Checkpoints
+from glinpaint_jax.training.state import create_state
+from glinpaint_jax.weights import FOLDER, load_weights, save_imported
+from tests.conftest import make_small_config
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_small_config(ema_decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def state(config):
+    """Its average differs from its generator."""
+    state = jax.device_get(jax.jit(lambda: create_state(config))())
+    return state.replace(ema=jax.tree.map(lambda leaf: leaf + 1, state.ema))
+
+
+@pytest.fixture(scope="module")
+def workdir(config, state, mesh8, tmp_path_factory):
+    """Steps 3 and 12."""
+    workdir = tmp_path_factory.mktemp("workdir")
+    checkpoints = Checkpoints(workdir)
+    for step in (3, 12):
+        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, None)
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def weights(config, state):
+    return Weights(config, 5, state.generator.variables, state.discriminator.variables)
+
+
+@pytest.mark.parametrize(("place", "step"), [("", 12), (f"{FOLDER}/3", 3)])
+@pytest.mark.parametrize("ema", [None, True, False])
+def test_trained(place, step, ema, workdir, config, state):
+    loaded = load_weights(workdir / place, ema)
+    assert (loaded.config, loaded.step, loaded.torch) == (config, step, {})
+    assert_equal(loaded.generator, state.generator.variables if ema is False else state.ema)
+    assert_equal(loaded.discriminator, state.discriminator.variables)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded.generator))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("place", ["", f"{FOLDER}/5"])
+def test_imported(place, alone, weights, tmp_path):
+    """Also that beside the networks which a PyTorch file holds."""
+    torch = {"meta": {"iter": 5, "seed": [1]}, "num_batches_tracked": {"a": 3}}
+    discriminator = None if alone else weights.discriminator
+    saved = dataclasses.replace(weights, torch=torch, discriminator=discriminator)
+    save_imported(saved, tmp_path / "imported")
+    loaded = load_weights(tmp_path / "imported" / place)
+    assert (loaded.config, loaded.step, loaded.torch) == (saved.config, 5, torch)
+    assert_equal(loaded.generator, saved.generator)
+    assert_equal(loaded.discriminator, saved.discriminator)
+
+
+def test_from_a_file(weights, tmp_path):
+    write_pth(weights, tmp_path / "a.pth")
+    loaded = load_weights(tmp_path / "a.pth")
+    for key, array in to_state_dict(weights).items():
+        np.testing.assert_array_equal(to_state_dict(loaded)[key], array)
+
+
+def test_a_copied_step_may_bear_another_name(workdir, state, tmp_path):
+    (workdir / FOLDER / "3").rename(tmp_path / "best")
+    try:
+        loaded = load_weights(tmp_path / "best")
+    finally:
+        (tmp_path / "best").rename(workdir / FOLDER / "3")
+    assert loaded.step == 0
+    assert_equal(loaded.generator, state.ema)
+
+
+@pytest.mark.parametrize("kind", ["trained", "imported", "file"])
+def test_an_average_that_is_not_there_is_refused(kind, weights, mesh1, tmp_path):
+    config = dataclasses.replace(weights.config, ema_decay=0.0)
+    path = tmp_path / "x"
+    if kind == "trained":
+        checkpoints = Checkpoints(path)
+        created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
+        checkpoints.save(created, config, 1, None)
+        checkpoints.close()
+    elif kind == "imported":
+        save_imported(weights, path)
+    else:
+        write_pth(weights, path)
+    load_weights(path, ema=False)
+    with pytest.raises(UserError, match="no averaged weights"):
+        load_weights(path, ema=True)
+
+
+def test_nothing_is_overwritten_by_an_import(weights, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UserError, match="not empty"):
+            save_imported(weights, path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_a_place_without_checkpoints_is_named(name, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in") as error:
+        load_weights(tmp_path / name)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_run_does_not_go_on_from_imported_weights(weights, mesh1, tmp_path):
+    save_imported(weights, tmp_path / "x")
+    checkpoints = Checkpoints(tmp_path / "x")
+    with pytest.raises(UserError, match=r"config\.init_from"):
+        checkpoints.restore(weights.config, mesh1)
+    checkpoints.close()
