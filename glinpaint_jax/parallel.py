@@ -14,15 +14,13 @@ DATA_AXIS = "data"
 
 
 def start() -> None:
-    """Prepares jax for a program: several processes, compiled programs kept. Call it first.
+    """Prepares jax for a program of one or several processes. Call it first.
 
     Where the environment describes several processes this one joins the others: SLURM, Open MPI
     and TPU pods are recognised by jax, anything else says so by JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "glinpaint_jax"))
+    keep_compiled_programs()
     count = int(os.environ.get("JAX_NUM_PROCESSES", 1))
     if count > 1:
         for name in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"):
@@ -36,6 +34,13 @@ def start() -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize()
+
+
+def keep_compiled_programs() -> None:
+    """In the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "glinpaint_jax"))
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

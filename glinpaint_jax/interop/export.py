@@ -240,12 +240,11 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """PyTorch deprecates TorchScript, which its users still ask for, and chats while exporting."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)

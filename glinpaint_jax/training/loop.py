@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +16,13 @@ from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.training.checkpoints import Checkpoints
 from glinpaint_jax.training.interval import Interval
 from glinpaint_jax.training.phases import Phase, phase_at
 from glinpaint_jax.training.report import Reporter
-from glinpaint_jax.training.state import TrainState, create_state, with_weights
+from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
 from glinpaint_jax.weights import load_weights
 
@@ -104,16 +105,42 @@ def restore_or_create(
             return state, examples, f"resuming at step {step} of {last}"
         return state, examples, f"nothing to do: the workdir's run has finished its {step} steps"
 
-    state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
+    networks, origin = starting_networks(config)
+    create = jax.jit(
+        lambda networks: create_state(config, *networks),
+        in_shardings=replicated(mesh),
+        out_shardings=replicated(mesh),
+    )
+    return create(networks), 0, origin
+
+
+def starting_networks(
+    config: Config,
+) -> tuple[tuple[Variables | None, Variables | None], str]:
+    """The generator and the discriminator that a new run starts from, None for random ones.
+
+    With a line that says so. Raises UserError where config.init_from holds another generator.
+    """
     if not config.init_from:
-        return state, 0, f"starting from random weights, seed {config.seed}"
+        return (None, None), f"starting from random weights, seed {config.seed}"
     weights = load_weights(Path(config.init_from))
-    state, both = with_weights(state, weights, config)
-    origin = f"starting from {config.init_from}, step {weights.step}"
-    if not both:
-        origin += ", with a random discriminator: it holds none for this image size"
-    # Copies: the first step is given these buffers.
-    return jax.device_put(state, replicated(mesh), may_alias=False), 0, origin
+    for name in ("width", "output"):
+        found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
+        if found != wanted:
+            raise UserError(
+                f"config.init_from={config.init_from} has model.{name} {found!r}, this config "
+                f"{wanted!r}; pass --config.model.{name}={found}"
+            )
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(np.shape, tree)
+
+    _, abstract_discriminator = abstract_variables(config)
+    discriminator, origin = weights.discriminator, f"starting from {config.init_from}"
+    if shapes(discriminator) != shapes(abstract_discriminator):
+        discriminator = None
+        origin += ", but from a random discriminator: it holds none for this image size"
+    return (weights.generator, discriminator), origin
 
 
 def describe(

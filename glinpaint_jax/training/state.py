@@ -8,8 +8,7 @@ import optax
 from flax import struct
 
 from glinpaint_jax.config import Config, OptimizerConfig
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.models.networks import Weights, init_variables
+from glinpaint_jax.models.networks import Variables, init_variables
 
 
 @struct.dataclass
@@ -65,9 +64,20 @@ def learning_rate_at(step: jax.Array, config: OptimizerConfig, num_steps: int) -
     return rate
 
 
-def create_state(config: Config) -> TrainState:
-    """A fresh state for `config`, from its seed alone. Jit it: eager initialisation is slow."""
-    generator_variables, discriminator_variables = init_variables(config)
+def create_state(
+    config: Config,
+    generator_variables: Variables | None = None,
+    discriminator_variables: Variables | None = None,
+) -> TrainState:
+    """A fresh state for `config`. Networks that are not given are random, from its seed alone.
+
+    Jit it: eager initialisation is slow.
+    """
+    random_generator, random_discriminator = init_variables(config)
+    if generator_variables is None:
+        generator_variables = random_generator
+    if discriminator_variables is None:
+        discriminator_variables = random_discriminator
     optimizer = make_optimizer(config.optimizer)
 
     def network_state(variables: dict[str, Any]) -> NetworkState:
@@ -83,36 +93,3 @@ def create_state(config: Config) -> TrainState:
         ema=jax.tree.map(jnp.copy, generator_state.variables) if config.ema_decay else None,
         rng=jax.random.key(config.seed),
     )
-
-
-def with_weights(state: TrainState, weights: Weights, config: Config) -> tuple[TrainState, bool]:
-    """A fresh state of `config` whose networks start from `weights`; leaves may be numpy arrays.
-
-    The discriminator stays fresh where `weights` has none, or one for another image size; the flag
-    tells whether it is theirs. Raises UserError where the generator is another one.
-    """
-    for name in ("width", "output"):
-        found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
-        if found != wanted:
-            raise UserError(
-                f"config.init_from={config.init_from} has model.{name} {found!r}, this config "
-                f"{wanted!r}; pass --config.model.{name}={found}"
-            )
-
-    def replaced(network: NetworkState, variables: dict[str, Any]) -> NetworkState:
-        return network.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.shape, tree)
-
-    discriminator = weights.discriminator
-    fits = discriminator is not None and shapes(discriminator) == shapes(
-        state.discriminator.variables
-    )
-    return state.replace(
-        generator=replaced(state.generator, weights.generator),
-        discriminator=(
-            replaced(state.discriminator, discriminator) if fits else state.discriminator
-        ),
-        ema=None if state.ema is None else weights.generator,
-    ), fits

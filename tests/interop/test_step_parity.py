@@ -15,7 +15,7 @@ from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.models.masking import make_example
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.state import create_state, with_weights
+from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
 from tests.interop.conftest import to_torch, torch_networks
 from tests.training.conftest import make_batch, place
@@ -75,14 +75,9 @@ def assert_close(got, expected, tolerance, name):
     assert np.abs(got - expected).max() <= tolerance * largest, name
 
 
-@pytest.fixture(scope="module")
-def fresh_state(torch_config):
-    return jax.device_get(jax.jit(lambda: create_state(torch_config))())
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("phase", Phase)
-def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, fresh_state, mesh1):
+def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, mesh1):
     config = torch_config
 
     def cast(leaf):
@@ -97,8 +92,9 @@ def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, fresh_state, me
         batch = make_batch(0, config, mesh1)
         networks = torch_networks(weights)
         expected = torch_step(phase, networks, batch, config, dtype)
-        state, _ = with_weights(jax.tree.map(cast, fresh_state), weights, config)
-        state, losses = make_steps(config, mesh1)[phase](place(state, mesh1), batch)
+        create = jax.jit(lambda *networks: create_state(config, *networks))
+        state = place(create(weights.generator, weights.discriminator), mesh1)
+        state, losses = make_steps(config, mesh1)[phase](state, batch)
         assert {leaf.dtype for leaf in jax.tree.leaves(state.generator.params)} == {np.dtype(dtype)}
         after = jax.device_get((state.generator, state.discriminator))
 

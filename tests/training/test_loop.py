@@ -1,0 +1,77 @@
+"""What a run starts from."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from glinpaint_jax.config import ModelConfig
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.weight_files import write_pth
+from glinpaint_jax.models.networks import Weights, init_variables
+from glinpaint_jax.training.loop import starting_networks
+from glinpaint_jax.training.state import create_state
+from tests.conftest import make_small_config
+
+
+@pytest.fixture(scope="module")
+def weights():
+    config = make_small_config(seed=5)
+    return Weights(config, 3, *jax.device_get(jax.jit(lambda: init_variables(config))()))
+
+
+@pytest.fixture
+def start_from(weights, tmp_path):
+    """Saves the weights and returns a config that starts from them."""
+
+    def start_from(weights=weights, **changes):
+        write_pth(weights, tmp_path / "a.pth")
+        return make_small_config(init_from=str(tmp_path / "a.pth"), **changes)
+
+    return start_from
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_both_networks_and_their_average_start_from_the_file(weights, start_from):
+    config = start_from(ema_decay=0.9)
+    networks, origin = starting_networks(config)
+    state = jax.jit(lambda networks: create_state(config, *networks))(networks)
+    for variables in (state.generator.variables, state.ema):
+        assert_equal(variables, weights.generator)
+    assert_equal(state.discriminator.variables, weights.discriminator)
+    assert int(state.step) == 0
+    assert origin == f"starting from {config.init_from}"
+
+
+@pytest.mark.parametrize("reason", ["no discriminator", "another image size"])
+def test_a_discriminator_that_does_not_fit_starts_fresh_and_that_is_said(
+    reason, weights, start_from
+):
+    if reason == "no discriminator":
+        config = start_from(dataclasses.replace(weights, discriminator=None))
+    else:
+        config = start_from(image_size=128)
+    (generator, discriminator), origin = starting_networks(config)
+    assert_equal(generator, weights.generator)
+    assert discriminator is None
+    assert "random discriminator" in origin
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (ModelConfig(width=8), "model.width 4, this config 8; pass --config.model.width=4"),
+        (ModelConfig(width=4, output="sigmoid"), "model.output 'clip', this config 'sigmoid'"),
+    ],
+)
+def test_another_generator_is_refused(model, named, start_from):
+    with pytest.raises(UserError, match=named):
+        starting_networks(start_from(model=model))
+
+
+def test_without_a_file_all_is_random(small_config):
+    assert starting_networks(small_config)[0] == (None, None)
