@@ -37,20 +37,23 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help tells more")
 
 
-def run(program: Callable[[], None]) -> None:
-    """Runs a program with a config, absl's flags parsed. A UserError is one line, exit status 1."""
+def run(program: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Runs a program with a config, absl's flags parsed. A UserError is one line, exit status 1.
+
+    `interrupted` is what Ctrl-C prints.
+    """
     # grain's workers leave their last batch to this process's resource tracker, which frees it
     # and complains.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    _report_errors(lambda: app.run(lambda _: program(), flags_parser=_parse))
+    _report_errors(lambda: app.run(lambda _: program(), flags_parser=_parse), interrupted)
 
 
 def run_command(program: Callable[[argparse.Namespace], None], parser: ArgumentParser) -> None:
     """The same for a command without a config: `program` gets the arguments."""
-    _report_errors(lambda: program(parser.parse_args()))
+    _report_errors(lambda: program(parser.parse_args()), "interrupted")
 
 
-def _report_errors(program: Callable[[], None]) -> None:
+def _report_errors(program: Callable[[], None], interrupted: str) -> None:
     # TFDS warns of every dataset that is not prepared, absl of every flag it does not know, orbax
     # of itself.
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -60,7 +63,7 @@ def _report_errors(program: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes a run from its checkpoint", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
 
 

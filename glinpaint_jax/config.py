@@ -165,7 +165,8 @@ class Config:
                 "0 < min_area, min_area + 0.05 <= max_area <= 0.9",
             )
         _require(
-            len(mask.fill) == 3 and all(0 <= value <= 255 for value in mask.fill),
+            len(mask.fill) == 3
+            and all(isinstance(value, int | float) and 0 <= value <= 255 for value in mask.fill),
             "mask.fill",
             mask.fill,
             "three values within 0..255",
@@ -229,7 +230,8 @@ def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain nested dict that survives JSON (tuples become lists)."""
     as_dict = dataclasses.asdict(config)
-    as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
+    if isinstance(as_dict["mask"]["fill"], tuple):
+        as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
     return as_dict
 
 

@@ -1,11 +1,30 @@
 """Files that are never half written."""
 
+import contextlib
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` for a file or a folder.
+
+    What is written there is moved into place at the end, and removed if anything fails before.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path` and moves into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

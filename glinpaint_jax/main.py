@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "interrupted; the same command resumes from the newest checkpoint")

@@ -1,7 +1,6 @@
 """A config as a checkpoint holds it: read back, and compared with the one of today."""
 
-import dataclasses
-from typing import Any, get_type_hints
+from typing import Any
 
 from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
@@ -13,18 +12,16 @@ def from_dict(values: dict[str, Any]) -> Config:
     Raises UserError for fields that this version does not know.
     """
     config = Config()
-    unknown = flatten(values).keys() - flatten(to_dict(config)).keys()
+    fields = flatten(values)
+    unknown = fields.keys() - flatten(to_dict(config)).keys()
     if unknown:
-        fields = ", ".join(sorted(unknown))
-        raise UserError(f"a saved config has fields that this version does not know: {fields}")
-    sections = get_type_hints(Config)
-    for name, value in values.items():
-        if name == "mask" and "fill" in value:
-            value = value | {"fill": tuple(value["fill"])}
-        if dataclasses.is_dataclass(sections.get(name)):
-            setattr(config, name, sections[name](**value))
-        else:
-            setattr(config, name, value)
+        names = ", ".join(sorted(unknown))
+        raise UserError(f"a saved config has fields that this version does not know: {names}")
+    for path, value in fields.items():
+        *section, name = path.split(".")
+        setattr(getattr(config, section[0]) if section else config, name, value)
+    if isinstance(config.mask.fill, list):
+        config.mask.fill = tuple(config.mask.fill)
     return config
 
 

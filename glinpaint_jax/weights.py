@@ -6,6 +6,7 @@ with MMagic's keys, or what `import-torch` made of one:
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch}
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import replacing
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
 from glinpaint_jax.saved_config import from_dict
@@ -47,10 +49,8 @@ def load_weights(path: Path, ema: bool | None = None) -> Weights:
 def save_imported(weights: Weights, workdir: Path) -> None:
     """Makes `workdir` hold weights that were not trained here: all that `load_weights` reads.
 
-    Raises UserError where there is something already.
+    Raises UserError, leaving nothing, where there is something already or nothing can be written.
     """
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"{workdir} exists and is not empty; choose another folder")
     items = {
         "generator": ocp.args.StandardSave(weights.generator),
         "config": ocp.args.JsonSave(to_dict(weights.config)),
@@ -58,8 +58,23 @@ def save_imported(weights: Weights, workdir: Path) -> None:
     }
     if weights.discriminator is not None:
         items["discriminator"] = ocp.args.StandardSave(weights.discriminator)
-    with ocp.CheckpointManager((workdir / FOLDER).absolute()) as manager:
-        manager.save(weights.step, args=ocp.args.Composite(**items))
+    try:
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+            raise UserError(f"{workdir} exists and is not empty; choose another folder")
+        place = workdir.absolute()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _require_space(place.parent, weights)
+        with replacing(place) as temporary, ocp.CheckpointManager(temporary / FOLDER) as manager:
+            manager.save(weights.step, args=ocp.args.Composite(**items))
+    except OSError as error:
+        raise UserError(f"cannot write {workdir}: {error.strerror}") from None
+
+
+def _require_space(folder: Path, weights: Weights) -> None:
+    """Raises OSError where the disk is too full; orbax would notice late and loudly."""
+    leaves = jax.tree.leaves((weights.generator, weights.discriminator))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(sum(leaf.nbytes for leaf in leaves)))
 
 
 def _load_imported(step_path: Path) -> Weights:
@@ -108,12 +123,16 @@ def _step_of(step_path: Path) -> int:
     return int(step_path.name) if step_path.name.isdigit() else 0
 
 
+def steps_in(workdir: Path) -> list[int]:
+    """The steps of which `workdir` holds a checkpoint."""
+    return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdigit())
+
+
 def _newest_step(workdir: Path) -> Path:
-    folder = workdir / FOLDER
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    steps = steps_in(workdir)
     if not steps:
         raise UserError(
             f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
             f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
         )
-    return folder / str(max(steps))
+    return workdir / FOLDER / str(steps[-1])

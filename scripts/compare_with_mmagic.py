@@ -12,8 +12,8 @@ MMagic is no longer maintained and pins packages that cannot be installed beside
 
 import importlib
 import importlib.util
+import io
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.interop.weight_files import read_weights, write_pth
+from glinpaint_jax.interop.weight_files import pth_bytes, read_weights
 from glinpaint_jax.models.networks import Weights, init_variables, make_networks
 
 
@@ -98,10 +98,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     weights = read_weights(Path(sys.argv[1]))[0] if len(sys.argv) > 1 else random_weights()
     generator, discriminator = import_mmagic()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pth"
-        write_pth(weights, path)
-        state = torch.load(path, weights_only=True)["state_dict"]
+    state = torch.load(io.BytesIO(pth_bytes(weights)), weights_only=True)["state_dict"]
     networks = {"generator.": generator, "disc.": discriminator}
     for prefix, network in networks.items():
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

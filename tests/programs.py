@@ -1,7 +1,9 @@
 """Running the programs as people do, in processes of their own."""
 
+import concurrent.futures
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +43,22 @@ def run(*arguments, **changes):
         text=True,
         timeout=300,
     )
+
+
+def run_processes(count, *arguments):
+    """`run` in processes that know each other, of one device each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    changes = {
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(
+            pool.map(lambda i: run(*arguments, **changes, JAX_PROCESS_ID=str(i)), range(count))
+        )
 
 
 def read_jsonl(workdir):

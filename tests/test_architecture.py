@@ -27,6 +27,7 @@ RANKS = {
     "main": 7,
     "__main__": 8,
 }
+IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 
 
@@ -34,17 +35,17 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+def imported_by(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    # A name may be a module's: from glinpaint_jax.interop import torch_module.
+    names = {f"{node.module}.{alias.name}" for alias in node.names}
+    return names if node.module == "glinpaint_jax" else names | {node.module}
+
+
 def imported_modules(path: Path) -> set[str]:
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            if node.module == "glinpaint_jax":
-                modules |= {f"glinpaint_jax.{alias.name}" for alias in node.names}
-            else:
-                modules.add(node.module)
-    return modules
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return set().union(*(imported_by(node) for node in nodes if isinstance(node, IMPORTS)))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -75,6 +76,19 @@ def test_data_workers_need_no_jax():
         "glinpaint_jax.data.sources, glinpaint_jax.data.masks; sys.exit('jax' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_optional_packages_are_imported_where_they_are_used():
+    """At the top only by the PyTorch networks, which are themselves imported late."""
+    optional = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "gradio"}
+    for path in MODULES:
+        top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, IMPORTS)]
+        names = {name for node in top_level for name in imported_by(node)}
+        if path.name == "torch_module.py":
+            assert "torch" in {name.split(".")[0] for name in names}
+            continue
+        assert not {name.split(".")[0] for name in names} & optional, path
+        assert "glinpaint_jax.interop.torch_module" not in names, path
 
 
 def test_files_stay_small():

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import time
 
@@ -12,7 +11,16 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.programs import ROOT, SMALL, assert_refused, command, environment, read_jsonl, run
+from tests.programs import (
+    ROOT,
+    SMALL,
+    assert_refused,
+    command,
+    environment,
+    read_jsonl,
+    run,
+    run_processes,
+)
 
 
 def final_state(workdir):
@@ -73,30 +81,11 @@ def test_a_killed_run_goes_on_exactly(finished_run, tmp_path):
 
 
 def test_two_processes_train_like_one_with_as_many_devices(finished_run, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    arguments = command(
-        "glinpaint_jax.main", *SMALL, "--config.num_steps=3", f"--workdir={tmp_path}/run"
+    results = run_processes(
+        2, "glinpaint_jax.main", *SMALL, "--config.num_steps=3", f"--workdir={tmp_path}/run"
     )
-    processes = [
-        subprocess.Popen(
-            arguments,
-            cwd=ROOT,
-            env=environment(
-                JAX_NUM_CPU_DEVICES="1",
-                JAX_COORDINATOR_ADDRESS=address,
-                JAX_NUM_PROCESSES="2",
-                JAX_PROCESS_ID=str(i),
-            ),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    assert "cpu x 2, 2 process(es)" in errors[0]
+    assert [result.returncode for result in results] == [0, 0], results
+    assert "cpu x 2, 2 process(es)" in results[0].stderr
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     # The processes hold the batch in another order, so sums round differently, and Adam divides
     # gradients near zero by themselves: equal at first, then close.

@@ -8,7 +8,7 @@ import pytest
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.weight_files import write_pth
+from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.training.checkpoints import Checkpoints
@@ -74,7 +74,7 @@ def test_imported(place, alone, weights, tmp_path):
 
 
 def test_from_a_file(weights, tmp_path):
-    write_pth(weights, tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     loaded = load_weights(tmp_path / "a.pth")
     for key, array in to_state_dict(weights).items():
         np.testing.assert_array_equal(to_state_dict(loaded)[key], array)
@@ -102,7 +102,7 @@ def test_an_average_that_is_not_there_is_refused(kind, weights, mesh1, tmp_path)
     elif kind == "imported":
         save_imported(weights, path)
     else:
-        write_pth(weights, path)
+        path.write_bytes(pth_bytes(weights))
     load_weights(path, ema=False)
     with pytest.raises(UserError, match="no averaged weights"):
         load_weights(path, ema=True)

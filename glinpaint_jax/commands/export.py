@@ -11,10 +11,12 @@ sides multiples of 4. The written file is run and compared with JAX before it is
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from glinpaint_jax import cli
 from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
+from glinpaint_jax.interop.mmagic import unlike_mmagic
 from glinpaint_jax.parallel import keep_compiled_programs
 from glinpaint_jax.weights import load_weights
 
@@ -22,6 +24,9 @@ from glinpaint_jax.weights import load_weights
 def main(arguments: argparse.Namespace) -> None:
     keep_compiled_programs()  # alone: an export joins no other processes
     weights = load_weights(arguments.checkpoint, arguments.ema)
+    if arguments.format == "mmagic":
+        for note in unlike_mmagic(weights.config):
+            print(f"note: {note}", file=sys.stderr)
     difference = export_weights(weights, arguments.format, arguments.output)
     megabytes = arguments.output.stat().st_size / 1e6
     print(

@@ -10,12 +10,14 @@ EXTRA_OF = {"safetensors": "torch", "onnxruntime": "onnx", "onnxscript": "onnx"}
 
 
 def import_extra(module: str) -> ModuleType:
-    """Imports a module of an optional package, or raises UserError naming the extra to install."""
-    package = module.split(".")[0]
+    """Imports a module of an optional package; raises UserError naming the extra to install."""
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ModuleNotFoundError as error:
+        package = (error.name or module).split(".")[0]
         extra = EXTRA_OF.get(package, package)
+        if extra not in ("torch", "onnx"):
+            raise
         raise UserError(
             f"this needs {package}, which is not installed; pip install -e '.[{extra}]'"
         ) from None

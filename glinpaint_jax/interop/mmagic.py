@@ -164,10 +164,10 @@ def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None
         trees.append(unflatten_dict(jax.tree.map(np.ascontiguousarray, arrays)))
         for key in filter(None, (_counter_beside(entry.key) for entry in table)):
             counters[key] = int(state[key])
-    step = meta.get("iter")
+    step = meta.get("iter", 0)
     return Weights(
         config,
-        step if isinstance(step, int) and step >= 0 else 0,
+        step if type(step) is int and step >= 0 else 0,
         generator=trees[0],
         discriminator=trees[1] if len(trees) == 2 else None,
         torch={"meta": meta, COUNTER: counters},
@@ -182,26 +182,27 @@ def _refuse_other_keys(
         leaves = flatten_dict(abstract)
         for entry in table:
             leaf = jax.eval_shape(entry.layout.to_torch, leaves[entry.path])
-            expected[entry.key] = (leaf.shape, (np.float32,))
+            expected[entry.key] = leaf
             if counter := _counter_beside(entry.key):
-                expected[counter] = ((), (np.int64, np.int32))
+                expected[counter] = np.array(0, np.int64)
 
     problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in expected]
-    for key, (shape, dtypes) in expected.items():
-        if key not in state:
-            continue
-        found = state[key]
-        if found.shape != shape or found.dtype not in dtypes:
-            must = f"{np.dtype(dtypes[0])} {shape}"
+    problems += [f"{printable(key)} is unknown" for key in state if key not in expected]
+    for key in expected.keys() & state.keys():
+        found, leaf = state[key], expected[key]
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            must = f"{leaf.dtype} {leaf.shape}"
             problems.append(f"{key} is {found.dtype} {found.shape}, must be {must}")
         elif not np.isfinite(found).all():
             problems.append(f"{key} is not finite")
     if problems:
-        raise UserError(
-            f"{len(problems)} of {len(expected)} Global&Local weights do not fit: "
-            + "; ".join(problems)
-        )
+        raise UserError("weights that do not fit Global&Local: " + "; ".join(sorted(problems)))
+
+
+def printable(name: Any) -> str:
+    """A key as it may stand in one line of a terminal."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
 
 
 def _counter_beside(key: str) -> str | None:
@@ -213,8 +214,26 @@ def _config_of(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Config:
     if isinstance(meta.get(CONFIG), dict):
         return from_dict(meta[CONFIG]).validate()
     config = Config()
-    flattened = state.get("disc.global_disc.fc.linear.weight", np.empty(0)).shape[-1]
-    side = math.isqrt(flattened // (8 * config.model.width))
-    if side:  # what six convolutions of stride 2 leave of the image
-        config.image_size = side * 2**discriminator.GLOBAL_LAYERS
+    shapes = {
+        state[key].shape
+        for branch in ("global_disc", "local_disc")
+        if (key := f"disc.{branch}.fc.linear.weight") in state
+    }
+    # What six convolutions of stride 2 leave of the image, if both branches agree on it.
+    for side in (1, 2, 8, 16):
+        if shapes == {(16 * config.model.width, 8 * config.model.width * side**2)}:
+            config.image_size = side * 2**discriminator.GLOBAL_LAYERS
     return config
+
+
+def unlike_mmagic(config: Config) -> list[str]:
+    """What MMagic's networks do otherwise than those of `config`; its files cannot say it."""
+    width, output, fill = config.model.width, config.model.output, config.mask.fill
+    notes = []
+    if width != 64:
+        notes.append(f"MMagic's networks have width 64, this one {width}: MMagic cannot load it")
+    if output != "clip":
+        notes.append(f"MMagic clips the output, this network was trained with {output}")
+    if tuple(fill) != (127.5, 127.5, 127.5):
+        notes.append(f"MMagic fills holes with grey, this network was trained with {fill}")
+    return notes

@@ -1,9 +1,10 @@
 """The training run, one story: restore, step, log, evaluate, save."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from glinpaint_jax.training.phases import Phase, phase_at
 from glinpaint_jax.training.report import Reporter
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
-from glinpaint_jax.weights import load_weights
+from glinpaint_jax.weights import load_weights, steps_in
 
 SAMPLE_COLUMNS = 8
 
@@ -40,27 +41,31 @@ def train(config: Config, workdir: Path) -> None:
     train_source, eval_sources = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
+    origin = None if steps_in(workdir) else starting_networks(config)
     make_workdir(workdir)
-    checkpoints = Checkpoints(workdir)
-    state, examples, origin = restore_or_create(checkpoints, config, mesh)
-    start = int(state.step)
+    with contextlib.ExitStack() as closing:
+        checkpoints = Checkpoints(workdir)
+        closing.callback(checkpoints.close)
+        state, examples, story = restore_or_create(checkpoints, config, mesh, origin)
+        start = int(state.step)
 
-    reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
-    describe(reporter, config, mesh, state, train_source, eval_sources)
-    reporter.say(origin)
-    evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
-    steps = make_steps(config, mesh)
-    interval = Interval(reporter, config)
-    failures = FailureLog(train_source, reporter.warn)
-    batches = train_batches(
-        train_source,
-        config,
-        start=examples,
-        local_batch_size=local_batch,
-        process=jax.process_index(),
-        count=jax.process_count(),
-    )
-    try:
+        reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
+        closing.callback(reporter.close)
+        describe(reporter, config, mesh, state, train_source, eval_sources)
+        reporter.say(story)
+        evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
+        steps = make_steps(config, mesh)
+        interval = Interval(reporter, config)
+        failures = FailureLog(train_source, reporter.warn)
+        batches = train_batches(
+            train_source,
+            config,
+            start=examples,
+            local_batch_size=local_batch,
+            process=jax.process_index(),
+            count=jax.process_count(),
+        )
+        closing.callback(batches.close)
         for step in range(start, config.num_steps):
             phase = phase_at(step, config.phases)
             batch = to_global(failures.take(next(batches)), mesh)
@@ -76,10 +81,6 @@ def train(config: Config, workdir: Path) -> None:
                 with interval.paused():
                     checkpoints.save(state, config, step + 1, l1)
         interval.close()
-    finally:
-        batches.close()
-        checkpoints.close()
-        reporter.close()
 
 
 def make_workdir(workdir: Path) -> None:
@@ -94,35 +95,18 @@ def make_workdir(workdir: Path) -> None:
         ) from None
 
 
-def restore_or_create(
-    checkpoints: Checkpoints, config: Config, mesh: Mesh
-) -> tuple[TrainState, int, str]:
-    """The state, the number of examples it has been fed, and a line that says where it is from."""
-    if checkpoints.latest_step() is not None:
-        state, examples = checkpoints.restore(config, mesh)
-        step, last = int(state.step), config.num_steps
-        if step < last:
-            return state, examples, f"resuming at step {step} of {last}"
-        return state, examples, f"nothing to do: the workdir's run has finished its {step} steps"
+class Origin(NamedTuple):
+    """What a new run starts from: networks, None for random ones, and a line that says so."""
 
-    networks, origin = starting_networks(config)
-    create = jax.jit(
-        lambda networks: create_state(config, *networks),
-        in_shardings=replicated(mesh),
-        out_shardings=replicated(mesh),
-    )
-    return create(networks), 0, origin
+    generator: Variables | None
+    discriminator: Variables | None
+    story: str
 
 
-def starting_networks(
-    config: Config,
-) -> tuple[tuple[Variables | None, Variables | None], str]:
-    """The generator and the discriminator that a new run starts from, None for random ones.
-
-    With a line that says so. Raises UserError where config.init_from holds another generator.
-    """
+def starting_networks(config: Config) -> Origin:
+    """Those of config.init_from. Raises UserError where it holds another generator."""
     if not config.init_from:
-        return (None, None), f"starting from random weights, seed {config.seed}"
+        return Origin(None, None, f"starting from random weights, seed {config.seed}")
     weights = load_weights(Path(config.init_from))
     for name in ("width", "output"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
@@ -135,12 +119,37 @@ def starting_networks(
     def shapes(tree: Any) -> Any:
         return jax.tree.map(np.shape, tree)
 
-    _, abstract_discriminator = abstract_variables(config)
-    discriminator, origin = weights.discriminator, f"starting from {config.init_from}"
-    if shapes(discriminator) != shapes(abstract_discriminator):
+    discriminator, story = weights.discriminator, f"starting from {config.init_from}"
+    if discriminator is None:
+        story += ", which holds no discriminator: that starts from random weights"
+    elif shapes(discriminator) != shapes(abstract_variables(config)[1]):
         discriminator = None
-        origin += ", but from a random discriminator: it holds none for this image size"
-    return (weights.generator, discriminator), origin
+        story += (
+            f", whose discriminator is for images of {weights.config.image_size}, not "
+            f"{config.image_size}: that starts from random weights"
+        )
+    return Origin(weights.generator, discriminator, story)
+
+
+def restore_or_create(
+    checkpoints: Checkpoints, config: Config, mesh: Mesh, origin: Origin | None
+) -> tuple[TrainState, int, str]:
+    """The state, the number of examples it has been fed, and a line that says where it is from.
+
+    `origin` is that of a new run; without one the newest checkpoint is restored.
+    """
+    if origin is None:
+        state, examples = checkpoints.restore(config, mesh)
+        step, last = int(state.step), config.num_steps
+        if step < last:
+            return state, examples, f"resuming at step {step} of {last}"
+        return state, examples, f"nothing to do: the workdir's run has finished its {step} steps"
+    create = jax.jit(
+        lambda networks: create_state(config, *networks),
+        in_shardings=replicated(mesh),
+        out_shardings=replicated(mesh),
+    )
+    return create((origin.generator, origin.discriminator)), 0, origin.story
 
 
 def describe(

@@ -1,6 +1,7 @@
 """import-torch and export as people run them, and training from what they leave."""
 
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -8,7 +9,16 @@ import pytest
 import torch
 
 from glinpaint_jax.weights import load_weights
-from tests.programs import SMALL, assert_refused, read_jsonl, run
+from tests.programs import (
+    ROOT,
+    SMALL,
+    assert_refused,
+    command,
+    environment,
+    read_jsonl,
+    run,
+    run_processes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +28,9 @@ def exported(finished_run, tmp_path_factory):
     result = run("glinpaint_jax", "export", finished_run[0], "--format=mmagic", f"--output={path}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"wrote {path} (0.") and "differs from JAX by" in result.stdout
+    assert result.stderr == (
+        "note: MMagic's networks have width 64, this one 4: MMagic cannot load it\n"
+    )
     return path
 
 
@@ -63,9 +76,34 @@ def test_imported_weights_score_as_the_run_did(finished_run, imported, tmp_path)
         assert got == pytest.approx(last[f"eval/held_out/{metric}"], rel=1e-6)
 
 
-def test_training_starts_from_a_file(exported, tmp_path):
-    """With a learning rate that moves nothing, the weights come out as they went in."""
+@pytest.mark.parametrize("ema", [True, False])
+def test_the_averaged_or_the_last_weights_are_exported(ema, finished_run, tmp_path):
+    path, workdir = tmp_path / "a.safetensors", finished_run[0]
+    flag = "--ema" if ema else "--no-ema"
     result = run(
+        "glinpaint_jax", "export", workdir, "--format=safetensors", f"--output={path}", flag
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+    def first_kernel(weights):
+        return weights.generator["params"]["encoder"]["enc1"]["conv"]["kernel"]
+
+    got = first_kernel(load_weights(path))
+    np.testing.assert_array_equal(got, first_kernel(load_weights(workdir, ema)))
+    assert (got != first_kernel(load_weights(workdir, not ema))).any()
+
+
+def test_exporting_to_onnx_says_only_what_it_wrote(exported, tmp_path):
+    path = tmp_path / "a.onnx"
+    result = run("glinpaint_jax", "export", exported, "--format=onnx", f"--output={path}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_training_starts_from_a_file_in_all_processes(exported, tmp_path):
+    """With a learning rate that moves nothing, the weights come out as they went in."""
+    results = run_processes(
+        2,
         "glinpaint_jax.main",
         *SMALL,
         f"--config.init_from={exported}",
@@ -73,8 +111,8 @@ def test_training_starts_from_a_file(exported, tmp_path):
         "--config.optimizer.learning_rate=1e-30",
         f"--workdir={tmp_path}/run",
     )
-    assert result.returncode == 0, result.stderr
-    assert f"starting from {exported}\n" in result.stderr
+    assert [result.returncode for result in results] == [0, 0], results
+    assert f"starting from {exported}\n" in results[0].stderr
     before, after = load_weights(exported), load_weights(tmp_path / "run", ema=False)
     for name in ("generator", "discriminator"):
         first, second = (getattr(weights, name)["params"] for weights in (before, after))
@@ -90,6 +128,24 @@ def test_another_generator_is_no_start(exported, tmp_path):
         f"--workdir={tmp_path}/run",
     )
     assert_refused(result, "model.width 4, this config 8", "--config.model.width=4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("problem", ["full disk", "below a file"])
+def test_an_import_that_cannot_be_written_leaves_nothing(problem, exported, tmp_path):
+    folder = tmp_path / "weights"
+    if problem == "below a file":
+        (tmp_path / "file").write_text("precious")
+        folder = tmp_path / "file" / "weights"
+    arguments = command("glinpaint_jax", "import-torch", exported, f"--output={folder}")
+    if problem == "full disk":
+        arguments = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *arguments]
+    before = sorted(tmp_path.iterdir())
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert_refused(result, f"cannot write {folder}")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one key less", "code"])
@@ -97,12 +153,12 @@ def test_bad_files_are_refused_and_nothing_is_written(damage, exported, tmp_path
     path, trace = tmp_path / "bad.pth", tmp_path / "trace"
     if damage == "truncated":
         path.write_bytes(exported.read_bytes()[:10_000])
-        expected = "is damaged or no PyTorch weight file"
+        expected = "no PyTorch weight file, or a damaged one"
     else:
         content = torch.load(exported)
         if damage == "one key less":
             del content["state_dict"]["disc.fc.bias"]
-            expected = "1 of 170 Global&Local weights do not fit: disc.fc.bias is missing"
+            expected = "weights that do not fit Global&Local: disc.fc.bias is missing"
         else:
             content["meta"] = type(
                 "Evil", (), {"__reduce__": lambda _: (open, (str(trace), "w"))}

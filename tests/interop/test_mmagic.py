@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.config import Config, MaskConfig, ModelConfig, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict
+from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict, unlike_mmagic
 from glinpaint_jax.models.networks import Weights, abstract_variables
 
 # Keys and shapes of MMagic's own modules.
@@ -88,8 +88,9 @@ def test_all_that_does_not_fit_is_named_at_once(state, meta):
     state["generator.decoder.dec7.conv.bias"] = np.array([0, np.nan, 0], np.float32)
     with pytest.raises(UserError) as error:
         from_state_dict(state, meta)
-    problems = str(error.value).split(": ", 1)[1].split("; ")
-    assert sorted(problems) == [
+    start, _, problems = str(error.value).partition(": ")
+    assert start == "weights that do not fit Global&Local"
+    assert problems.split("; ") == [
         "disc.fc.weight is missing",
         "disc.fc.weights is unknown",
         "generator.decoder.dec1.bn.bias is float32 (3,), must be float32 (16,)",
@@ -105,7 +106,7 @@ def test_half_a_discriminator_is_none_at_all(state, meta):
         from_state_dict(half, meta)
 
 
-@pytest.mark.parametrize("image_size", [256, 512])
+@pytest.mark.parametrize("image_size", [64, 256, 512])
 def test_files_without_our_config_are_mmagics(image_size):
     """Width 64; the image size follows from the discriminator's linear layer."""
     side = image_size // 64
@@ -122,9 +123,39 @@ def test_files_without_our_config_are_mmagics(image_size):
     assert imported.step == 0
 
 
+@pytest.mark.parametrize("shape", [(1024, 2048), (1024, 8191), (8192, 1024), (), (8192,)])
+def test_a_linear_layer_of_another_shape_is_the_one_that_is_named(shape):
+    """It does not pass for one of another image size."""
+    key = "disc.global_disc.fc.linear.weight"
+    state = {
+        name: np.zeros(size, np.int64 if "tracked" in name else np.float32)
+        for name, size in (REFERENCE | {key: shape}).items()
+    }
+    with pytest.raises(UserError) as error:
+        from_state_dict(state)
+    _, _, problems = str(error.value).partition(": ")
+    assert problems == f"{key} is float32 {shape}, must be float32 (1024, 8192)"
+
+
 @pytest.mark.parametrize(
-    "config", [{"no_such_field": 1}, {"model": {"depth": 3}}, {"model": {"width": 3}}]
+    "config",
+    [
+        {"no_such_field": 1},
+        {"model": {"depth": 3}},
+        {"model": {"width": 3}},
+        {"mask": {"fill": 3}},
+        {"mask": {"fill": ["a", "b", "c"]}},
+    ],
 )
 def test_a_config_that_is_none_is_refused(state, config):
     with pytest.raises(UserError, match="config"):
         from_state_dict(state, {"glinpaint_jax_config": config})
+
+
+def test_what_mmagic_cannot_know_is_said():
+    assert unlike_mmagic(Config()) == []
+    config = Config(
+        model=ModelConfig(width=16, output="sigmoid"), mask=MaskConfig(fill=(1.0, 2.0, 3.0))
+    )
+    notes = "\n".join(unlike_mmagic(config))
+    assert "width 64, this one 16" in notes and "sigmoid" in notes and "(1.0, 2.0, 3.0)" in notes

@@ -1,0 +1,110 @@
+"""Runs exported files and compares what they compute with JAX."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from glinpaint_jax.models.networks import Weights, make_completion, make_networks
+
+TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
+
+# Image [b, h, w, 3] in 0..1 and mask [b, h, w, 1], 1 = hole -> completed image.
+Completion = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def compare_torchscript(weights: Weights, path: Path) -> float:
+    import torch
+
+    module = torch.jit.load(path)
+
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return to_numpy(module(to_torch(image), to_torch(mask).long()))
+
+    return _completion_difference(weights, complete)
+
+
+def compare_onnx(weights: Weights, path: Path) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
+        return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
+
+    return _completion_difference(weights, complete)
+
+
+def compare_stablehlo(weights: Weights, path: Path) -> float:
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    return _completion_difference(weights, exported.call)
+
+
+def compare_pth(weights: Weights, path: Path) -> float:
+    import torch
+
+    return _networks_difference(weights, torch.load(path, weights_only=True)["state_dict"])
+
+
+def compare_safetensors(weights: Weights, path: Path) -> float:
+    import safetensors.torch
+
+    return _networks_difference(weights, safetensors.torch.load_file(path))
+
+
+def _completion_difference(weights: Weights, complete: Completion) -> float:
+    reference = jax.jit(make_completion(weights))
+    differences = []
+    for number, (batch, height, width) in enumerate(TEST_SHAPES):
+        rng = np.random.default_rng(number)
+        image = rng.random((batch, height, width, 3), np.float32)
+        mask = np.zeros((batch, height, width, 1), np.float32)
+        mask[:, height // 4 : height // 2, width // 3 :] = 1
+        with jax.default_matmul_precision("highest"):
+            expected = np.asarray(reference(image, mask))
+        differences.append(np.abs(np.asarray(complete(image, mask)) - expected).max())
+    return float(max(differences))
+
+
+def _networks_difference(weights: Weights, state: dict[str, Any]) -> float:
+    """Of the PyTorch networks with a file's state dict, loaded strictly."""
+    from glinpaint_jax.interop import torch_module
+
+    config = weights.config
+    generator, discriminator = torch_module.load_networks(config, state)
+    completion = torch_module.Completion(generator, config.mask.fill)
+
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return to_numpy(completion(to_torch(image), to_torch(mask)))
+
+    difference = _completion_difference(weights, complete)
+    if discriminator is None:
+        return difference
+    _, reference = make_networks(dataclasses.replace(config, precision="float32"))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (2, config.image_size, config.image_size, 3)).astype(np.float32)
+    windows = images[:, : config.local_size, : config.local_size]
+    with jax.default_matmul_precision("highest"):
+        expected = jax.jit(partial(reference.apply, train=False))(
+            weights.discriminator, images, windows
+        )
+    logits = discriminator(to_torch(images[..., ::-1]), to_torch(windows[..., ::-1]))
+    scale = max(1, np.abs(expected).max())
+    return max(difference, float(np.abs(logits.numpy() - expected).max() / scale))
+
+
+def to_torch(array: np.ndarray) -> Any:
+    """NHWC -> NCHW."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """NCHW -> NHWC."""
+    return tensor.numpy().transpose(0, 2, 3, 1)
