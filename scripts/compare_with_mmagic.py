@@ -1,4 +1,4 @@
-"""Compares the networks with MMagic's own modules, through a weight file in both directions.
+"""Compares the networks with MMagic's own modules, through a weight file.
 
     pip install -e '.[torch]'
     pip install --no-deps mmagic==1.2.0 mmengine==0.10.7 mmcv-lite==2.1.0
@@ -24,6 +24,8 @@ import torch
 from glinpaint_jax.config import Config
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights
 from glinpaint_jax.models.networks import Weights, init_variables, make_networks
+
+TOLERANCE = 1e-10  # of the largest output
 
 
 def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -89,9 +91,13 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
 
 
-def report(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
+def compare(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
+    """Prints, and stops the program where they differ."""
     theirs = theirs.detach().numpy()
-    print(f"{name:<36}{np.abs(ours - theirs).max():.1e} of {np.abs(theirs).max():.3g}")
+    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    print(f"{name:<36}{difference:.1e} of {largest:.3g}")
+    if not difference <= TOLERANCE * largest:
+        sys.exit(f"error: {name} differs by more than {TOLERANCE}")
 
 
 def main() -> None:
@@ -120,12 +126,17 @@ def main() -> None:
         theirs = generator.double().train(train)(inputs)
         mode = "training" if train else "evaluation"
         prediction = np.moveaxis(np.asarray(prediction), -1, 1)[:, ::-1]
-        report(f"generator, {size[0]}x{size[1]}, {mode}", prediction, theirs)
+        compare(f"generator, {size[0]}x{size[1]}, {mode}", prediction, theirs)
     if weights.discriminator is not None:
         window = image[:, 40:168, 70:198]
-        logits = jax.jit(lambda *args: judge.apply(*args, train=False))(variables[1], image, window)
-        theirs = discriminator.double().eval()((to_torch(image), to_torch(window)))
-        report("discriminator, evaluation", np.asarray(logits), theirs)
+        for train in (False, True):
+            judgement = jax.jit(
+                lambda *args, train=train: judge.apply(*args, train=train, mutable=["batch_stats"])
+            )
+            logits, _ = judgement(variables[1], image, window)
+            theirs = discriminator.double().train(train)((to_torch(image), to_torch(window)))
+            mode = "training" if train else "evaluation"
+            compare(f"discriminator, {mode}", np.asarray(logits), theirs)
 
 
 if __name__ == "__main__":

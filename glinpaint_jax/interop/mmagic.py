@@ -182,7 +182,7 @@ def _refuse_other_keys(
         leaves = flatten_dict(abstract)
         for entry in table:
             leaf = jax.eval_shape(entry.layout.to_torch, leaves[entry.path])
-            expected[entry.key] = leaf
+            expected[entry.key] = np.broadcast_to(np.float32(0), leaf.shape)
             if counter := _counter_beside(entry.key):
                 expected[counter] = np.array(0, np.int64)
 
