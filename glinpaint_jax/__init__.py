@@ -1,3 +1,14 @@
 """Global&Local image completion (Iizuka, Simo-Serra, Ishikawa, SIGGRAPH 2017) in JAX."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`Completer`, imported at its first use: data workers import this package without jax."""
+    if name == "Completer":
+        from glinpaint_jax.inference.completer import Completer
+
+        return Completer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,6 +21,7 @@ RANKS = {
     "evaluation": 3,
     "interop": 3,
     "weights": 4,
+    "inference": 5,
     "training": 5,
     "cli": 6,
     "commands": 7,

@@ -1,0 +1,83 @@
+"""Filling the holes of photographs, as arrays: exact, of any size, in bounded memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, UInt8
+
+from glinpaint_jax.inference.regions import Region, plan_regions
+from glinpaint_jax.models.generator import STRIDE
+from glinpaint_jax.models.masking import composite, to_pixel_range, to_unit_range
+from glinpaint_jax.models.networks import Variables, Weights, make_networks
+from glinpaint_jax.weights import load_weights
+
+Image = UInt8[np.ndarray, "h w 3"]
+Hole = Bool[np.ndarray, "h w"]
+
+
+class Completer:
+    """Fills holes with a trained generator.
+
+    Only the holes' neighbourhoods are computed, in crops of at most `tile` pixels of hole and the
+    receptive radius around; the result is that of the whole image in one pass. A smaller tile needs
+    less memory and more time.
+    """
+
+    def __init__(self, weights: Weights, tile: int = 512):
+        generator, _ = make_networks(weights.config)
+        fill = weights.config.mask.fill
+
+        def predict(variables: Variables, pixels: Array, hole: Array) -> Array:
+            image = to_unit_range(pixels.astype(jnp.float32))[None]
+            mask = hole.astype(jnp.float32)[None, ..., None]
+            colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
+            masked_image = composite(colour, image, mask)
+            return to_pixel_range(generator.apply(variables, masked_image, mask, train=False))[0]
+
+        self._tile = tile
+        self._variables = jax.device_put(weights.generator)
+        self._predict = jax.jit(predict)
+
+    @classmethod
+    def load(cls, path: str | Path, tile: int = 512) -> "Completer":
+        """From a workdir, a step directory, or a weight file of MMagic's.
+
+        Raises UserError where there are no weights.
+        """
+        return cls(load_weights(Path(path)), tile)
+
+    def __call__(self, image: Image, hole: Hole) -> Image:
+        """A copy of `image` whose pixels in the hole (True) are filled, all others as they were."""
+        completed = image.copy()
+        for region, prediction in self.predictions(image, hole):
+            part = region.kept.slices
+            inside = hole[part]
+            # Beyond the image's border, where its sides are no multiples of the stride, is no hole.
+            rounded = np.rint(prediction[: inside.shape[0], : inside.shape[1]]).astype(np.uint8)
+            completed[part][inside] = rounded[inside]
+        return completed
+
+    def predictions(
+        self, image: Image, hole: Hole
+    ) -> Iterator[tuple[Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
+        """The generator's output, 0..255, for the `kept` part of each region."""
+        image, hole = pad_to_stride(image), pad_to_stride(hole)
+        for region in plan_regions(hole, self._tile):
+            crop = region.crop.slices
+            prediction = self._predict(self._variables, image[crop], hole[crop])
+            top, left = region.kept.top - region.crop.top, region.kept.left - region.crop.left
+            height = region.kept.bottom - region.kept.top
+            width = region.kept.right - region.kept.left
+            yield region, np.asarray(prediction)[top : top + height, left : left + width]
+
+
+def pad_to_stride(array: np.ndarray) -> np.ndarray:
+    """Rows and columns repeated at the lower and right end, up to multiples of STRIDE."""
+    missing = [(0, -size % STRIDE) for size in array.shape[:2]]
+    if not any(after for _, after in missing):
+        return array
+    return np.pad(array, missing + [(0, 0)] * (array.ndim - 2), mode="edge")

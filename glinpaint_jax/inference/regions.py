@@ -1,0 +1,112 @@
+"""Which rectangles of an image must be computed so that all its holes are exact.
+
+An output pixel of the generator depends on no input farther away than RECEPTIVE_RADIUS. So a hole
+computed from a crop that reaches that far around it, or to the image's border, and that starts at a
+multiple of STRIDE, is computed as if from the whole image.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
+
+# Crops come in these steps of height and width (or are as large as the image), so that few shapes
+# are compiled: with tiles of 512 pixels, six heights and six widths.
+SIZE_STEP = 128
+
+
+class Box(NamedTuple):
+    """Rows top..bottom and columns left..right, the ends not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+class Region(NamedTuple):
+    """A crop to compute, and the part of it that holds the holes to fill, both in the image."""
+
+    crop: Box
+    kept: Box
+
+
+def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
+    """Regions whose `kept` boxes cover all holes, none of them larger than `tile` on a side.
+
+    `hole` has sides that are multiples of STRIDE. Boxes are merged where that saves work.
+    """
+    height, width = hole.shape
+    kept = []
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            box = bounding_box(hole[top : top + tile, left : left + tile])
+            if box:
+                kept.append(Box(box.top + top, box.left + left, box.bottom + top, box.right + left))
+    kept = merge(kept, tile, height, width)
+    return [Region(crop_around(box, height, width), box) for box in kept]
+
+
+def bounding_box(hole: Bool[np.ndarray, "h w"]) -> Box | None:
+    """The smallest box around all True, or None."""
+    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+    if not rows.size:
+        return None
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def union(first: Box, second: Box) -> Box:
+    return Box(
+        min(first.top, second.top),
+        min(first.left, second.left),
+        max(first.bottom, second.bottom),
+        max(first.right, second.right),
+    )
+
+
+def merge(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
+    """Joins boxes, the pair that saves most first, as long as one crop costs less than two."""
+
+    def cost(box: Box) -> int:
+        return crop_around(box, height, width).area
+
+    boxes = list(boxes)
+    while True:
+        best = None
+        for i, first in enumerate(boxes):
+            for j in range(i):
+                both = union(first, boxes[j])
+                if both.bottom - both.top > tile or both.right - both.left > tile:
+                    continue
+                saved = cost(first) + cost(boxes[j]) - cost(both)
+                if saved > 0 and (best is None or saved > best[0]):
+                    best = saved, i, j, both
+        if best is None:
+            return boxes
+        _, i, j, both = best
+        boxes = [box for k, box in enumerate(boxes) if k not in (i, j)] + [both]
+
+
+def crop_around(box: Box, height: int, width: int) -> Box:
+    """The box grown by the receptive radius, aligned to the stride, of a size in SIZE_STEPs."""
+    top, bottom = _grown(box.top, box.bottom, height)
+    left, right = _grown(box.left, box.right, width)
+    return Box(top, left, bottom, right)
+
+
+def _grown(start: int, end: int, length: int) -> tuple[int, int]:
+    start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
+    end = min(length, -(-(end + RECEPTIVE_RADIUS) // STRIDE) * STRIDE)
+    size = min(length, -(-(end - start) // SIZE_STEP) * SIZE_STEP)
+    start = min(start, length - size)  # `length` and `size` are multiples of the stride
+    return start, start + size

@@ -1,0 +1,112 @@
+"""Completed from regions against the whole image in one pass."""
+
+import jax
+import numpy as np
+import pytest
+import skimage.data
+
+import glinpaint_jax
+from glinpaint_jax.inference import regions
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.interop.weight_files import pth_bytes
+from glinpaint_jax.models.networks import make_networks
+from tests.conftest import make_small_config
+from tests.interop.conftest import make_weights
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Its running statistics and biases are not trivial, so borders are felt far inside."""
+    return make_weights(make_small_config())
+
+
+@pytest.fixture(scope="module")
+def completer(weights):
+    return Completer(weights, tile=96)
+
+
+def photo(height, width):
+    image = np.tile(skimage.data.astronaut(), (2, 2, 1))
+    return np.ascontiguousarray(image[:height, :width])
+
+
+def whole(weights, image, hole):
+    """One pass over the whole image, sides extended to multiples of 4 by their last pixels."""
+    generator, _ = make_networks(weights.config)
+    height, width = hole.shape
+    rows = np.minimum(np.arange(-(-height // 4) * 4), height - 1)
+    columns = np.minimum(np.arange(-(-width // 4) * 4), width - 1)
+    pixels, mask = image[rows][:, columns], hole[rows][:, columns, None].astype(np.float32)
+    masked_image = (pixels.astype(np.float32) / 127.5 - 1) * (1 - mask)
+    predict = jax.jit(lambda *args: generator.apply(weights.generator, *args, train=False))
+    prediction = np.asarray(predict(masked_image[None], mask[None])[0])[:height, :width]
+    return np.clip(prediction * 127.5 + 127.5, 0, 255)
+
+
+HOLES = {
+    "inside": [(300, 310, 350, 380)],
+    "corners": [(0, 0, 30, 40), (560, 700, 600, 720)],
+    "borders": [(0, 200, 20, 260), (280, 0, 330, 15), (590, 350, 600, 420), (250, 700, 300, 720)],
+    "many": [(40 * i, (137 * i) % 680, 40 * i + 20, (137 * i) % 680 + 30) for i in range(15)],
+    "larger than a tile": [(150, 100, 400, 500)],
+    "everything": [(0, 0, 600, 720)],
+}
+
+
+def holes(name, size):
+    hole = np.zeros(size, bool)
+    for top, left, bottom, right in HOLES[name]:
+        hole[top:bottom, left:right] = True
+    return hole
+
+
+def largest_difference(predictions, expected):
+    """Of pixels in 0..255; beyond the image's border nothing counts."""
+    differences = []
+    for region, prediction in predictions:
+        part = expected[region.kept.slices]
+        differences.append(np.abs(prediction[: part.shape[0], : part.shape[1]] - part).max())
+    return max(differences)
+
+
+@pytest.mark.parametrize("size", [(600, 720), (597, 718)])
+@pytest.mark.parametrize("name", HOLES)
+def test_regions_equal_the_whole_image(name, size, completer, weights):
+    image, hole = photo(*size), holes(name, size)
+    expected = whole(weights, image, hole)
+    assert largest_difference(completer.predictions(image, hole), expected) <= 1e-5 * 255
+
+    completed = completer(image, hole)
+    assert completed.dtype == np.uint8
+    np.testing.assert_array_equal(completed[~hole], image[~hole])
+    # Where rounding tells apart what the tolerance does not, both neighbours will do.
+    assert np.abs(completed[hole] - expected[hole]).max() <= 0.5 + 1e-5 * 255
+
+
+def test_with_less_around_the_holes_they_would_differ(completer, weights, monkeypatch):
+    monkeypatch.setattr(regions, "RECEPTIVE_RADIUS", 40)
+    image, hole = photo(600, 720), holes("inside", (600, 720))
+    expected = whole(weights, image, hole)
+    assert largest_difference(completer.predictions(image, hole), expected) > 0.01
+
+
+@pytest.mark.parametrize("size", [(3, 5), (1, 1), (40, 700)])
+def test_images_smaller_than_the_receptive_field(size, completer, weights):
+    image, hole = photo(*size), np.zeros(size, bool)
+    hole[size[0] // 2, size[1] // 2] = True
+    expected = whole(weights, image, hole)
+    assert largest_difference(completer.predictions(image, hole), expected) <= 1e-5 * 255
+
+
+def test_without_a_hole_the_image_comes_back_as_a_copy(completer):
+    image = photo(30, 50)
+    completed = completer(image, np.zeros((30, 50), bool))
+    np.testing.assert_array_equal(completed, image)
+    assert not np.shares_memory(completed, image)
+
+
+def test_it_loads_from_a_file(weights, tmp_path):
+    (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
+    image, hole = photo(40, 40), holes("corners", (40, 40))
+    loaded = glinpaint_jax.Completer.load(tmp_path / "a.pth")
+    np.testing.assert_array_equal(loaded(image, hole), Completer(weights)(image, hole))

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from glinpaint_jax.inference.regions import SIZE_STEP, Box, crop_around, plan_regions
+from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
+
+
+def holes(height, width, *boxes):
+    hole = np.zeros((height, width), bool)
+    for top, left, bottom, right in boxes:
+        hole[top:bottom, left:right] = True
+    return hole
+
+
+def random_holes(seed, height, width):
+    rng = np.random.default_rng(seed)
+    boxes = []
+    for _ in range(rng.integers(1, 12)):
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        boxes.append((top, left, top + rng.integers(1, 300), left + rng.integers(1, 300)))
+    return holes(height, width, *boxes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_hole_is_kept_and_every_crop_reaches_far_enough(seed):
+    rng = np.random.default_rng(seed)
+    height, width = (int(size) * STRIDE for size in rng.integers(10, 600, 2))
+    tile = int(rng.choice([64, 200, 512]))
+    hole = random_holes(seed, height, width)
+    covered = np.zeros_like(hole)
+    for crop, kept in plan_regions(hole, tile):
+        covered[kept.slices] = True
+        assert kept.bottom - kept.top <= tile and kept.right - kept.left <= tile
+        assert all(edge % STRIDE == 0 for edge in crop)
+        assert crop.top == 0 or crop.top <= kept.top - RECEPTIVE_RADIUS
+        assert crop.left == 0 or crop.left <= kept.left - RECEPTIVE_RADIUS
+        assert crop.bottom == height or crop.bottom >= kept.bottom + RECEPTIVE_RADIUS
+        assert crop.right == width or crop.right >= kept.right + RECEPTIVE_RADIUS
+        for size, length in ((crop.bottom - crop.top, height), (crop.right - crop.left, width)):
+            assert size == length or size % SIZE_STEP == 0
+            assert size <= tile + 2 * (RECEPTIVE_RADIUS + STRIDE) + SIZE_STEP
+        assert crop.top >= 0 and crop.left >= 0 and crop.bottom <= height and crop.right <= width
+    assert covered[hole].all()
+
+
+def test_one_small_hole_is_one_region_wherever_it_lies():
+    for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
+        (region,) = plan_regions(holes(2048, 2048, (top, left, top + 100, left + 100)), 512)
+        assert region.kept == Box(top, left, top + 100, left + 100)
+        assert region.crop.area <= 512**2
+
+
+def test_near_holes_share_a_crop_and_far_ones_do_not():
+    near = plan_regions(holes(2048, 2048, (500, 500, 520, 520), (560, 560, 580, 580)), 512)
+    assert [region.kept for region in near] == [Box(500, 500, 580, 580)]
+    far = plan_regions(holes(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
+    assert {region.kept for region in far} == {Box(10, 10, 30, 30), Box(1900, 1900, 1920, 1920)}
+
+
+def test_no_hole_is_no_region():
+    assert plan_regions(holes(64, 64), 512) == []
+
+
+def test_shapes_are_few():
+    """All places and sizes of one hole in a large image give at most 36 shapes."""
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(2000):
+        height, width = rng.integers(1, 513, 2).tolist()
+        top, left = rng.integers(0, (6000 - height, 4000 - width)).tolist()
+        crop = crop_around(Box(top, left, top + height, left + width), 6000, 4000)
+        shapes.add((crop.bottom - crop.top, crop.right - crop.left))
+    assert len(shapes) <= 36
