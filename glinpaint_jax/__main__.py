@@ -1,6 +1,7 @@
 """python -m glinpaint_jax COMMAND [--flags]; COMMAND --help tells more.
 
 Commands:
+  complete      fills holes in photographs: --checkpoint P --image I --mask M --output O
   evaluate      scores a checkpoint: --config C --checkpoint P [--limit N] [--json F] [--baselines]
   import-torch  reads weights of MMagic's: FILE.pth --output DIR
   export        writes weights for others: P --format FORMAT --output FILE
@@ -11,7 +12,7 @@ Training: python -m glinpaint_jax.main --config configs/places.py
 import runpy
 import sys
 
-COMMANDS = ("evaluate", "import-torch", "export")
+COMMANDS = ("complete", "evaluate", "import-torch", "export")
 
 
 def main() -> None:

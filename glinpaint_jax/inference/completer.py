@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.photos import read_mask, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.masking import composite, to_pixel_range, to_unit_range
@@ -50,8 +53,22 @@ class Completer:
         """
         return cls(load_weights(Path(path)), tile)
 
-    def __call__(self, image: Image, hole: Hole) -> Image:
-        """A copy of `image` whose pixels in the hole (True) are filled, all others as they were."""
+    def __call__(self, image: Any, mask: Any) -> Any:
+        """`image` with the hole that `mask` shows filled; all other pixels are as they were.
+
+        A uint8 array [h, w, 3] gives an array, a PIL image or a path gives a PIL image (8-bit grey,
+        RGB, with or without alpha). The mask is a bool array [h, w], True = fill, or an image or
+        path of the same size, white = fill. Raises UserError for what cannot be filled.
+        """
+        hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
+        photo = None if isinstance(image, np.ndarray) else read_photo(image)
+        pixels = image if photo is None else photo.rgb
+        refuse_other_size(pixels.shape[:2], hole.shape)
+        completed = self.fill(pixels, hole)
+        return completed if photo is None else photo.with_hole_filled(completed, hole).image
+
+    def fill(self, image: Image, hole: Hole) -> Image:
+        """A copy of `image` whose pixels in the hole (True) are filled."""
         completed = image.copy()
         for region, prediction in self.predictions(image, hole):
             part = region.kept.slices
@@ -73,6 +90,13 @@ class Completer:
             height = region.kept.bottom - region.kept.top
             width = region.kept.right - region.kept.left
             yield region, np.asarray(prediction)[top : top + height, left : left + width]
+
+
+def refuse_other_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Raises UserError where the (height, width) of an image and its mask differ."""
+    if image != mask:
+        sizes = [f"{width}x{height}" for height, width in (image, mask)]
+        raise UserError(f"the image is {sizes[0]}, its mask {sizes[1]}; make them the same size")
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:

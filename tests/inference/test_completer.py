@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 import skimage.data
 
 import glinpaint_jax
+from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference import regions
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop.weight_files import pth_bytes
@@ -103,6 +105,27 @@ def test_without_a_hole_the_image_comes_back_as_a_copy(completer):
     completed = completer(image, np.zeros((30, 50), bool))
     np.testing.assert_array_equal(completed, image)
     assert not np.shares_memory(completed, image)
+
+
+def test_pil_images_and_paths_give_pil_images(completer, tmp_path):
+    image, hole = photo(60, 80), np.zeros((60, 80), bool)
+    hole[20:40, 30:50] = True
+    expected = completer(image, hole)
+    mask = PIL.Image.fromarray(hole)
+    with_alpha = PIL.Image.fromarray(np.dstack([image, image[..., 0]]))
+    with_alpha.save(tmp_path / "a.png")
+    mask.save(tmp_path / "mask.png")
+    for given in (with_alpha, tmp_path / "a.png", str(tmp_path / "a.png")):
+        for given_mask in (mask, tmp_path / "mask.png", hole):
+            completed = completer(given, given_mask)
+            assert completed.mode == "RGBA"
+            np.testing.assert_array_equal(np.array(completed)[..., :3], expected)
+            np.testing.assert_array_equal(np.array(completed)[..., 3], image[..., 0])
+
+
+def test_other_sizes_are_refused_with_both(completer):
+    with pytest.raises(UserError, match="image is 80x60, its mask 81x60"):
+        completer(photo(60, 80), np.zeros((60, 81), bool))
 
 
 def test_it_loads_from_a_file(weights, tmp_path):

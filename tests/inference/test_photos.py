@@ -1,0 +1,213 @@
+"""Photographs of every mode and format: what is kept, what is refused."""
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+import skimage.data
+from PIL import ImageCms
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.photos import read_mask, read_photo, write_photo
+
+ORIENTATION = 0x0112
+
+
+def write_16_bits(path, channels=3):
+    cv2.imwrite(str(path), np.zeros((4, 4, channels), np.uint16))
+
+
+def write_two_pages(path):
+    photo().save(path, save_all=True, append_images=[photo()])
+
+
+def reopened(path):
+    with PIL.Image.open(path) as image:
+        image.load()
+    return image
+
+
+def photo(mode="RGB"):
+    image = PIL.Image.fromarray(skimage.data.coffee()[:40, :60])
+    if mode in ("RGBA", "LA"):
+        image.putalpha(PIL.Image.fromarray(np.arange(2400, dtype=np.uint8).reshape(40, 60)))
+    return image.convert(mode)
+
+
+@pytest.fixture
+def hole():
+    hole = np.zeros((40, 60), bool)
+    hole[10:20, 30:45] = True
+    return hole
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        (suffix, mode)
+        for suffix in (".png", ".tiff")
+        for mode in ("RGB", "RGBA", "L", "LA", "P", "1")
+    ]
+    + [(".webp", "RGB"), (".webp", "RGBA"), (".bmp", "RGB"), (".bmp", "L")],
+)
+def test_colours_change_in_the_hole_and_nothing_else(mode, suffix, hole, tmp_path):
+    source = photo(mode)
+    # Without `exact` WebP changes the colours of what is transparent.
+    source.save(tmp_path / f"in{suffix}", lossless=True, exact=True)
+    before = read_photo(tmp_path / f"in{suffix}")
+    green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
+    write_photo(before.with_hole_filled(green, hole), tmp_path / "out.png")
+    after = reopened(tmp_path / "out.png")
+
+    assert after.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
+    got, expected = np.array(after), np.array(source.convert(after.mode))
+    np.testing.assert_array_equal(got[~hole], expected[~hole])
+    filled = PIL.Image.new(
+        after.mode.removesuffix("A"), (60, 40), (0, 255, 0) if "RGB" in after.mode else 150
+    )
+    channels = len(filled.getbands())
+    np.testing.assert_array_equal(
+        got.reshape(40, 60, -1)[hole][:, :channels], np.array(filled).reshape(40, 60, -1)[hole]
+    )
+    if after.mode.endswith("A"):
+        np.testing.assert_array_equal(got[..., -1], expected[..., -1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
+    image = photo()
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    exif[0x010F] = "a maker"
+    image.save(tmp_path / "a.png", exif=exif)
+    read = read_photo(tmp_path / "a.png")
+    # OpenCV applies it too.
+    np.testing.assert_array_equal(
+        read.rgb, cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
+    )
+    write_photo(read, tmp_path / "b.png")
+    written = reopened(tmp_path / "b.png")
+    assert written.getexif().get(ORIENTATION, 1) == 1
+    assert written.getexif()[0x010F] == "a maker"
+    np.testing.assert_array_equal(np.array(written), read.rgb)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_profile_and_metadata_are_kept(suffix, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = PIL.Image.Exif()
+    exif[0x8298] = "someone's"  # copyright
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Ünïcode")
+    options = {"icc_profile": profile, "exif": exif, "dpi": (300, 300)}
+    if suffix == ".png":
+        options["pnginfo"] = texts
+    if suffix == ".jpg":
+        options |= {"comment": b"a comment", "xmp": b"<x:xmpmeta/>"}
+    photo().save(tmp_path / f"a{suffix}", **options)
+    write_photo(read_photo(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}")
+    first, second = (reopened(tmp_path / f"{name}{suffix}") for name in "ab")
+    assert second.info["icc_profile"] == profile
+    assert second.getexif()[0x8298] == "someone's"
+    for name in ("dpi", "comment", "xmp"):
+        if name in first.info:
+            kept = first.info[name]
+            kept = kept if isinstance(kept, bytes) else pytest.approx(kept, rel=1e-3)
+            assert second.info[name] == kept, name
+    if suffix == ".png":
+        assert second.text["Title"] == "Ünïcode"
+
+
+def test_quality_is_that_of_the_file(tmp_path):
+    original = read_photo_from(photo(), tmp_path / "a.jpg", quality=95)
+    sizes, errors = [], []
+    for quality in (30, 60, 95):
+        write_photo(original, tmp_path / "b.jpg", quality)
+        sizes.append((tmp_path / "b.jpg").stat().st_size)
+        difference = read_photo(tmp_path / "b.jpg").rgb.astype(int) - original.rgb
+        errors.append(np.abs(difference).mean())
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
+    lossless = read_photo_from(photo(), tmp_path / "a.png")
+    write_photo(lossless, tmp_path / "c.webp")
+    np.testing.assert_array_equal(read_photo(tmp_path / "c.webp").rgb, lossless.rgb)
+
+
+def read_photo_from(image, path, **options):
+    image.save(path, **options)
+    return read_photo(path)
+
+
+def write_bomb(path):
+    """A PNG whose header claims 30,000 x 30,000 pixels."""
+    photo().save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    import zlib
+
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("bomb.png", write_bomb, "too large"),
+        ("empty.jpg", lambda path: path.write_bytes(b""), "no image"),
+        ("text.jpg", lambda path: path.write_text("text"), "no image"),
+        ("missing.jpg", lambda path: None, "cannot read"),
+        ("cmyk.jpg", lambda path: photo().convert("CMYK").save(path), "colour mode CMYK"),
+        ("lab.tif", lambda path: photo().convert("LAB").save(path), "colour mode LAB"),
+        ("pages.tif", write_two_pages, "holds 2 images"),
+        ("animated.gif", lambda path: photo().save(path), "is GIF"),
+        (
+            "deep.png",
+            lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16)),
+            "16 bits",
+        ),
+        (
+            "deep.tif",
+            lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16)),
+            "16 bits",
+        ),
+        ("grey16.png", lambda path: write_16_bits(path, 1), "16 bits"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(name, make, message, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=message) as error:
+        read_photo(tmp_path / name)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
+def test_truncated_files_are_refused(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    photo().save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"a\\{suffix}"):
+        read_photo(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "I;16"])
+def test_masks_of_every_mode(mode, hole, tmp_path):
+    mask = PIL.Image.fromarray(hole.astype(np.uint8) * 255)
+    if mode == "I;16":
+        mask = PIL.Image.fromarray(hole.astype(np.uint16) * 65535)
+    else:
+        mask = mask.convert(mode)
+    mask.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
+
+
+def test_grey_masks_are_cut_at_half(tmp_path):
+    PIL.Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.bmp", "a.gif", "a", "none/a.png"])
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(name, tmp_path):
+    alpha = read_photo_from(photo("RGBA"), tmp_path / "alpha.png")
+    with pytest.raises(UserError, match=name):
+        write_photo(alpha, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["alpha.png"]
