@@ -48,6 +48,8 @@ def main(arguments: argparse.Namespace) -> None:
     images = len(jobs) + len(failures)
     keep_compiled_programs()
     completer = Completer.load(arguments.checkpoint, arguments.tile)
+    if arguments.image.is_dir():
+        make_folder(arguments.output)
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
         try:
             complete_file(completer, job, arguments)
@@ -75,10 +77,6 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
     images = _images_in(image)
     if not images:
         raise UserError(f"no images in {image}; known are {', '.join(FORMATS)}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {output}: {error.strerror}") from None
     if mask is None or not mask.is_dir():  # random ones, or one for all
         return [Job(path, mask, output / path.name) for path in images], []
     masks: dict[str, list[Path]] = {}
@@ -95,6 +93,13 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
                 names = ", ".join(found.name for found in several)
                 failures.append(f"{path}: several masks in {mask}: {names}")
     return jobs, failures
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def _images_in(folder: Path) -> list[Path]:

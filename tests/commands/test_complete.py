@@ -107,3 +107,4 @@ def test_refusals(image, mask, output, more, expected, finished_run, files):
 def test_weights_that_are_not_there_are_no_random_ones(files):
     result = complete([files], files / "images", None, files / "out", "--random-holes")
     assert_refused(result, "no checkpoint in")
+    assert not (files / "out").exists()

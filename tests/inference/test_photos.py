@@ -45,11 +45,11 @@ def hole():
 @pytest.mark.parametrize(
     ("suffix", "mode"),
     [
-        (suffix, mode)
-        for suffix in (".png", ".tiff")
-        for mode in ("RGB", "RGBA", "L", "LA", "P", "1")
-    ]
-    + [(".webp", "RGB"), (".webp", "RGBA"), (".bmp", "RGB"), (".bmp", "L")],
+        *((".png", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *((".tiff", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *((".webp", mode) for mode in ("RGB", "RGBA")),
+        *((".bmp", mode) for mode in ("RGB", "L")),
+    ],
 )
 def test_colours_change_in_the_hole_and_nothing_else(mode, suffix, hole, tmp_path):
     source = photo(mode)
