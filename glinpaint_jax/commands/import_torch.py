@@ -1,7 +1,7 @@
 """Reads a weight file of MMagic's Global&Local, as trained by MMagic or MMEditing.
 
-The folder it makes is a checkpoint: evaluate and export take it, and training starts from it with
---config.init_from=DIR. Generator alone, or with the discriminators.
+The folder it makes is a checkpoint: complete, evaluate and export take it, and training starts
+from it with --config.init_from=DIR. Generator alone, or with the discriminators.
 """
 
 import argparse
