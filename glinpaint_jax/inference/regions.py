@@ -5,6 +5,7 @@ computed from a crop that reaches that far around it, or to the image's border, 
 multiple of STRIDE, is computed as if from the whole image.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -75,26 +76,34 @@ def union(first: Box, second: Box) -> Box:
 
 
 def merge(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
-    """Joins boxes, the pair that saves most first, as long as one crop costs less than two."""
+    """Joins each box with the one before it that saves most, while one crop costs less than two."""
 
-    def cost(box: Box) -> int:
-        return crop_around(box, height, width).area
+    def saved(first: Box, second: Box) -> int:
+        both = union(first, second)
+        if both.bottom - both.top > tile or both.right - both.left > tile:
+            return 0
+        apart = sum(crop_around(box, height, width).area for box in (first, second))
+        return apart - crop_around(both, height, width).area
 
-    boxes = list(boxes)
-    while True:
-        best = None
-        for i, first in enumerate(boxes):
-            for j in range(i):
-                both = union(first, boxes[j])
-                if both.bottom - both.top > tile or both.right - both.left > tile:
-                    continue
-                saved = cost(first) + cost(boxes[j]) - cost(both)
-                if saved > 0 and (best is None or saved > best[0]):
-                    best = saved, i, j, both
-        if best is None:
-            return boxes
-        _, i, j, both = best
-        boxes = [box for k, box in enumerate(boxes) if k not in (i, j)] + [both]
+    # By tile, so that only neighbours are looked at: joined boxes are no larger than a tile.
+    joined: dict[tuple[int, int], list[Box]] = {}
+    for box in boxes:
+        while True:
+            row, column = box.top // tile, box.left // tile
+            near = [
+                (saved(box, other), place, other)
+                for place in itertools.product(
+                    (row - 1, row, row + 1), (column - 1, column, column + 1)
+                )
+                for other in joined.get(place, [])
+            ]
+            saving, place, other = max(near, default=(0, (0, 0), box))
+            if saving <= 0:
+                break
+            joined[place].remove(other)
+            box = union(box, other)
+        joined.setdefault((row, column), []).append(box)
+    return [box for group in joined.values() for box in group]
 
 
 def crop_around(box: Box, height: int, width: int) -> Box:
