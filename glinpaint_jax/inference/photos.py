@@ -103,7 +103,8 @@ def _metadata_of(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, 
     """What is written again beside the pixels; without the orientation, which is applied."""
     names = ("icc_profile", "dpi", "xmp", "comment")
     metadata = {name: upright.info[name] for name in names if name in upright.info}
-    exif = image.getexif()
+    exif = PIL.Image.Exif()  # a copy: the image may be the caller's
+    exif.load(image.getexif().tobytes())
     for tag in list(exif):
         # A TIFF file's tags also say how its pixels are stored.
         if tag == ORIENTATION or (image.format == "TIFF" and tag not in DESCRIPTIVE_TAGS):
@@ -156,6 +157,14 @@ def output_format(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
+def _raw_mode(image: PIL.Image.Image) -> str:
+    """How an opened file stores its pixels, such as 'RGB' or 'RGB;16B'; empty if PIL cannot say."""
+    if not image.tile:
+        return ""
+    arguments = image.tile[0].args
+    return arguments if isinstance(arguments, str) else str(arguments[0])
+
+
 def _open(source: Source, deep: bool = False) -> PIL.Image.Image:
     """The image as it lies, loaded. 16 bits a channel only if `deep`: PIL would cut them to 8."""
     if isinstance(source, PIL.Image.Image):
@@ -165,7 +174,7 @@ def _open(source: Source, deep: bool = False) -> PIL.Image.Image:
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             opened = PIL.Image.open(source)
         with opened as image:
-            if "16" in str(image.tile and image.tile[0].args) and not deep:
+            if "16" in _raw_mode(image) and not deep:
                 raise UserError(f"{source} has 16 bits a channel, which cannot be kept; use 8")
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{source} holds {frames} images, must hold one")

@@ -93,6 +93,22 @@ def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
     np.testing.assert_array_equal(np.array(written), read.rgb)
 
 
+def test_a_given_image_is_left_as_it_was():
+    image = photo()
+    image.getexif()[ORIENTATION] = 6
+    read = read_photo(image)
+    assert read.image.size == (40, 60)
+    assert image.size == (60, 40) and image.getexif()[ORIENTATION] == 6
+
+
+def test_deep_is_how_pixels_are_stored_not_a_number_beside_it(tmp_path):
+    """PIL tells it beside offsets, of which some contain a 16."""
+    for width in range(1, 80):
+        noise = np.random.default_rng(width).integers(0, 256, (16, width, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(tmp_path / "a.tif", compression="tiff_lzw")
+        assert read_photo(tmp_path / "a.tif").image.size == (width, 16)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_profile_and_metadata_are_kept(suffix, tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
