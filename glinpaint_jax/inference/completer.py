@@ -1,4 +1,4 @@
-"""Filling the holes of photographs, as arrays: exact, of any size, in bounded memory."""
+"""Filling the holes of photographs: exact, of any size, in bounded memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +63,10 @@ class Completer:
         hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
         photo = None if isinstance(image, np.ndarray) else read_photo(image)
         pixels = image if photo is None else photo.rgb
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
+        if hole.dtype != bool:
+            raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
         refuse_other_size(pixels.shape[:2], hole.shape)
         completed = self.fill(pixels, hole)
         return completed if photo is None else photo.with_hole_filled(completed, hole).image

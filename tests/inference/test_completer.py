@@ -128,6 +128,19 @@ def test_other_sizes_are_refused_with_both(completer):
         completer(photo(60, 80), np.zeros((60, 81), bool))
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), "mask is uint8, must be bool"),
+        (np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), bool), "must be uint8"),
+        (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), r"must be uint8 \[h, w, 3\]"),
+    ],
+)
+def test_other_arrays_are_refused(image, mask, message, completer):
+    with pytest.raises(UserError, match=message):
+        completer(image, mask)
+
+
 def test_it_loads_from_a_file(weights, tmp_path):
     (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     image, hole = photo(40, 40), holes("corners", (40, 40))
