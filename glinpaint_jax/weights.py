@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import replacing
+from glinpaint_jax.files import refuse_unwritable, replacing
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
 from glinpaint_jax.saved_config import from_dict
@@ -58,7 +58,7 @@ def save_imported(weights: Weights, workdir: Path) -> None:
     }
     if weights.discriminator is not None:
         items["discriminator"] = ocp.args.StandardSave(weights.discriminator)
-    try:
+    with refuse_unwritable(workdir):
         if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
             raise UserError(f"{workdir} exists and is not empty; choose another folder")
         place = workdir.absolute()
@@ -66,8 +66,6 @@ def save_imported(weights: Weights, workdir: Path) -> None:
         _require_space(place.parent, weights)
         with replacing(place) as temporary, ocp.CheckpointManager(temporary / FOLDER) as manager:
             manager.save(weights.step, args=ocp.args.Composite(**items))
-    except OSError as error:
-        raise UserError(f"cannot write {workdir}: {error.strerror}") from None
 
 
 def _require_space(folder: Path, weights: Weights) -> None:

@@ -35,8 +35,12 @@ def environment(**changes):
 
 
 def run(*arguments, **changes):
+    return execute(command(*arguments), **changes)
+
+
+def execute(arguments, **changes):
     return subprocess.run(
-        command(*arguments),
+        arguments,
         cwd=ROOT,
         env=environment(**changes),
         capture_output=True,

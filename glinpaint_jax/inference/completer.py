@@ -14,7 +14,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.photos import read_mask, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.masking import composite, to_pixel_range, to_unit_range
+from glinpaint_jax.models.masking import fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
@@ -37,8 +37,7 @@ class Completer:
         def predict(variables: Variables, pixels: Array, hole: Array) -> Array:
             image = to_unit_range(pixels.astype(jnp.float32))[None]
             mask = hole.astype(jnp.float32)[None, ..., None]
-            colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
-            masked_image = composite(colour, image, mask)
+            masked_image = fill_hole(image, mask, fill)
             return to_pixel_range(generator.apply(variables, masked_image, mask, train=False))[0]
 
         self._tile = tile

@@ -14,7 +14,7 @@ import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import write_atomically
+from glinpaint_jax.files import refuse_unwritable, write_atomically
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -144,10 +144,8 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Moved into place when whole. Raises UserError where that cannot be."""
-    try:
+    with refuse_unwritable(path):
         write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def output_format(path: Path) -> str:

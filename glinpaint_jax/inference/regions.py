@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from glinpaint_jax.data.masks import bounding_box
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
 # Crops come in these steps of height and width (or are as large as the image), so that few shapes
@@ -51,19 +52,12 @@ def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
     kept = []
     for top in range(0, height, tile):
         for left in range(0, width, tile):
-            box = bounding_box(hole[top : top + tile, left : left + tile])
-            if box:
-                kept.append(Box(box.top + top, box.left + left, box.bottom + top, box.right + left))
+            part = hole[top : top + tile, left : left + tile]
+            if part.any():
+                y, x, rows, columns = bounding_box(part.view(np.uint8)[..., None]).tolist()
+                kept.append(Box(top + y, left + x, top + y + rows, left + x + columns))
     kept = merge(kept, tile, height, width)
     return [Region(crop_around(box, height, width), box) for box in kept]
-
-
-def bounding_box(hole: Bool[np.ndarray, "h w"]) -> Box | None:
-    """The smallest box around all True, or None."""
-    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
-    if not rows.size:
-        return None
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def union(first: Box, second: Box) -> Box:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import replacing
+from glinpaint_jax.files import refuse_unwritable, replacing
 from glinpaint_jax.interop.extras import import_extra
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.verify import (
@@ -55,7 +55,7 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
     packages, to_bytes, compare = FORMATS[kind]
     for package in packages:
         import_extra(package)
-    try:
+    with refuse_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
         with replacing(path) as temporary, _quiet():
@@ -66,8 +66,6 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
                     f"the {kind} file and JAX complete differently: largest difference "
                     f"{difference:.1e}, allowed is {TOLERANCE:.0e}; nothing was written"
                 )
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     return difference
 
 

@@ -145,8 +145,8 @@ def load_networks(
     """
 
     def load(network: nn.Module, prefix: str) -> nn.Module:
-        own = {key: value for key, value in state.items() if key.startswith(prefix)}
-        network.load_state_dict({key.removeprefix(prefix): own[key] for key in own}, strict=True)
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        network.load_state_dict(own, strict=True)
         return network.eval().requires_grad_(False)
 
     generator = load(Generator(config), "generator.")

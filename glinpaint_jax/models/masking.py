@@ -47,8 +47,13 @@ def make_example(batch: dict[str, Array], fill: tuple[float, float, float]) -> E
         mask = batch["mask"].astype(jnp.float32)
     else:
         mask = bbox_mask(batch["bbox"], image.shape[1], image.shape[2])
+    return Example(image, mask, fill_hole(image, mask, fill), batch["bbox"])
+
+
+def fill_hole(image: Array, mask: Array, fill: tuple[float, float, float]) -> Array:
+    """What the generator sees: the hole of an image in [-1, 1] in one RGB colour of 0..255."""
     colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
-    return Example(image, mask, image * (1 - mask) + colour * mask, batch["bbox"])
+    return composite(colour, image, mask)
 
 
 def composite(prediction: Array, image: Array, mask: Array) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from glinpaint_jax.config import Config
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import Generator
-from glinpaint_jax.models.masking import composite, to_unit_range
+from glinpaint_jax.models.masking import composite, fill_hole
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 
@@ -73,8 +73,7 @@ def make_completion(
 
     def complete(image: Array, mask: Array) -> Array:
         hole = (mask > 0.5).astype(image.dtype)
-        fill = to_unit_range(jnp.asarray(weights.config.mask.fill, image.dtype))
-        masked_image = composite(fill.reshape(1, 1, 1, 3), 2 * image - 1, hole)
+        masked_image = fill_hole(2 * image - 1, hole, weights.config.mask.fill)
         prediction = generator.apply(weights.generator, masked_image, hole, train=False)
         return composite((prediction + 1) / 2, image, hole)
 

@@ -56,9 +56,6 @@ class Checkpoints:
             ),
         )
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
     def save(self, state: TrainState, config: Config, step: int, l1: float | None) -> None:
         """Starts saving; returns once the state may be donated. `l1` ranks the checkpoint."""
         self._manager.save(

@@ -1,7 +1,6 @@
 """import-torch and export as people run them, and training from what they leave."""
 
 import json
-import subprocess
 
 import jax
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 
 from glinpaint_jax.weights import load_weights
 from tests.programs import (
-    ROOT,
     SMALL,
     assert_refused,
     command,
-    environment,
+    execute,
     read_jsonl,
     run,
     run_processes,
@@ -141,9 +139,7 @@ def test_an_import_that_cannot_be_written_leaves_nothing(problem, exported, tmp_
     if problem == "full disk":
         arguments = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *arguments]
     before = sorted(tmp_path.iterdir())
-    result = subprocess.run(
-        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    result = execute(arguments)
     assert_refused(result, f"cannot write {folder}")
     assert sorted(tmp_path.iterdir()) == before
 
