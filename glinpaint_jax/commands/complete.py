@@ -19,6 +19,7 @@ from glinpaint_jax import cli
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer, refuse_other_size
 from glinpaint_jax.inference.photos import (
     FORMATS,
@@ -47,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     images = len(jobs) + len(failures)
     keep_compiled_programs()
-    completer = Completer.load(arguments.checkpoint, arguments.tile)
+    completer = Completer.load(arguments.checkpoint, arguments.tile, arguments.blend)
     if arguments.image.is_dir():
         make_folder(arguments.output)
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
@@ -130,7 +131,7 @@ def complete_file(completer: Completer, job: Job, arguments: argparse.Namespace)
     if not hole.any() and output.suffix.lower() == image.suffix.lower():
         write_bytes(output, image.read_bytes())
         return
-    filled = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
+    filled = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
     write_photo(filled, output, arguments.quality)
 
 
@@ -152,5 +153,6 @@ if __name__ == "__main__":
     add("--overwrite", action="store_true", help="replace existing outputs (inputs never)")
     add("--resize-mask", action="store_true", help="stretch masks of another size (nearest)")
     add("--quality", type=int, default=95, help="of JPEG and WebP, 1..100 [95]")
+    add("--blend", choices=KINDS, default="none", help="hide seams; telea-poisson is the paper's")
     add("--tile", type=int, default=512, help="largest hole computed at once, pixels [512]")
     cli.run_command(main, parser)

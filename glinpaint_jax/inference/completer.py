@@ -1,6 +1,7 @@
 """Filling the holes of photographs: exact, of any size, in bounded memory."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import read_mask, read_photo
+from glinpaint_jax.inference.blend import KINDS, blend
+from glinpaint_jax.inference.photos import Photo, read_mask, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.masking import fill_hole, to_pixel_range, to_unit_range
@@ -20,6 +22,8 @@ from glinpaint_jax.weights import load_weights
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
+Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
+Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
@@ -27,30 +31,33 @@ class Completer:
 
     Only the holes' neighbourhoods are computed, in crops of at most `tile` pixels of hole and the
     receptive radius around; the result is that of the whole image in one pass. A smaller tile needs
-    less memory and more time.
+    less memory and more time. `blend`, one of blend.KINDS, hides what is left of a seam.
     """
 
-    def __init__(self, weights: Weights, tile: int = 512):
+    def __init__(self, weights: Weights, tile: int = 512, blend: str = "none"):
+        if blend not in KINDS:
+            raise UserError(f"blend={blend!r} must be one of {', '.join(KINDS)}")
         generator, _ = make_networks(weights.config)
         fill = weights.config.mask.fill
 
         def predict(variables: Variables, pixels: Array, hole: Array) -> Array:
-            image = to_unit_range(pixels.astype(jnp.float32))[None]
-            mask = hole.astype(jnp.float32)[None, ..., None]
+            image = to_unit_range(pixels.astype(jnp.float32))
+            mask = hole.astype(jnp.float32)[..., None]
             masked_image = fill_hole(image, mask, fill)
-            return to_pixel_range(generator.apply(variables, masked_image, mask, train=False))[0]
+            return to_pixel_range(generator.apply(variables, masked_image, mask, train=False))
 
         self._tile = tile
+        self._blend = blend
         self._variables = jax.device_put(weights.generator)
         self._predict = jax.jit(predict)
 
     @classmethod
-    def load(cls, path: str | Path, tile: int = 512) -> "Completer":
+    def load(cls, path: str | Path, tile: int = 512, blend: str = "none") -> "Completer":
         """From a workdir, a step directory, or a weight file of MMagic's.
 
         Raises UserError where there are no weights.
         """
-        return cls(load_weights(Path(path)), tile)
+        return cls(load_weights(Path(path)), tile, blend)
 
     def __call__(self, image: Any, mask: Any) -> Any:
         """`image` with the hole that `mask` shows filled; all other pixels are as they were.
@@ -59,40 +66,76 @@ class Completer:
         RGB, with or without alpha). The mask is a bool array [h, w], True = fill, or an image or
         path of the same size, white = fill. Raises UserError for what cannot be filled.
         """
-        hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
-        photo = None if isinstance(image, np.ndarray) else read_photo(image)
-        pixels = image if photo is None else photo.rgb
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
-        if hole.dtype != bool:
-            raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
-        refuse_other_size(pixels.shape[:2], hole.shape)
-        completed = self.fill(pixels, hole)
-        return completed if photo is None else photo.with_hole_filled(completed, hole).image
+        return next(self.batch([image], [mask], batch_size=1))
 
-    def fill(self, image: Image, hole: Hole) -> Image:
-        """A copy of `image` whose pixels in the hole (True) are filled."""
-        completed = image.copy()
-        for region, prediction in self.predictions(image, hole):
+    def batch(
+        self, images: Iterable[Any], masks: Iterable[Any], batch_size: int = 8
+    ) -> Iterator[Any]:
+        """The completed `images`, one by one and in order, each as calling this gives it.
+
+        Regions of one size are computed together, up to `batch_size` of them, which uses an
+        accelerator better and needs as many times the memory. Raises UserError at the first pair
+        that cannot be completed.
+        """
+        pairs = (_read(image, mask) for image, mask in zip(images, masks, strict=True))
+        while group := list(itertools.islice(pairs, batch_size)):
+            filled = self.fill([pixels for _, pixels, _ in group], [hole for *_, hole in group])
+            for (photo, _, hole), completed in zip(group, filled, strict=True):
+                yield completed if photo is None else photo.with_hole_filled(completed, hole).image
+
+    def fill(self, images: Images, holes: Holes) -> Images:
+        """Copies of `images` whose pixels in the holes (True) are filled, and blended."""
+        completed = [image.copy() for image in images]
+        for index, region, prediction in self.predictions(images, holes):
             part = region.kept.slices
-            inside = hole[part]
+            inside = holes[index][part]
             # Beyond the image's border, where its sides are no multiples of the stride, is no hole.
             rounded = np.rint(prediction[: inside.shape[0], : inside.shape[1]]).astype(np.uint8)
-            completed[part][inside] = rounded[inside]
-        return completed
+            completed[index][part][inside] = rounded[inside]
+        return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
 
     def predictions(
-        self, image: Image, hole: Hole
-    ) -> Iterator[tuple[Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
-        """The generator's output, 0..255, for the `kept` part of each region."""
-        image, hole = pad_to_stride(image), pad_to_stride(hole)
-        for region in plan_regions(hole, self._tile):
-            crop = region.crop.slices
-            prediction = self._predict(self._variables, image[crop], hole[crop])
-            top, left = region.kept.top - region.crop.top, region.kept.left - region.crop.left
-            height = region.kept.bottom - region.kept.top
-            width = region.kept.right - region.kept.left
-            yield region, np.asarray(prediction)[top : top + height, left : left + width]
+        self, images: Images, holes: Holes
+    ) -> Iterator[tuple[int, Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
+        """Of each image's regions: its index, the region, the generator's output, 0..255, there.
+
+        The output is that for the region's `kept` part. As many regions as there are images are
+        computed at once, if they are of one size.
+        """
+        at_once = max(1, len(images))
+        images, holes = (
+            [pad_to_stride(image) for image in images],
+            [pad_to_stride(h) for h in holes],
+        )
+        by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
+        for index, hole in enumerate(holes):
+            for region in plan_regions(hole, self._tile):
+                by_size.setdefault(region.crop.size, []).append((index, region))
+        for waiting in by_size.values():
+            while waiting:
+                # Powers of two, so that few shapes are compiled.
+                count = 1 << (min(at_once, len(waiting)).bit_length() - 1)
+                batch, waiting = waiting[:count], waiting[count:]
+                predicted = self._predict(
+                    self._variables,
+                    np.stack([images[index][region.crop.slices] for index, region in batch]),
+                    np.stack([holes[index][region.crop.slices] for index, region in batch]),
+                )
+                for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
+                    yield index, region, prediction[region.kept_in_crop]
+
+
+def _read(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
+    """The photo, unless `image` is an array, its pixels and its hole. Raises UserError."""
+    hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
+    photo = None if isinstance(image, np.ndarray) else read_photo(image)
+    pixels = image if photo is None else photo.rgb
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
+    if hole.dtype != bool:
+        raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
+    refuse_other_size(pixels.shape[:2], hole.shape)
+    return photo, pixels, hole
 
 
 def refuse_other_size(image: tuple[int, int], mask: tuple[int, int]) -> None:

@@ -29,7 +29,12 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> int:
-        return (self.bottom - self.top) * (self.right - self.left)
+        return self.size[0] * self.size[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
 
     @property
     def slices(self) -> tuple[slice, slice]:
@@ -41,6 +46,12 @@ class Region(NamedTuple):
 
     crop: Box
     kept: Box
+
+    @property
+    def kept_in_crop(self) -> tuple[slice, slice]:
+        top, left = self.kept.top - self.crop.top, self.kept.left - self.crop.left
+        height, width = self.kept.size
+        return slice(top, top + height), slice(left, left + width)
 
 
 def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
@@ -74,7 +85,7 @@ def merge(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
 
     def saved(first: Box, second: Box) -> int:
         both = union(first, second)
-        if both.bottom - both.top > tile or both.right - both.left > tile:
+        if max(both.size) > tile:
             return 0
         apart = sum(crop_around(box, height, width).area for box in (first, second))
         return apart - crop_around(both, height, width).area

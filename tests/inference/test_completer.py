@@ -9,6 +9,7 @@ import skimage.data
 import glinpaint_jax
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference import regions
+from glinpaint_jax.inference.blend import blend
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import make_networks
@@ -65,7 +66,7 @@ def holes(name, size):
 def largest_difference(predictions, expected):
     """Of pixels in 0..255; beyond the image's border nothing counts."""
     differences = []
-    for region, prediction in predictions:
+    for _, region, prediction in predictions:
         part = expected[region.kept.slices]
         differences.append(np.abs(prediction[: part.shape[0], : part.shape[1]] - part).max())
     return max(differences)
@@ -76,7 +77,7 @@ def largest_difference(predictions, expected):
 def test_regions_equal_the_whole_image(name, size, completer, weights):
     image, hole = photo(*size), holes(name, size)
     expected = whole(weights, image, hole)
-    assert largest_difference(completer.predictions(image, hole), expected) <= 1e-5 * 255
+    assert largest_difference(completer.predictions([image], [hole]), expected) <= 1e-5 * 255
 
     completed = completer(image, hole)
     assert completed.dtype == np.uint8
@@ -89,7 +90,7 @@ def test_with_less_around_the_holes_they_would_differ(completer, weights, monkey
     monkeypatch.setattr(regions, "RECEPTIVE_RADIUS", 40)
     image, hole = photo(600, 720), holes("inside", (600, 720))
     expected = whole(weights, image, hole)
-    assert largest_difference(completer.predictions(image, hole), expected) > 0.01
+    assert largest_difference(completer.predictions([image], [hole]), expected) > 0.01
 
 
 @pytest.mark.parametrize("size", [(3, 5), (1, 1), (40, 700)])
@@ -97,7 +98,7 @@ def test_images_smaller_than_the_receptive_field(size, completer, weights):
     image, hole = photo(*size), np.zeros(size, bool)
     hole[size[0] // 2, size[1] // 2] = True
     expected = whole(weights, image, hole)
-    assert largest_difference(completer.predictions(image, hole), expected) <= 1e-5 * 255
+    assert largest_difference(completer.predictions([image], [hole]), expected) <= 1e-5 * 255
 
 
 def test_without_a_hole_the_image_comes_back_as_a_copy(completer):
@@ -121,6 +122,43 @@ def test_pil_images_and_paths_give_pil_images(completer, tmp_path):
             assert completed.mode == "RGBA"
             np.testing.assert_array_equal(np.array(completed)[..., :3], expected)
             np.testing.assert_array_equal(np.array(completed)[..., 3], image[..., 0])
+
+
+def test_a_batch_gives_what_each_gives(weights, tmp_path):
+    """Of several sizes and kinds, in order; some regions are computed together, some alone."""
+    completer = Completer(weights, tile=96)
+    images = [photo(60, 80), photo(40, 200), photo(60, 80)[::-1], photo(300, 310), photo(60, 80)]
+    rng = np.random.default_rng(0)
+    masks = []
+    for image in images:
+        top, left = rng.integers(0, 30, 2)
+        masks.append(np.zeros(image.shape[:2], bool))
+        masks[-1][top : top + 250, left : left + 40] = True
+    one_by_one = [completer(*pair) for pair in zip(images, masks, strict=True)]
+    for batch_size in (1, 3, 8):
+        batch = list(completer.batch(images, masks, batch_size))
+        for completed, expected in zip(batch, one_by_one, strict=True):
+            # Another batch size may round the last bit of a float32 differently.
+            np.testing.assert_allclose(completed.astype(int), expected.astype(int), atol=1)
+            assert (completed != expected).mean() < 1e-3
+
+    PIL.Image.fromarray(images[0]).save(tmp_path / "a.png")
+    first, second = completer.batch([tmp_path / "a.png", images[1]], masks[:2])
+    np.testing.assert_array_equal(np.array(first), one_by_one[0])
+    np.testing.assert_array_equal(second, one_by_one[1])
+    with pytest.raises(ValueError, match="shorter"):
+        list(completer.batch(images, masks[:3]))
+
+
+def test_blending_is_asked_for(weights):
+    image, hole = photo(80, 80), np.zeros((80, 80), bool)
+    hole[20:60, 20:60] = True
+    plain = Completer(weights)(image, hole)
+    blended = Completer(weights, blend="poisson")(image, hole)
+    np.testing.assert_array_equal(blended, blend(plain, hole, "poisson"))
+    assert (blended != plain).any()
+    with pytest.raises(UserError, match="blend='no' must be one of none, poisson"):
+        Completer(weights, blend="no")
 
 
 def test_other_sizes_are_refused_with_both(completer):

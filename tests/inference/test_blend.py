@@ -1,0 +1,91 @@
+"""Against images whose truth is known, and the paper's recipe written out with OpenCV."""
+
+import cv2
+import numpy as np
+import pytest
+
+from glinpaint_jax.inference.blend import blend
+
+HEIGHT, WIDTH = 150, 200
+
+
+def smooth_image():
+    y, x = np.mgrid[:HEIGHT, :WIDTH] / 30.0
+    waves = [np.sin(x + 0.3 * y), np.cos(y), np.sin(x - y)]
+    return np.uint8(np.rint(120 + 40 * np.stack(waves, -1)))
+
+
+def hole_at(*boxes):
+    hole = np.zeros((HEIGHT, WIDTH), bool)
+    for top, left, bottom, right in boxes:
+        hole[top:bottom, left:right] = True
+    return hole
+
+
+HOLES = {
+    "inside": [(40, 50, 90, 120)],
+    "several, two of them close": [(20, 20, 50, 60), (20, 63, 50, 80), (100, 120, 130, 180)],
+    "one ring": [(40, 50, 90, 60), (40, 110, 90, 120), (40, 50, 50, 120), (80, 50, 90, 120)],
+    "border": [(60, 0, 100, 30), (0, 120, 20, 160)],
+    "corner": [(0, 0, 40, 50)],
+    "nearly at the border": [(3, 60, 40, 100), (100, 150, 148, 197)],
+    "across": [(0, 80, HEIGHT, 120)],
+    "frame": [(0, 0, HEIGHT, 12), (0, WIDTH - 12, HEIGHT, WIDTH), (0, 0, 12, WIDTH)],
+}
+
+
+@pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
+@pytest.mark.parametrize("name", HOLES)
+def test_a_shift_of_colour_is_undone(name, kind):
+    """The truth, darker in the hole: its detail is right, its colour not."""
+    truth, hole = smooth_image(), hole_at(*HOLES[name])
+    completed = truth.copy()
+    completed[hole] -= np.uint8([30, 10, 50])
+    blended = blend(completed, hole, kind)
+    np.testing.assert_array_equal(blended[~hole], truth[~hole])
+    difference = np.abs(blended.astype(int) - truth)[hole]
+    assert difference.mean() <= 4 and difference.max() <= 10  # before: 30 and 50
+
+
+@pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
+def test_detail_is_the_completions(kind):
+    """Stripes that only the completion has are still there, with their contrast."""
+    hole = hole_at((40, 50, 110, 150))
+    completed = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    stripes = np.uint8(40 * (np.arange(WIDTH) // 5 % 2))[None, :, None]
+    completed[hole] = np.broadcast_to(130 + stripes, completed.shape)[hole]
+    inner = blend(completed, hole, kind)[60:90, 70:130].astype(int)
+    assert np.abs(np.diff(inner, axis=1)).max(axis=1).min() >= 35
+    assert abs(inner.mean() - 100) < 30 < abs(completed[60:90, 70:130].mean() - 100)
+
+
+def test_telea_poisson_is_the_papers():
+    """Of one hole inside: destination from Telea with radius 1, then a normal seamless clone."""
+    rng = np.random.default_rng(0)
+    completed, hole = smooth_image(), hole_at((40, 50, 90, 120))
+    completed[hole] = rng.integers(0, 256, (hole.sum(), 3))
+    mask = hole.astype(np.uint8) * 255
+    destination = cv2.inpaint(completed, mask, 1, cv2.INPAINT_TELEA)
+    expected = cv2.seamlessClone(completed, destination, mask, (85, 65), cv2.NORMAL_CLONE)
+    np.testing.assert_array_equal(blend(completed, hole, "telea-poisson")[hole], expected[hole])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 40), (20, 20)])
+@pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
+def test_small_images(size, kind):
+    completed = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for part in (slice(0, 0), slice(0, 1), slice(0, size[0])):
+        hole = np.zeros(size, bool)
+        hole[part, : -(-size[1] // 2)] = True
+        blended = blend(completed, hole, kind)
+        np.testing.assert_array_equal(blended[~hole], completed[~hole])
+
+
+@pytest.mark.parametrize("kind", ["none", "poisson", "telea-poisson"])
+def test_nothing_to_blend(kind):
+    image = smooth_image()
+    for hole in (np.zeros((HEIGHT, WIDTH), bool), np.ones((HEIGHT, WIDTH), bool)):
+        np.testing.assert_array_equal(blend(image, hole, kind), image)
+    hole = hole_at((40, 50, 90, 120))
+    if kind == "none":
+        np.testing.assert_array_equal(blend(image, hole, kind), image)
