@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from rooms of lower rank, or from its own.
 RANKS = {
     "errors": 0,
+    "extras": 1,
     "files": 1,
     "config": 1,
     "saved_config": 2,
@@ -24,6 +25,7 @@ RANKS = {
     "inference": 5,
     "training": 5,
     "cli": 6,
+    "web": 6,
     "commands": 7,
     "main": 7,
     "__main__": 8,

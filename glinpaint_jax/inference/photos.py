@@ -70,9 +70,9 @@ class Photo:
         return Photo(PIL.Image.fromarray(pixels), self.file_format, self.metadata)
 
 
-def read_photo(source: Source) -> Photo:
+def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
     """Raises UserError for what is no image, is too large, or has a mode that cannot be kept."""
-    image = _open(source)
+    image = _open(source, max_pixels=max_pixels)
     path = "the image" if isinstance(source, PIL.Image.Image) else source
     file_format = image.format or ""  # none of an image made in memory
     if file_format and file_format not in FORMATS.values():
@@ -91,9 +91,9 @@ def read_photo(source: Source) -> Photo:
     return Photo(upright, file_format, metadata)
 
 
-def read_mask(source: Source) -> Bool[np.ndarray, "h w"]:
+def read_mask(source: Source, max_pixels: int | None = None) -> Bool[np.ndarray, "h w"]:
     """True where the mask image is more than half white. Raises UserError for what is no image."""
-    image = PIL.ImageOps.exif_transpose(_open(source, deep=True))
+    image = PIL.ImageOps.exif_transpose(_open(source, deep=True, max_pixels=max_pixels))
     if image.mode.startswith("I"):
         return np.array(image) > 32767
     return np.array(image.convert("L")) > 127
@@ -163,7 +163,7 @@ def _raw_mode(image: PIL.Image.Image) -> str:
     return arguments if isinstance(arguments, str) else str(arguments[0])
 
 
-def _open(source: Source, deep: bool = False) -> PIL.Image.Image:
+def _open(source: Source, deep: bool = False, max_pixels: int | None = None) -> PIL.Image.Image:
     """The image as it lies, loaded. 16 bits a channel only if `deep`: PIL would cut them to 8."""
     if isinstance(source, PIL.Image.Image):
         return source
@@ -172,6 +172,9 @@ def _open(source: Source, deep: bool = False) -> PIL.Image.Image:
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             opened = PIL.Image.open(source)
         with opened as image:
+            if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
+                found, allowed = pixels / 1e6, max_pixels / 1e6
+                raise UserError(f"{source} has {found:.1f} megapixels, at most {allowed:g} may be")
             if "16" in _raw_mode(image) and not deep:
                 raise UserError(f"{source} has 16 bits a channel, which cannot be kept; use 8")
             if (frames := getattr(image, "n_frames", 1)) > 1:

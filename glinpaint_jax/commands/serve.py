@@ -1,0 +1,84 @@
+"""Serves a page on which holes are painted into photographs and filled, and its API.
+
+  http://127.0.0.1:7860 in a browser; from Python:
+    client = gradio_client.Client("http://127.0.0.1:7860")
+    filled = client.predict(handle_file("photo.jpg"), handle_file("mask.png"), api_name="/complete")
+
+Only this machine can reach it, unless --host is another address than 127.0.0.1; there is no login.
+What is uploaded is deleted half an hour after, and when the server stops.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from glinpaint_jax import cli
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.parallel import keep_compiled_programs
+from glinpaint_jax.web.app import CSS, Limits, make_app, remove_older, theme
+
+KEPT_SECONDS = 30 * 60
+
+
+def main(arguments: argparse.Namespace) -> None:
+    limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)
+    for name, value, most in (
+        ("port", arguments.port, 65535),
+        ("max-megapixels", limits.megapixels, 89),  # Pillow's own limit
+        ("max-megabytes", limits.megabytes, 1000),
+        ("max-queue", limits.queue, 1000),
+    ):
+        if value not in range(1, most + 1):
+            raise UserError(f"--{name}={value} must be in 1..{most}")
+    keep_compiled_programs()
+    with tempfile.TemporaryDirectory(prefix="glinpaint-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        serve(Completer.load(arguments.checkpoint), Path(folder), limits, arguments)
+
+
+def serve(
+    completer: Completer, folder: Path, limits: Limits, arguments: argparse.Namespace
+) -> None:
+    """Until the process is told to stop. Raises UserError where the address cannot be used."""
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    app = make_app(completer, folder, limits)
+    try:
+        app.launch(
+            server_name=arguments.host,
+            server_port=arguments.port,
+            max_file_size=limits.megabytes * 10**6,
+            theme=theme(),
+            css=CSS,
+            footer_links=["api"],
+            ssr_mode=False,
+            prevent_thread_lock=True,
+            quiet=True,
+        )
+    except OSError:
+        address = f"{arguments.host}:{arguments.port}"
+        raise UserError(f"cannot listen on {address}; try another --port or --host") from None
+    print(f"serving {arguments.checkpoint} on http://{arguments.host}:{arguments.port}", flush=True)
+    while not stop.wait(60):
+        remove_older(folder, KEPT_SECONDS)
+    print("stopped", file=sys.stderr)
+    app.close(verbose=False)
+
+
+if __name__ == "__main__":
+    parser = cli.ArgumentParser("serve", __doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a workdir, a step, or a .pth file")
+    add("--host", default="127.0.0.1", help="0.0.0.0: for everyone who can reach this machine")
+    add("--port", type=int, default=7860)
+    add("--max-megapixels", type=int, default=50, help="of a photograph [50]")
+    add("--max-megabytes", type=int, default=50, help="of a file [50]")
+    add("--max-queue", type=int, default=32, help="completions waiting; others are refused [32]")
+    cli.run_command(main, parser)

@@ -1,0 +1,165 @@
+"""The server as programs use it: its answers, its limits, many at once, its end."""
+
+import concurrent.futures
+import signal
+import tempfile
+from pathlib import Path
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from gradio_client.utils import QueueError
+
+from glinpaint_jax import Completer
+from tests.programs import assert_refused, run
+from tests.web.conftest import serving, wait_for
+
+
+@pytest.fixture(scope="module")
+def completer(finished_run):
+    return Completer.load(finished_run[0])
+
+
+def make_files(folder, name, size=(120, 160), offset=0):
+    """A photograph with a hole; its paths, pixels and the hole."""
+    height, width = size
+    image = np.ascontiguousarray(np.roll(skimage.data.coffee(), offset, 1)[:height, :width])
+    hole = np.zeros(size, bool)
+    hole[30:70, 20 + offset : 60 + offset] = True
+    paths = folder / f"{name}.png", folder / f"{name}-mask.png"
+    PIL.Image.fromarray(image).save(paths[0])
+    PIL.Image.fromarray(hole).save(paths[1])
+    return paths, image, hole
+
+
+def connect(server, folder):
+    return Client(server[0], verbose=False, download_files=str(folder))
+
+
+def complete(client, photo, mask, **more):
+    return client.predict(
+        photo=handle_file(photo), mask=handle_file(mask), api_name="/complete", **more
+    )
+
+
+def pixels(path):
+    with PIL.Image.open(path) as image:
+        return np.array(image)
+
+
+def assert_equal_but_for_ties(got, expected):
+    """The server's process has fewer devices, so sums are ordered otherwise there."""
+    np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
+    assert (got != expected).mean() < 1e-3
+
+
+def test_it_completes(server, completer, tmp_path):
+    paths, image, hole = make_files(tmp_path, "cup")
+    client = connect(server, tmp_path)
+    plain = complete(client, *paths)
+    assert Path(plain).name == "cup-completed.png"
+    assert_equal_but_for_ties(pixels(plain), completer(image, hole))
+    blended = pixels(complete(client, *paths, blend="poisson"))
+    np.testing.assert_array_equal(blended[~hole], image[~hole])
+    assert (blended != pixels(plain)).any()
+
+
+def test_twenty_clients_at_once(server, completer, tmp_path):
+    """Each gets its own photograph back."""
+
+    def ask(number):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        paths, image, hole = make_files(folder, "cup", offset=number)
+        return pixels(complete(connect(server, folder), *paths)), image, hole
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        for got, image, hole in pool.map(ask, range(20)):
+            np.testing.assert_array_equal(got[~hole], image[~hole])
+            assert_equal_but_for_ties(got, completer(image, hole))
+
+
+def test_what_cannot_be_completed_is_said_in_words(server, tmp_path):
+    (photo, mask), _, _ = make_files(tmp_path, "cup")
+    (tmp_path / "text.jpg").write_text("no image")
+    PIL.Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
+    PIL.Image.new("L", (160, 120)).save(tmp_path / "black.png")
+    PIL.Image.new("L", (1200, 1000)).save(tmp_path / "large.png")
+    client = connect(server, tmp_path)
+    for name, of, words in (
+        ("text.jpg", mask, "text.jpg is no image"),
+        (photo, "text.jpg", "text.jpg is no image"),
+        (photo, "small.png", "the image is 160x120, its mask 10x10"),
+        (photo, "black.png", "there is no hole yet"),
+        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 may be"),
+    ):
+        with pytest.raises(AppError, match="^" + words):
+            complete(client, tmp_path / name, tmp_path / of)
+
+
+def test_large_files_are_refused(server, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
+    with pytest.raises(ValueError, match="exceeds the maximum file size of 1000000 bytes"):
+        complete(connect(server, tmp_path), tmp_path / "noise.png", tmp_path / "noise.png")
+    # Also from those who do not ask first.
+    content = (tmp_path / "noise.png").read_bytes()
+    answer = httpx.post(f"{server[0]}/gradio_api/upload", files={"files": ("a.png", content)})
+    assert answer.status_code == 413
+
+
+def test_a_full_queue_refuses_and_the_rest_is_done(finished_run, tmp_path):
+    (photo, mask), image, _ = make_files(tmp_path, "cup", size=(400, 600))
+    with serving(finished_run[0], "--max-queue=1") as server:
+        client = connect(server, tmp_path)
+
+        def ask(_):
+            try:
+                return pixels(complete(client, photo, mask)).shape
+            except QueueError as error:
+                return str(error)
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            answers = set(pool.map(ask, range(12)))
+    assert image.shape in answers
+    answers.remove(image.shape)
+    assert len(answers) == 1 and answers.pop().startswith("Queue is full")
+
+
+def test_nothing_is_kept(finished_run, tmp_path):
+    (photo, mask), _, _ = make_files(tmp_path, "cup")
+    known = set(Path(tempfile.gettempdir()).glob("glinpaint-*"))
+    with serving(finished_run[0]) as (address, process):
+        (folder,) = set(Path(tempfile.gettempdir()).glob("glinpaint-*")) - known
+        complete(connect((address, process), tmp_path), photo, mask)
+        assert {path.name for path in folder.rglob("*.png")} >= {"cup.png", "cup-completed.png"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        wait_for(lambda: not folder.exists())
+        assert process.stdout.read().splitlines() == ["stopped"]
+
+
+def test_where_it_listens(server, finished_run):
+    """On this machine alone, and not on a port that is taken."""
+    port = server[0].rpartition(":")[2]
+    result = run("glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", f"--port={port}")
+    assert_refused(result, f"cannot listen on 127.0.0.1:{port}", "--port")
+    assert httpx.get(server[0]).status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.2:{port}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--checkpoint=nowhere"], "no checkpoint in"),
+        (["--checkpoint=nowhere", "--port=70000"], "--port=70000 must be in 1..65535"),
+        ([], "--checkpoint"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, expected):
+    assert_refused(run("glinpaint_jax", "serve", *arguments), expected)

@@ -1,0 +1,91 @@
+"""What the page does with what people give it, without a browser or a server."""
+
+import os
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.web.app import PREVIEW, Limits, complete_upload, painted, preview, remove_older
+
+LIMITS = Limits(megapixels=50, megabytes=50, queue=32)
+
+
+class Whitener(Completer):
+    """Fills holes with white."""
+
+    def __init__(self):
+        pass
+
+    def fill(self, images, holes):
+        (image,), (hole,) = images, holes
+        return [np.where(hole[..., None], np.uint8(255), image)]
+
+
+def test_paint_is_stretched_to_the_photograph():
+    layer = np.zeros((50, 100, 4), np.uint8)
+    layer[10:20, 30:60] = 255, 45, 120, 255
+    layer[40:, 90:, :3] = 255  # coloured but transparent: erased
+    hole = painted(PIL.Image.fromarray(layer), 500, 1000)
+    expected = np.zeros((500, 1000), bool)
+    expected[100:200, 300:600] = True
+    assert (hole != expected).mean() < 0.001
+    np.testing.assert_array_equal(painted(PIL.Image.fromarray(layer), 50, 100), layer[..., 3] > 0)
+
+
+def test_previews_are_small_and_opaque():
+    image = PIL.Image.new("LA", (3000, 1000), (0, 0))
+    shown = preview(image)
+    assert shown.size == (PREVIEW, PREVIEW // 3 + 1) and shown.mode == "RGB"
+    assert shown.getpixel((5, 5)) == (255, 255, 255)
+    assert image.size == (3000, 1000)
+    assert preview(PIL.Image.new("RGB", (30, 20), "red")).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_result_is_written_as_the_photograph_was(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    exif[PIL.ExifTags.Base.Artist] = "somebody"
+    photo = tmp_path / "photo.JPG"
+    PIL.Image.new("RGB", (40, 30), "navy").save(photo, exif=exif)
+    mask = np.zeros((40, 30), bool)
+    mask[:10] = True
+    PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
+    layer = np.zeros((20, 15, 4), np.uint8)
+    layer[15:, :, 3] = 255
+    before, hole, after, path = complete_upload(
+        Whitener(),
+        str(photo),
+        str(tmp_path / "mask.png"),
+        [PIL.Image.fromarray(layer)],
+        "none",
+        tmp_path,
+        LIMITS,
+    )
+    assert before.size == after.size == (30, 40)
+    assert hole[:10].all() and hole[31:].all() and not hole[11:29].any()
+    assert path.endswith("photo-completed.jpg")
+    with PIL.Image.open(path) as written:
+        assert written.size == (30, 40)
+        assert dict(written.getexif()) == {PIL.ExifTags.Base.Artist: "somebody"}
+        assert min(written.getpixel((15, 3))) > 240 > max(written.getpixel((15, 20)))
+
+
+def test_without_a_photograph_or_a_hole_nothing_is_done(tmp_path):
+    with pytest.raises(UserError, match="there is no photograph yet"):
+        complete_upload(Whitener(), None, None, [], "none", tmp_path, LIMITS)
+    PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="there is no hole yet"):
+        complete_upload(Whitener(), str(tmp_path / "a.png"), None, [], "none", tmp_path, LIMITS)
+
+
+def test_old_files_go(tmp_path):
+    for name, age in (("old", 100), ("new", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.png").touch()
+        os.utime(tmp_path / name / "photo.png", times=(time.time() - age,) * 2)
+    remove_older(tmp_path, 50)
+    assert [path.parent.name for path in tmp_path.rglob("*.png")] == ["new"]

@@ -1,0 +1,142 @@
+"""The page in headless Chromium: open, paint, erase, complete, download."""
+
+import shutil
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+from tests.web.conftest import wait_for
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="needs chromium and chromedriver (Debian: apt install chromium chromium-driver)",
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",  # root, as in containers, cannot have one
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+    "--window-size=1300,1000",
+)
+WIDTH, HEIGHT = 480, 320
+
+
+class Page:
+    """The served page, by what a person sees on it."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def find(self, selector):
+        """The first that is shown, when there is one."""
+
+        def shown():
+            found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+            return next((element for element in found if element.is_displayed()), None)
+
+        return wait_for(shown)
+
+    def open(self, place, path):
+        """Files are given to an input that people do not see."""
+        inputs = f"{place} input[type=file]"
+        wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, inputs))[0].send_keys(str(path))
+        wait_for(lambda: path.stem in self.find(place).text)
+
+    def drag(self, tool, offsets):
+        """With a tool of the editor along offsets in pixels of the screen from its middle."""
+        self.find(f"#editor button[aria-label={tool!r}]").click()
+        canvas = self.find("#editor canvas")
+        start, *others = offsets
+        actions = ActionChains(self.driver)
+        actions.move_to_element_with_offset(canvas, *start).click_and_hold()
+        for offset in others:
+            actions.move_to_element_with_offset(canvas, *offset)
+        actions.release().perform()
+
+
+@pytest.fixture
+def page(server, tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "got")})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        driver.get(server[0])
+        yield Page(driver)
+        driver.save_screenshot(str(tmp_path / "page.png"))
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "cup.png"
+    PIL.Image.fromarray(skimage.data.coffee()[:HEIGHT, :WIDTH]).save(path)
+    return path
+
+
+def pixels(path):
+    with PIL.Image.open(path) as image:
+        return np.array(image)
+
+
+def download(page, tmp_path):
+    """The pixels of the file that the button gives."""
+    page.find("#download").click()
+    path = tmp_path / "got" / "cup-completed.png"
+    wait_for(path.exists)
+    return pixels(path)
+
+
+def test_paint_erase_complete_download(page, photo, tmp_path):
+    page.open("#photo", photo)
+    wait_for(lambda: "%" in page.find("#editor").text)  # the editor's zoom: the picture is there
+    page.drag("Brush", [(-100, -40), (0, -40), (100, -40)])
+    page.drag("Erase", [(60, -80), (60, -40), (60, 0)])
+    page.find("#complete").click()
+    page.find("#result img")
+    assert f"{WIDTH} x {HEIGHT}" in page.find("#said").text
+
+    before, after = pixels(photo), download(page, tmp_path)
+    changed = (before != after).any(-1)
+    # Two blobs, left and right of what was erased, above the middle, and nothing else.
+    joined = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9)))
+    count, _, boxes, centres = cv2.connectedComponentsWithStats(joined)
+    assert count - 1 == 2, boxes
+    (left, above), (right, also_above) = sorted(centres[1:].tolist())
+    assert left < WIDTH / 2 < right and abs(above - also_above) < 10
+    assert above < HEIGHT / 2
+
+
+def test_a_mask_file(page, photo, tmp_path):
+    hole = np.zeros((HEIGHT, WIDTH), bool)
+    hole[100:150, 200:280] = True
+    PIL.Image.fromarray(hole).save(tmp_path / "hole.png")
+    page.open("#photo", photo)
+    page.find("#more button").click()
+    page.open("#mask", tmp_path / "hole.png")
+    page.find("#complete").click()
+    before, after = pixels(photo), download(page, tmp_path)
+    np.testing.assert_array_equal(after[~hole], before[~hole])
+    assert (after[hole] != before[hole]).any(-1).mean() > 0.9
+
+
+def test_errors_are_shown_in_words(page, tmp_path):
+    page.find("#complete").click()
+    wait_for(lambda: "there is no photograph yet" in page.find(".toast-body").text)
+    (tmp_path / "text.jpg").write_text("no image")
+    page.open("#photo", tmp_path / "text.jpg")
+    wait_for(lambda: "text.jpg is no image" in page.find(".toast-wrap").text)
