@@ -3,9 +3,9 @@
     python scripts/benchmark_completion.py [--checkpoint P] [--hole 200] [--memory-limit 20]
 
 One hole in the middle of photographs of several sizes; each case runs in a process of its own, once
-to compile and then up to three times (slow ones fewer), of which the median counts. The weights are random ones of the full
-width, unless there is a checkpoint: neither time nor memory depends on their values. Memory is the
-process's peak, with JAX and the photograph.
+to compile and then up to three times (slow ones fewer), of which the median counts. Unless there is
+a checkpoint, the weights are random ones of the full width: neither time nor memory depends on
+their values. Memory is the process's peak, with JAX and the photograph.
 """
 
 import argparse

@@ -43,8 +43,6 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("pass either --mask or --random-holes")
     if arguments.quality not in range(1, 101):
         raise UserError(f"--quality={arguments.quality} must be in 1..100")
-    if arguments.tile < 16:
-        raise UserError(f"--tile={arguments.tile} must be at least 16 pixels")
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     images = len(jobs) + len(failures)
     keep_compiled_programs()

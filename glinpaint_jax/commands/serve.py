@@ -5,7 +5,7 @@
     filled = client.predict(handle_file("photo.jpg"), handle_file("mask.png"), api_name="/complete")
 
 Only this machine can reach it, unless --host is another address than 127.0.0.1; there is no login.
-What is uploaded is deleted half an hour after, and when the server stops.
+What is uploaded is deleted an hour after its last use, and when the server stops.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from glinpaint_jax import cli
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.parallel import keep_compiled_programs
-from glinpaint_jax.web.app import CSS, Limits, make_app, remove_older, theme
+from glinpaint_jax.web.app import CSS, make_app, theme
+from glinpaint_jax.web.safety import LimitBody
+from glinpaint_jax.web.uploads import Limits, remove_older
 
-KEPT_SECONDS = 30 * 60
+KEPT_SECONDS = 60 * 60
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -35,10 +37,15 @@ def main(arguments: argparse.Namespace) -> None:
     ):
         if value not in range(1, most + 1):
             raise UserError(f"--{name}={value} must be in 1..{most}")
+    if ":" in arguments.host:
+        raise UserError(f"--host={arguments.host} must be a name or an IPv4 address")
     keep_compiled_programs()
     with tempfile.TemporaryDirectory(prefix="glinpaint-") as folder:
+        tempfile.tempdir = folder  # half-finished uploads too
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # Gradio asks its own page once, which no proxy knows.
+        os.environ["no_proxy"] = f"{os.environ.get('no_proxy', '')},{arguments.host}".strip(",")
         serve(Completer.load(arguments.checkpoint), Path(folder), limits, arguments)
 
 
@@ -50,11 +57,19 @@ def serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     app = make_app(completer, folder, limits)
+    from starlette.middleware import Middleware  # comes with gradio
+
+    max_bytes = limits.megabytes * 10**6
     try:
         app.launch(
             server_name=arguments.host,
             server_port=arguments.port,
-            max_file_size=limits.megabytes * 10**6,
+            max_file_size=max_bytes,
+            app_kwargs={"middleware": [Middleware(LimitBody, max_bytes=max_bytes)]},
+            share=False,
+            enable_monitoring=False,
+            run_history=False,
+            mcp_server=False,
             theme=theme(),
             css=CSS,
             footer_links=["api"],

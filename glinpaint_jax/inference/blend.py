@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy.ndimage import distance_transform_edt
 
+from glinpaint_jax.errors import UserError
+
 KINDS = ("none", "poisson", "telea-poisson")
 # OpenCV takes the detail of a mask's outermost pixels, this many, from the destination.
 ERODED = 3
@@ -21,12 +23,15 @@ Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
 
 
-def blend(completed: Image, hole: Hole, kind: str) -> Image:
+def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None = None) -> Image:
     """`completed` with its holes (True) blended into their surroundings, which stay as they are.
 
     poisson: the completion's detail up to the edge of the hole. telea-poisson: the paper's, with
     Telea's inpainting (radius 1) as the destination, of which a rim of ERODED pixels remains. A
     hole over everything stays as it is.
+
+    A hole takes 200 bytes of memory for each pixel of its bounding box; raises UserError where that
+    has more than `max_pixels`.
     """
     if kind == "none" or hole.all():
         return completed
@@ -34,6 +39,11 @@ def blend(completed: Image, hole: Hole, kind: str) -> Image:
     # Holes that nearly touch are one: the surroundings of one must not be the inside of another.
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(_grown(hole, MARGIN // 2))
     for label, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], start=1):
+        if max_pixels is not None and width * height > max_pixels:
+            raise UserError(
+                f"a hole reaches over {width}x{height} pixels, too much for blending here; leave "
+                "the seam, or make smaller holes"
+            )
         rows = slice(max(0, top - MARGIN), top + height + MARGIN)
         columns = slice(max(0, left - MARGIN), left + width + MARGIN)
         this = hole[rows, columns] & (labels[rows, columns] == label)

@@ -20,6 +20,7 @@ from glinpaint_jax.models.masking import fill_hole, to_pixel_range, to_unit_rang
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
+MIN_TILE = 16
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
 Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
@@ -37,6 +38,8 @@ class Completer:
     def __init__(self, weights: Weights, tile: int = 512, blend: str = "none"):
         if blend not in KINDS:
             raise UserError(f"blend={blend!r} must be one of {', '.join(KINDS)}")
+        if tile < MIN_TILE:
+            raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
         generator, _ = make_networks(weights.config)
         fill = weights.config.mask.fill
 
@@ -77,11 +80,23 @@ class Completer:
         accelerator better and needs as many times the memory. Raises UserError at the first pair
         that cannot be completed.
         """
-        pairs = (_read(image, mask) for image, mask in zip(images, masks, strict=True))
-        while group := list(itertools.islice(pairs, batch_size)):
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        pairs, refused = zip(images, masks, strict=True), None
+        while not refused:
+            group = []
+            try:
+                for pair in itertools.islice(pairs, batch_size):
+                    group.append(_read(*pair))
+            except UserError as error:  # those before it are completed first
+                refused = error
+            if not group:
+                break
             filled = self.fill([pixels for _, pixels, _ in group], [hole for *_, hole in group])
             for (photo, _, hole), completed in zip(group, filled, strict=True):
                 yield completed if photo is None else photo.with_hole_filled(completed, hole).image
+        if refused:
+            raise refused
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Copies of `images` whose pixels in the holes (True) are filled, and blended."""

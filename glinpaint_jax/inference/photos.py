@@ -1,6 +1,9 @@
 """Photographs and masks as files have them: modes, orientation, profiles, other metadata."""
 
+import contextlib
 import io
+import struct
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +43,11 @@ DESCRIPTIVE_TAGS = (
 )
 Source = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
+OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
+# What damaged files make PIL raise.
+DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
+# Warnings are caught for the whole process, by one thread at a time.
+OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -67,22 +75,32 @@ class Photo:
             filled = completed
         colours = pixels.reshape(*hole.shape, -1)[..., : filled.shape[-1]]  # a view
         colours[hole] = filled[hole]
-        return Photo(PIL.Image.fromarray(pixels), self.file_format, self.metadata)
+        image = PIL.Image.fromarray(pixels)
+        image.info.update(self.metadata)  # for those who save it themselves
+        return Photo(image, self.file_format, self.metadata)
 
 
 def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
     """Raises UserError for what is no image, is too large, or has a mode that cannot be kept."""
     image = _open(source, max_pixels=max_pixels)
     path = "the image" if isinstance(source, PIL.Image.Image) else source
-    file_format = image.format or ""  # none of an image made in memory
+    # None of an image made in memory. Phones add pictures for other purposes behind the first.
+    file_format = {None: "", "MPO": "JPEG"}.get(image.format, image.format)
     if file_format and file_format not in FORMATS.values():
         raise UserError(f"{path} is {file_format}, must be JPEG, PNG, WebP, TIFF or BMP")
-    upright = PIL.ImageOps.exif_transpose(image)
-    metadata = _metadata_of(image, upright)
-    if upright.mode == "P":
-        upright = upright.convert("RGBA" if "transparency" in upright.info else "RGB")
-    elif upright.mode == "1":
+    try:
+        upright = PIL.ImageOps.exif_transpose(image)
+        metadata = _metadata_of(image, upright)
+    except DAMAGED as error:
+        raise UserError(
+            f"{path} has damaged EXIF data ({error}), which cannot be kept; remove it from the file"
+        ) from None
+    if upright.mode == "1":
         upright = upright.convert("L")
+    if "transparency" in upright.info:
+        upright = upright.convert("LA" if upright.mode == "L" else "RGBA")
+    elif upright.mode == "P":
+        upright = upright.convert("RGB")
     if upright.mode not in ("L", "LA", "RGB", "RGBA"):
         raise UserError(
             f"{path} has the colour mode {upright.mode}, which cannot be kept; "
@@ -92,11 +110,26 @@ def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
 
 
 def read_mask(source: Source, max_pixels: int | None = None) -> Bool[np.ndarray, "h w"]:
-    """True where the mask image is more than half white. Raises UserError for what is no image."""
-    image = PIL.ImageOps.exif_transpose(_open(source, deep=True, max_pixels=max_pixels))
-    if image.mode.startswith("I"):
-        return np.array(image) > 32767
-    return np.array(image.convert("L")) > 127
+    """True where the mask image is more than half white, and not more than half transparent.
+
+    Raises UserError for what is no image, and where it is not clear what is white.
+    """
+    image = _open(source, deep=True, max_pixels=max_pixels)
+    path = "the mask" if isinstance(source, PIL.Image.Image) else source
+    with contextlib.suppress(*DAMAGED):  # a mask's metadata does not matter
+        image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        white, values = 65535, np.array(image)
+    elif image.mode in ("I", "F"):
+        raise UserError(f"{path} has 32 bits a pixel, so what is white is not clear; use 8")
+    else:
+        if "A" in image.mode or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
+        white, values = 255, np.array(image.convert("L"))
+    if values.max(initial=0) == 1:
+        raise UserError(f"{path}: its brightest pixels are 1, white is {white}; multiply it")
+    return values > white // 2
 
 
 def _metadata_of(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
@@ -123,13 +156,13 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     another suffix, or where the format cannot hold the photo's alpha.
     """
     file_format = output_format(path)
-    if file_format in ("JPEG", "BMP") and photo.image.mode in ("LA", "RGBA"):
+    if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
         raise UserError(f"{path}: {file_format} cannot hold the image's alpha; write a PNG")
     options = {name: value for name, value in photo.metadata.items() if name != "text"}
     if file_format == "JPEG":
         options |= {"quality": quality, "subsampling": 0}
     elif file_format == "WEBP":
-        options |= {"quality": quality, "lossless": photo.file_format in LOSSLESS}
+        options |= {"quality": quality, "lossless": photo.file_format in LOSSLESS, "exact": True}
     elif file_format == "PNG" and "text" in photo.metadata:
         texts = PIL.PngImagePlugin.PngInfo()
         for name, text in photo.metadata["text"].items():
@@ -138,7 +171,10 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     elif file_format == "TIFF":
         options["compression"] = "tiff_deflate"
     buffer = io.BytesIO()
-    photo.image.save(buffer, file_format, **options)
+    try:
+        photo.image.save(buffer, file_format, **options)
+    except (OSError, *DAMAGED) as error:  # too large for the format, its metadata too long
+        raise UserError(f"{path} cannot be a {file_format}: {error}; write a PNG") from None
     write_bytes(path, buffer.getvalue())
 
 
@@ -155,29 +191,33 @@ def output_format(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
-def _raw_mode(image: PIL.Image.Image) -> str:
-    """How an opened file stores its pixels, such as 'RGB' or 'RGB;16B'; empty if PIL cannot say."""
-    if not image.tile:
-        return ""
-    arguments = image.tile[0].args
-    return arguments if isinstance(arguments, str) else str(arguments[0])
+def _refuse_deep(image: PIL.Image.Image, name: Any) -> None:
+    """Raises UserError for 16 bits a channel, which PIL would cut to 8 when it loads the pixels."""
+    tiles = getattr(image, "tile", None)  # none of an image made in memory
+    arguments = tiles[0].args if tiles else ""
+    raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
+    # BMP files have 16 bits for all three channels together.
+    if "16" in raw_mode and image.format != "BMP":
+        raise UserError(f"{name} has 16 bits a channel, which cannot be kept; use 8")
 
 
 def _open(source: Source, deep: bool = False, max_pixels: int | None = None) -> PIL.Image.Image:
     """The image as it lies, loaded. 16 bits a channel only if `deep`: PIL would cut them to 8."""
     if isinstance(source, PIL.Image.Image):
+        if not deep:
+            _refuse_deep(source, "the image")
         return source
     try:
-        with warnings.catch_warnings():
+        with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             opened = PIL.Image.open(source)
         with opened as image:
             if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
                 raise UserError(f"{source} has {found:.1f} megapixels, at most {allowed:g} may be")
-            if "16" in _raw_mode(image) and not deep:
-                raise UserError(f"{source} has 16 bits a channel, which cannot be kept; use 8")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            if not deep:
+                _refuse_deep(image, source)
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise UserError(f"{source} holds {frames} images, must hold one")
             image.load()
             return image
@@ -187,5 +227,5 @@ def _open(source: Source, deep: bool = False, max_pixels: int | None = None) -> 
         raise UserError(f"{source} is no image, or a damaged one") from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
-    except (SyntaxError, ValueError, EOFError) as error:  # what damaged files make of PIL
+    except DAMAGED as error:
         raise UserError(f"{source} is a damaged image: {error}") from None

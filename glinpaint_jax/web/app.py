@@ -1,26 +1,21 @@
 """The page in the browser, and its API, by Gradio (the extra `web`)."""
 
-import contextlib
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
-import numpy as np
 import PIL.Image
-from jaxtyping import Bool
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.extras import import_extra
-from glinpaint_jax.inference.blend import KINDS, blend
-from glinpaint_jax.inference.completer import Completer, refuse_other_size
-from glinpaint_jax.inference.photos import FORMATS, Photo, read_mask, read_photo, write_photo
+from glinpaint_jax.inference.blend import KINDS
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.photos import FORMATS, read_photo
+from glinpaint_jax.web.safety import patch_gradio
+from glinpaint_jax.web.uploads import PREVIEW, Limits, complete_upload, preview, read_upload
 
 TITLE = "glinpaint"
-# Painted on and compared in this size at most; the photograph itself is completed in its own.
-PREVIEW = 1280
 COLOUR = "#ff2d78"
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto; }
@@ -30,15 +25,10 @@ CSS = """
 """
 
 
-class Limits(NamedTuple):
-    megapixels: int  # of a photograph
-    megabytes: int  # of a file
-    queue: int  # completions waiting or running
-
-
 def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
     """A gradio.Blocks, not launched. Results are written to `folder`."""
     gr = import_extra("gradio")
+    patch_gradio(PREVIEW)
 
     def in_words(function: Callable[..., Any], *arguments: Any) -> Any:
         """Its result; what a person can mend is shown to them."""
@@ -47,30 +37,42 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
         except UserError as error:
             raise gr.Error(str(error), title="Not completed", print_exception=False) from None
 
-    def opened(photo: str | None) -> dict[str, Any] | None:
-        """What is painted on."""
-        if photo is None:
-            return None
-        shown = preview(in_words(read_upload, read_photo, photo, limits).image)
-        return {"background": shown, "layers": [], "composite": shown}
+    def nothing() -> tuple[Any, ...]:
+        """In place of a result."""
+        return None, gr.DownloadButton(value=None, visible=False), ""
 
-    def pressed(photo: str | None, editor: dict[str, Any] | None, mask: str | None, kind: str):
+    def opened(photo: str | None) -> Iterator[tuple[Any, ...]]:
+        """What is painted on, and no result."""
+        yield gr.skip(), *nothing()
+        if photo is None:
+            yield None, *nothing()
+        else:
+            shown = preview(in_words(read_upload, read_photo, photo, limits).image)
+            yield {"background": shown, "layers": [], "composite": shown}, *nothing()
+
+    def pressed(
+        photo: str | None, layer: PIL.Image.Image | None, mask: str | None, kind: str
+    ) -> Iterator[tuple[Any, ...]]:
+        """What is shown of the result: pictures, the button and a sentence."""
+        yield nothing()
         started = time.perf_counter()
-        layers = [] if editor is None else editor["layers"]
-        before, hole, after, path = in_words(
-            complete_upload, completer, photo, mask, layers, kind, folder, limits
-        )
-        width, height = after.size
+        result = in_words(complete_upload, completer, photo, mask, layer, kind, folder, limits)
+        width, height = result.after.size
         said = (
-            f"**{width} x {height}**, {100 * hole.mean():.2g} % filled "
-            f"in {time.perf_counter() - started:.1f} s. All other pixels are untouched."
+            f"**{width} x {height}**, {100 * result.hole.mean():.3g} % filled in "
+            f"{time.perf_counter() - started:.1f} s. "
+        ) + (
+            "All other pixels are those of the photograph."
+            if result.lossless
+            else "The file is compressed anew, as the photograph is."
         )
-        return (preview(before), preview(after)), gr.DownloadButton(value=path, visible=True), said
+        pictures = preview(result.before), preview(result.after)
+        yield pictures, gr.DownloadButton(value=str(result.path), visible=True), said
 
     def complete(photo: str, mask: str, blend: str = "none") -> str:
         """Fills the white of `mask` in `photo`, two files of the same size."""
-        *_, path = in_words(complete_upload, completer, photo, mask, [], blend, folder, limits)
-        return path
+        given = completer, photo, mask, None, blend, folder, limits
+        return str(in_words(complete_upload, *given).path)
 
     blends = [("leave the seam", "none"), ("Poisson", "poisson"), ("Telea + Poisson", KINDS[-1])]
     one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "complete"}
@@ -87,7 +89,6 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
                 )
                 editor = gr.ImageEditor(
                     label="Paint the hole",
-                    type="pil",
                     format="png",
                     sources=(),
                     placeholder="Open a photograph",
@@ -122,21 +123,17 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
                 download = gr.DownloadButton(
                     "Download", visible=False, variant="primary", elem_id="download"
                 )
-        photo.change(opened, photo, editor, api_visibility="private", show_progress="hidden")
-        button.click(
-            pressed,
-            [photo, editor, mask, kind],
-            [slider, download, said],
-            api_visibility="private",
-            **one_at_a_time,
-        )
+        shown, private = [slider, download, said], {"api_visibility": "private"}
+        photo.change(opened, photo, [editor, *shown], show_progress="hidden", **private)
+        button.click(pressed, [photo, editor, mask, kind], shown, **one_at_a_time, **private)
         with gr.Row(visible=False):  # what the API takes and gives
-            given = [gr.File(label="photo"), gr.File(label="mask")]
-            given += [gr.Radio(KINDS, value="none", label="blend")]
+            files = [gr.File(label="photo"), gr.File(label="mask")]
+            given = [*files, gr.Radio(KINDS, value="none", label="blend")]
             gr.Button().click(
                 complete, given, gr.File(label="completed"), api_name="complete", **one_at_a_time
             )
-    app.queue(max_size=limits.queue)
+    # Not open: requests that go past the queue are refused.
+    app.queue(max_size=limits.queue, api_open=False)
     return app
 
 
@@ -148,72 +145,3 @@ def theme() -> Any:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-
-
-def read_upload(read: Callable[..., Any], path: str, limits: Limits) -> Any:
-    """What `read` makes of a file. Raises UserError, which tells the file's name but not its place.
-
-    As `read` does, for example where the file has too many pixels.
-    """
-    try:
-        return read(Path(path), max_pixels=limits.megapixels * 10**6)
-    except UserError as error:
-        raise UserError(str(error).replace(path, Path(path).name)) from None
-
-
-def complete_upload(
-    completer: Completer,
-    photo: str | None,
-    mask: str | None,
-    layers: list[PIL.Image.Image],
-    kind: str,
-    folder: Path,
-    limits: Limits,
-) -> tuple[PIL.Image.Image, Bool[np.ndarray, "h w"], PIL.Image.Image, str]:
-    """Before, the hole, after, and the file that was written, in the photograph's own format.
-
-    The hole is what `mask` shows and what is painted on `layers`, stretched to the photograph.
-    Raises UserError for what cannot be completed.
-    """
-    if photo is None:
-        raise UserError("there is no photograph yet; open one first")
-    original: Photo = read_upload(read_photo, photo, limits)
-    width, height = original.image.size
-    hole = np.zeros((height, width), bool)
-    if mask is not None:
-        uploaded = read_upload(read_mask, mask, limits)
-        refuse_other_size(hole.shape, uploaded.shape)
-        hole |= uploaded
-    for layer in layers:
-        hole |= painted(layer, height, width)
-    if not hole.any():
-        raise UserError("there is no hole yet; paint over what should go, or upload a mask")
-    pixels = blend(completer.fill([original.rgb], [hole])[0], hole, kind)
-    completed = original.with_hole_filled(pixels, hole)
-    suffixes = {name: suffix for suffix, name in reversed(FORMATS.items())}
-    suffix = suffixes[original.file_format]
-    place = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(photo).stem}-completed{suffix}"
-    write_photo(completed, place)
-    return original.image, hole, completed.image, str(place)
-
-
-def painted(layer: PIL.Image.Image, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Where a layer of any size has been painted on, stretched to `height` x `width`."""
-    alpha = np.uint8(255) * (np.array(layer.getchannel("A")) > 0)
-    return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR) > 127
-
-
-def preview(image: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB, no side longer than PREVIEW; what is transparent is white."""
-    shown = image.convert("RGBA")
-    shown.thumbnail((PREVIEW, PREVIEW))
-    white = PIL.Image.new("RGBA", shown.size, "white")
-    return PIL.Image.alpha_composite(white, shown).convert("RGB")
-
-
-def remove_older(folder: Path, seconds: int) -> None:
-    """Files in `folder` not written to for so long."""
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # another may have removed it
-            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
-                path.unlink()

@@ -45,6 +45,24 @@ def test_one_image(finished_run, files):
     np.testing.assert_array_equal(after, before)
 
 
+def test_blending_and_small_tiles(finished_run, files):
+    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
+    for name, more in (
+        ("whole", []),
+        ("tiles", ["--tile=16"]),
+        ("blended", ["--blend=telea-poisson"]),
+    ):
+        result = complete(finished_run, source, mask, files / f"{name}.png", *more)
+        assert (result.returncode, result.stderr) == (0, "")
+    whole, tiles, blended = (
+        pixels(files / f"{n}.png").astype(int) for n in ("whole", "tiles", "blended")
+    )
+    np.testing.assert_allclose(tiles, whole, atol=1)
+    assert (blended[HOLE] != whole[HOLE]).any()
+    blended[HOLE] = whole[HOLE]
+    np.testing.assert_array_equal(blended, whole)
+
+
 def test_folders_go_on_past_what_is_broken_and_say_it(finished_run, files):
     (files / "images" / "text.jpg").write_text("no image")
     (files / "images" / "empty.jpg").touch()
@@ -93,6 +111,8 @@ def test_a_mask_without_a_hole_gives_the_file_itself(finished_run, files):
         ("images/coffee.png", "masks/coffee.bmp", "out.gif", [], ".webp"),
         ("images/coffee.png", "masks/coffee.bmp", "none/out.png", [], "cannot write"),
         ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--quality=0"], "1..100"),
+        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--tile=8"], "at least 16"),
+        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--blend=no"], "telea-poisson"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -84,8 +84,6 @@ def test_small_images(size, kind):
 @pytest.mark.parametrize("kind", ["none", "poisson", "telea-poisson"])
 def test_nothing_to_blend(kind):
     image = smooth_image()
+    np.testing.assert_array_equal(blend(image, hole_at((40, 50, 90, 120)), "none"), image)
     for hole in (np.zeros((HEIGHT, WIDTH), bool), np.ones((HEIGHT, WIDTH), bool)):
-        np.testing.assert_array_equal(blend(image, hole, kind), image)
-    hole = hole_at((40, 50, 90, 120))
-    if kind == "none":
         np.testing.assert_array_equal(blend(image, hole, kind), image)

@@ -9,7 +9,7 @@ import skimage.data
 import glinpaint_jax
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference import regions
-from glinpaint_jax.inference.blend import blend
+from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import make_networks
@@ -150,6 +150,35 @@ def test_a_batch_gives_what_each_gives(weights, tmp_path):
         list(completer.batch(images, masks[:3]))
 
 
+def test_a_batch_gives_what_comes_before_a_pair_that_will_not_do(completer):
+    image, mask = photo(40, 40), np.zeros((40, 40), bool)
+    got = []
+    with pytest.raises(UserError, match="image is 40x40, its mask 40x30"):
+        for completed in completer.batch([image] * 5, [mask] * 3 + [mask[:30]] + [mask]):
+            got.append(completed)
+    assert len(got) == 3
+    with pytest.raises(UserError, match="batch_size=0"):
+        next(completer.batch([image], [mask], batch_size=0))
+
+
+def test_pil_images_keep_their_profile(completer):
+    image = PIL.Image.fromarray(photo(40, 40))
+    image.info["icc_profile"] = b"a profile"
+    mask = np.zeros((40, 40), bool)
+    assert completer(image, mask).info["icc_profile"] == b"a profile"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_hole_showed_does_not_matter(kind, weights):
+    """Nothing of the original inside the hole is left in what it is filled with."""
+    hole = np.zeros((80, 80), bool)
+    hole[20:60, 30:] = True
+    first, second = photo(80, 80), photo(80, 80)
+    second[hole] = np.random.default_rng(0).integers(0, 256, (hole.sum(), 3))
+    completer = Completer(weights, blend=kind)
+    np.testing.assert_array_equal(completer(first, hole), completer(second, hole))
+
+
 def test_blending_is_asked_for(weights):
     image, hole = photo(80, 80), np.zeros((80, 80), bool)
     hole[20:60, 20:60] = True
@@ -159,6 +188,8 @@ def test_blending_is_asked_for(weights):
     assert (blended != plain).any()
     with pytest.raises(UserError, match="blend='no' must be one of none, poisson"):
         Completer(weights, blend="no")
+    with pytest.raises(UserError, match="tile=8 must be at least 16"):
+        Completer(weights, tile=8)
 
 
 def test_other_sizes_are_refused_with_both(completer):

@@ -227,3 +227,80 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(name, tmp_path):
     with pytest.raises(UserError, match=name):
         write_photo(alpha, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["alpha.png"]
+
+
+def test_transparent_parts_of_a_mask_are_no_hole(tmp_path):
+    """Drawing programs keep white under what is erased."""
+    pixels = np.full((20, 30, 4), 255, np.uint8)
+    pixels[..., 3] = 0
+    pixels[5:10, 5:10, 3] = 255
+    PIL.Image.fromarray(pixels).save(tmp_path / "mask.png")
+    hole = read_mask(tmp_path / "mask.png")
+    assert hole[5:10, 5:10].all() and hole.sum() == 25
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.eye(4, dtype=np.uint8), "brightest pixels are 1, white is 255"),
+        (np.eye(4, dtype=np.uint16), "brightest pixels are 1, white is 65535"),
+        (np.eye(4, dtype=np.int32) * 255, "32 bits"),
+        (np.eye(4, dtype=np.float32), "32 bits"),
+    ],
+)
+def test_masks_whose_white_is_not_known_are_refused(pixels, message, tmp_path):
+    """They would be taken for empty."""
+    PIL.Image.fromarray(pixels).save(tmp_path / "mask.tif")
+    with pytest.raises(UserError, match=f"mask.tif.*{message}"):
+        read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_transparent_colour_becomes_alpha(mode, tmp_path):
+    image = PIL.Image.new(mode, (8, 8))
+    image.putpixel((3, 3), {"L": 200, "RGB": (9, 200, 9), "P": 5}[mode])
+    image.save(tmp_path / "a.png", transparency={"L": 0, "RGB": (0, 0, 0), "P": 0}[mode])
+    read = read_photo(tmp_path / "a.png")
+    assert read.image.mode == ("LA" if mode == "L" else "RGBA")
+    alpha = np.array(read.image.getchannel("A"))
+    assert alpha[3, 3] == 255 and alpha.sum() == 255
+
+
+def test_pictures_behind_a_jpeg_are_left_behind(tmp_path):
+    """Phones add depth maps and the like, which PIL calls an MPO file."""
+    photo().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo()], quality=95)
+    read = read_photo(tmp_path / "a.jpg")
+    assert (read.file_format, read.image.size) == ("JPEG", photo().size)
+    write_photo(read, tmp_path / "b.jpg")
+    assert reopened(tmp_path / "b.jpg").format == "JPEG"
+
+
+@pytest.mark.parametrize("tag", [0x0112, 0x0128])
+def test_damaged_exif_is_refused_by_name(tag, tmp_path):
+    """A number called a text: PIL fails in other ways than OSError."""
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION], exif[0x0128] = 6, 2
+    photo().save(tmp_path / "a.jpg", exif=exif)
+    content = (tmp_path / "a.jpg").read_bytes()
+    number, undefined = tag.to_bytes(2, "little") + b"\3\0", tag.to_bytes(2, "little") + b"\7\0"
+    assert content.count(number) == 1
+    (tmp_path / "a.jpg").write_bytes(content.replace(number, undefined))
+    with pytest.raises(UserError, match=r"a\.jpg has damaged EXIF data"):
+        read_photo(tmp_path / "a.jpg")
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    for size, name in (((17000, 2), "a.webp"), ((66000, 1), "a.jpg")):
+        wide = read_photo_from(PIL.Image.new("RGB", size), tmp_path / "wide.png")
+        with pytest.raises(UserError, match=f"{name} cannot be a .*; write a PNG"):
+            write_photo(wide, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_16_bits_are_refused_in_opened_images_too(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((4, 4, 3), np.uint16))
+    with (
+        PIL.Image.open(tmp_path / "deep.png") as opened,
+        pytest.raises(UserError, match="the image has 16 bits"),
+    ):
+        read_photo(opened)

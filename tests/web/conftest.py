@@ -1,7 +1,6 @@
 """Servers started as people start them."""
 
 import contextlib
-import select
 import signal
 import socket
 import subprocess
@@ -13,34 +12,42 @@ from tests.programs import ROOT, command, environment
 
 
 @contextlib.contextmanager
-def serving(workdir, *more):
-    """Yields (address, process); the process is told to stop at the end."""
+def serving(workdir, folder, *more):
+    """Yields (address, process); the process is told to stop at the end.
+
+    Its temporary files and its output, output.txt, are in `folder`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = (f"--checkpoint={workdir}", f"--port={port}", *more)
-    process = subprocess.Popen(
-        command("glinpaint_jax", "serve", *arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    output = folder / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command("glinpaint_jax", "serve", *arguments),
+            cwd=ROOT,
+            env=environment(TMPDIR=str(folder)),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        ready, _, _ = select.select([process.stdout], [], [], 120)
-        assert ready, "the server did not start within two minutes"
-        assert "serving" in (line := process.stdout.readline()), line + process.stdout.read()
+        wait_for(lambda: output.read_text() or process.poll() is not None, 120)
+        assert output.read_text().startswith("serving")
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")
-def server(finished_run):
+def server(finished_run, tmp_path_factory):
     """(address, process) of a server of the small model that takes photographs up to 1 MB."""
-    with serving(finished_run[0], "--max-megapixels=1", "--max-megabytes=1") as started:
+    folder = tmp_path_factory.mktemp("server")
+    limits = ("--max-megapixels=1", "--max-megabytes=1")
+    with serving(finished_run[0], folder, *limits) as started:
         yield started
 
 

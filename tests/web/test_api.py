@@ -1,8 +1,8 @@
 """The server as programs use it: its answers, its limits, many at once, its end."""
 
 import concurrent.futures
+import contextlib
 import signal
-import tempfile
 from pathlib import Path
 
 import httpx
@@ -16,7 +16,7 @@ from gradio_client.utils import QueueError
 
 from glinpaint_jax import Completer
 from tests.programs import assert_refused, run
-from tests.web.conftest import serving, wait_for
+from tests.web.conftest import serving
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,49 @@ def test_what_cannot_be_completed_is_said_in_words(server, tmp_path):
             complete(client, tmp_path / name, tmp_path / of)
 
 
+def test_the_queue_cannot_be_passed_by(server, tmp_path):
+    """Requests that would run at once, side by side, are not answered."""
+    files = [{"path": "a.png", "meta": {"_type": "gradio.FileData"}}] * 2
+    for name in ("complete", "pressed"):
+        answer = httpx.post(f"{server[0]}/gradio_api/api/{name}", json={"data": [*files, "none"]})
+        assert answer.status_code in (401, 404), answer.text
+
+
+def test_the_editor_takes_one_layer_of_the_pages_size(server, tmp_path):
+    """Large ones, and many, would be decoded before anything is checked."""
+    api = f"{server[0]}/gradio_api"
+    (photo, _), _, _ = make_files(tmp_path, "cup")
+    PIL.Image.new("RGBA", (6000, 6000)).save(tmp_path / "large.png")
+    files = [("files", (p.name, p.read_bytes())) for p in (photo, tmp_path / "large.png")]
+    paths = httpx.post(f"{api}/upload", files=files).json()
+    photo, large = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths)
+    config = httpx.get(f"{server[0]}/config").json()
+    (pressed,) = (one["id"] for one in config["dependencies"] if one["api_name"] == "pressed")
+    (editor,) = (one["id"] for one in config["components"] if one["type"] == "imageeditor")
+
+    painted = {"background": None, "layers": [large] * 9, "composite": None}
+    event = {"data": [photo, painted, None, "none"], "fn_index": pressed, "session_hash": "a"}
+    httpx.post(f"{api}/queue/join", json=event)
+    with httpx.stream("GET", f"{api}/queue/data?session_hash=a", timeout=60) as answer:
+        said = next(line for line in answer.iter_lines() if "process_completed" in line)
+    assert "the painting is larger than 1280 pixels" in said
+    blob = {"type": "layer", "index": 10**9, "id": "a"}
+    event = {"data": blob, "component_id": editor, "fn_name": "accept_blobs", "session_hash": "a"}
+    assert httpx.post(f"{api}/component_server", json=event).status_code == 404
+
+
+def test_no_other_files_are_read(server, tmp_path):
+    (_, mask), _, _ = make_files(tmp_path, "cup")
+    client = connect(server, tmp_path)
+    for path in ("http://example.org/a.png", "/etc/hostname"):
+        with pytest.raises(AppError):
+            client.predict(
+                photo={"path": path, "meta": {"_type": "gradio.FileData"}},
+                mask=handle_file(mask),
+                api_name="/complete",
+            )
+
+
 def test_large_files_are_refused(server, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
@@ -110,11 +153,20 @@ def test_large_files_are_refused(server, tmp_path):
     content = (tmp_path / "noise.png").read_bytes()
     answer = httpx.post(f"{server[0]}/gradio_api/upload", files={"files": ("a.png", content)})
     assert answer.status_code == 413
+    answer = httpx.post(f"{server[0]}/gradio_api/upload", data={"text": "a" * 1_200_000})
+    assert answer.status_code == 413
+
+    def in_chunks():
+        yield from [b"a" * 100_000] * 20
+
+    with contextlib.suppress(httpx.RemoteProtocolError):  # the connection is closed
+        answer = httpx.post(f"{server[0]}/gradio_api/upload", content=in_chunks())
+        assert answer.status_code >= 400
 
 
 def test_a_full_queue_refuses_and_the_rest_is_done(finished_run, tmp_path):
     (photo, mask), image, _ = make_files(tmp_path, "cup", size=(400, 600))
-    with serving(finished_run[0], "--max-queue=1") as server:
+    with serving(finished_run[0], tmp_path, "--max-queue=1") as server:
         client = connect(server, tmp_path)
 
         def ask(_):
@@ -132,15 +184,15 @@ def test_a_full_queue_refuses_and_the_rest_is_done(finished_run, tmp_path):
 
 def test_nothing_is_kept(finished_run, tmp_path):
     (photo, mask), _, _ = make_files(tmp_path, "cup")
-    known = set(Path(tempfile.gettempdir()).glob("glinpaint-*"))
-    with serving(finished_run[0]) as (address, process):
-        (folder,) = set(Path(tempfile.gettempdir()).glob("glinpaint-*")) - known
+    place = tmp_path / "server"
+    place.mkdir()
+    with serving(finished_run[0], place) as (address, process):
         complete(connect((address, process), tmp_path), photo, mask)
-        assert {path.name for path in folder.rglob("*.png")} >= {"cup.png", "cup-completed.png"}
+        assert {path.name for path in place.rglob("*.png")} >= {"cup.png", "cup-completed.png"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        wait_for(lambda: not folder.exists())
-        assert process.stdout.read().splitlines() == ["stopped"]
+        assert [path.name for path in place.iterdir()] == ["output.txt"]
+        assert (place / "output.txt").read_text().splitlines()[1:] == ["stopped"]
 
 
 def test_where_it_listens(server, finished_run):

@@ -1,5 +1,6 @@
 """The page in headless Chromium: open, paint, erase, complete, download."""
 
+import contextlib
 import shutil
 
 import cv2
@@ -8,6 +9,7 @@ import PIL.Image
 import pytest
 import skimage.data
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
@@ -43,7 +45,8 @@ class Page:
 
         def shown():
             found = self.driver.find_elements(By.CSS_SELECTOR, selector)
-            return next((element for element in found if element.is_displayed()), None)
+            with contextlib.suppress(StaleElementReferenceException):  # the page was changing
+                return next((element for element in found if element.is_displayed()), None)
 
         return wait_for(shown)
 
@@ -108,7 +111,7 @@ def test_paint_erase_complete_download(page, photo, tmp_path):
     page.drag("Erase", [(60, -80), (60, -40), (60, 0)])
     page.find("#complete").click()
     page.find("#result img")
-    assert f"{WIDTH} x {HEIGHT}" in page.find("#said").text
+    wait_for(lambda: f"{WIDTH} x {HEIGHT}" in page.find("#said").text)
 
     before, after = pixels(photo), download(page, tmp_path)
     changed = (before != after).any(-1)

@@ -1,15 +1,23 @@
-"""What the page does with what people give it, without a browser or a server."""
+"""What becomes of the files that people send."""
 
 import os
 import time
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.web.app import PREVIEW, Limits, complete_upload, painted, preview, remove_older
+from glinpaint_jax.web.uploads import (
+    PREVIEW,
+    Limits,
+    complete_upload,
+    painted,
+    preview,
+    remove_older,
+)
 
 LIMITS = Limits(megapixels=50, megabytes=50, queue=32)
 
@@ -56,19 +64,13 @@ def test_the_result_is_written_as_the_photograph_was(tmp_path):
     PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
     layer = np.zeros((20, 15, 4), np.uint8)
     layer[15:, :, 3] = 255
-    before, hole, after, path = complete_upload(
-        Whitener(),
-        str(photo),
-        str(tmp_path / "mask.png"),
-        [PIL.Image.fromarray(layer)],
-        "none",
-        tmp_path,
-        LIMITS,
-    )
-    assert before.size == after.size == (30, 40)
+    mask_path, layer = str(tmp_path / "mask.png"), PIL.Image.fromarray(layer)
+    result = complete_upload(Whitener(), str(photo), mask_path, layer, "none", tmp_path, LIMITS)
+    assert result.before.size == result.after.size == (30, 40)
+    hole = result.hole
     assert hole[:10].all() and hole[31:].all() and not hole[11:29].any()
-    assert path.endswith("photo-completed.jpg")
-    with PIL.Image.open(path) as written:
+    assert result.path.name == "photo-completed.jpg" and not result.lossless
+    with PIL.Image.open(result.path) as written:
         assert written.size == (30, 40)
         assert dict(written.getexif()) == {PIL.ExifTags.Base.Artist: "somebody"}
         assert min(written.getpixel((15, 3))) > 240 > max(written.getpixel((15, 20)))
@@ -76,16 +78,50 @@ def test_the_result_is_written_as_the_photograph_was(tmp_path):
 
 def test_without_a_photograph_or_a_hole_nothing_is_done(tmp_path):
     with pytest.raises(UserError, match="there is no photograph yet"):
-        complete_upload(Whitener(), None, None, [], "none", tmp_path, LIMITS)
+        complete_upload(Whitener(), None, None, None, "none", tmp_path, LIMITS)
     PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="there is no hole yet"):
-        complete_upload(Whitener(), str(tmp_path / "a.png"), None, [], "none", tmp_path, LIMITS)
+        complete_upload(Whitener(), str(tmp_path / "a.png"), None, None, "none", tmp_path, LIMITS)
 
 
-def test_old_files_go(tmp_path):
+def test_alpha_that_the_format_cannot_hold_gives_a_png(tmp_path):
+    photo, mask = tmp_path / "alpha.bmp", tmp_path / "mask.png"
+    pixels = np.full((20, 30, 4), 128, np.uint8)
+    cv2.imwrite(str(photo), pixels)
+    PIL.Image.new("L", (30, 20), 255).save(mask)
+    result = complete_upload(Whitener(), str(photo), str(mask), None, "none", tmp_path, LIMITS)
+    assert result.path.name == "alpha-completed.png" and result.lossless
+    assert result.after.mode == "RGBA"
+
+
+def test_errors_do_not_tell_where_files_lie(tmp_path):
+    photo, mask = tmp_path / "wide.png", tmp_path / "mask.png"
+    for path in (photo, mask):
+        PIL.Image.new("L", (1100, 1000), 255).save(path)
+    limits = Limits(megapixels=1, megabytes=1, queue=1)
+    for name, message in (("gone.png", "gone.png has been deleted"), ("wide.png", "wide.png has")):
+        with pytest.raises(UserError, match="^" + message):
+            path = str(tmp_path / name)
+            complete_upload(Whitener(), path, str(mask), None, "none", tmp_path, limits)
+
+
+def test_large_blends_are_refused(tmp_path):
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    PIL.Image.new("RGB", (3000, 2700)).save(photo)
+    line = np.zeros((2700, 3000), np.uint8)
+    cv2.line(line, (5, 5), (2990, 2690), 255, 3)
+    cv2.imwrite(str(mask), line)
+    with pytest.raises(UserError, match="too much for blending"):
+        complete_upload(Whitener(), str(photo), str(mask), None, "poisson", tmp_path, LIMITS)
+
+
+def test_old_files_go_and_the_folders_they_leave_empty(tmp_path):
     for name, age in (("old", 100), ("new", 10)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "photo.png").touch()
         os.utime(tmp_path / name / "photo.png", times=(time.time() - age,) * 2)
+    (tmp_path / "empty").mkdir()
+    os.utime(tmp_path / "empty", times=(time.time() - 100,) * 2)
     remove_older(tmp_path, 50)
-    assert [path.parent.name for path in tmp_path.rglob("*.png")] == ["new"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"old", "new", "photo.png"}
+    assert not (tmp_path / "old" / "photo.png").exists()

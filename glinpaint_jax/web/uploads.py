@@ -1,0 +1,123 @@
+"""From the files that people send to the file that they get."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import PIL.Image
+from jaxtyping import Bool
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.blend import blend
+from glinpaint_jax.inference.completer import Completer, refuse_other_size
+from glinpaint_jax.inference.photos import (
+    FORMATS,
+    LOSSLESS,
+    OPAQUE,
+    Photo,
+    read_mask,
+    read_photo,
+    write_photo,
+)
+
+# Painted on and compared in this size at most; the photograph itself is completed in its own.
+PREVIEW = 1280
+MAX_BLENDED = 8_000_000  # pixels of a hole's bounding box: 1.6 GB
+
+
+class Limits(NamedTuple):
+    megapixels: int  # of a photograph
+    megabytes: int  # of a file
+    queue: int  # events waiting, others running
+
+
+def read_upload(read: Callable[..., Any], path: str, limits: Limits) -> Any:
+    """What `read` makes of a file. Raises UserError, which tells the file's name but not its place.
+
+    As `read` does, for example where the file has too many pixels.
+    """
+    try:
+        os.utime(path)  # in use: not to be removed yet
+        return read(Path(path), max_pixels=limits.megapixels * 10**6)
+    except FileNotFoundError:
+        raise UserError(f"{Path(path).name} has been deleted here; open it again") from None
+    except UserError as error:
+        raise UserError(str(error).replace(path, Path(path).name)) from None
+
+
+class Result(NamedTuple):
+    before: PIL.Image.Image
+    hole: Bool[np.ndarray, "h w"]
+    after: PIL.Image.Image
+    path: Path  # the file that was written
+    lossless: bool
+
+
+def complete_upload(
+    completer: Completer,
+    photo: str | None,
+    mask: str | None,
+    layer: PIL.Image.Image | None,
+    kind: str,
+    folder: Path,
+    limits: Limits,
+) -> Result:
+    """The hole is what `mask` shows and what is painted on `layer`, stretched to the photograph.
+
+    The result is written to `folder` in the photograph's own format. Raises UserError for what
+    cannot be completed.
+    """
+    if photo is None:
+        raise UserError("there is no photograph yet; open one first")
+    original: Photo = read_upload(read_photo, photo, limits)
+    width, height = original.image.size
+    hole = np.zeros((height, width), bool)
+    if mask is not None:
+        uploaded = read_upload(read_mask, mask, limits)
+        refuse_other_size(hole.shape, uploaded.shape)
+        hole |= uploaded
+    if layer is not None:
+        hole |= painted(layer, height, width)
+    if not hole.any():
+        raise UserError("there is no hole yet; paint over what should go, or upload a mask")
+    pixels = blend(completer.fill([original.rgb], [hole])[0], hole, kind, MAX_BLENDED)
+    completed = original.with_hole_filled(pixels, hole)
+
+    file_format = original.file_format
+    if file_format in OPAQUE and "A" in completed.image.mode:
+        file_format = "PNG"
+    suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)
+    path = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(photo).stem}-completed{suffix}"
+    try:
+        write_photo(completed, path)
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), path.name)) from None
+    return Result(original.image, hole, completed.image, path, file_format in LOSSLESS)
+
+
+def painted(layer: PIL.Image.Image, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """Where a layer of any size has been painted on, stretched to `height` x `width`."""
+    alpha = np.uint8(255) * (np.array(layer.getchannel("A")) > 0)
+    return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR) > 127
+
+
+def preview(image: PIL.Image.Image) -> PIL.Image.Image:
+    """RGB, no side longer than PREVIEW; what is transparent is white."""
+    shown = image.convert("RGBA")
+    shown.thumbnail((PREVIEW, PREVIEW))
+    white = PIL.Image.new("RGBA", shown.size, "white")
+    return PIL.Image.alpha_composite(white, shown).convert("RGB")
+
+
+def remove_older(folder: Path, seconds: int) -> None:
+    """Files in `folder` not used for so long, and the folders they leave empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        with contextlib.suppress(OSError):  # another may have removed it, or be writing there
+            if time.time() - path.stat().st_mtime > seconds:
+                path.rmdir() if path.is_dir() else path.unlink()
