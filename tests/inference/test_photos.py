@@ -275,16 +275,17 @@ def test_pictures_behind_a_jpeg_are_left_behind(tmp_path):
     assert reopened(tmp_path / "b.jpg").format == "JPEG"
 
 
-@pytest.mark.parametrize("tag", [0x0112, 0x0128])
-def test_damaged_exif_is_refused_by_name(tag, tmp_path):
-    """A number called a text: PIL fails in other ways than OSError."""
+@pytest.mark.parametrize(("tag", "wrong_type"), [(0x0112, 2), (0x0128, 7)])
+def test_damaged_exif_is_refused_by_name(tag, wrong_type, tmp_path):
+    """A number said to be a text: PIL fails in other ways than OSError."""
     exif = PIL.Image.Exif()
     exif[ORIENTATION], exif[0x0128] = 6, 2
     photo().save(tmp_path / "a.jpg", exif=exif)
     content = (tmp_path / "a.jpg").read_bytes()
-    number, undefined = tag.to_bytes(2, "little") + b"\3\0", tag.to_bytes(2, "little") + b"\7\0"
+    number = tag.to_bytes(2, "big") + b"\0\3"
+    text = tag.to_bytes(2, "big") + bytes([0, wrong_type])
     assert content.count(number) == 1
-    (tmp_path / "a.jpg").write_bytes(content.replace(number, undefined))
+    (tmp_path / "a.jpg").write_bytes(content.replace(number, text))
     with pytest.raises(UserError, match=r"a\.jpg has damaged EXIF data"):
         read_photo(tmp_path / "a.jpg")
 
