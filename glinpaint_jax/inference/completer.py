@@ -117,11 +117,8 @@ class Completer:
         The output is that for the region's `kept` part. As many regions as there are images are
         computed at once, if they are of one size.
         """
-        at_once = max(1, len(images))
-        images, holes = (
-            [pad_to_stride(image) for image in images],
-            [pad_to_stride(h) for h in holes],
-        )
+        images = [pad_to_stride(image) for image in images]
+        holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
             for region in plan_regions(hole, self._tile):
@@ -129,7 +126,7 @@ class Completer:
         for waiting in by_size.values():
             while waiting:
                 # Powers of two, so that few shapes are compiled.
-                count = 1 << (min(at_once, len(waiting)).bit_length() - 1)
+                count = 1 << (min(len(images), len(waiting)).bit_length() - 1)
                 batch, waiting = waiting[:count], waiting[count:]
                 predicted = self._predict(
                     self._variables,
