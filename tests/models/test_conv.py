@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from glinpaint_jax.models import conv
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
 
@@ -37,9 +38,10 @@ def naive_conv_transpose(x, kernel):
     return out[:, 1:-1, 1:-1]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "padding"), [(5, 1, 1, 2), (3, 2, 1, 1), (3, 1, 4, 4)]
-)
+SHAPES = [(5, 1, 1, 2), (3, 2, 1, 1), (5, 2, 1, 2), (4, 2, 1, 1), (3, 1, 4, 4)]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), SHAPES)
 def test_conv2d_equals_a_sum_over_patches(kernel, stride, dilation, padding):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, 9, 10, 3)), rng.normal(size=(kernel, kernel, 3, 4))
@@ -80,3 +82,69 @@ def test_transposed_convolution_has_the_native_gradients():
             strict=True,
         ):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def native_conv(x, w, stride, dilation, padding):
+    return lax.conv_general_dilated(
+        x,
+        w,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def gradients_of(function, x, w, shape):
+    """With respect to both, of the output's product with a random cotangent."""
+    y, pull_back = jax.vjp(lambda x, w: function(x, w, *shape), x, w)
+    return pull_back(jax.random.normal(jax.random.key(2), y.shape, y.dtype))
+
+
+def our_conv(x, w, stride, dilation, padding):
+    return conv2d(x, w, stride=stride, dilation=dilation, padding=padding)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "block_pixels"),
+    [((8, 12), (3, 5), 40), ((9, 7), (6, 2), 1), ((8, 12), (6, 2), 1024)],
+)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_autodiff(shape, size, channels, block_pixels, monkeypatch):
+    """Whatever blocks the kernel's gradient is summed in."""
+    monkeypatch.setattr(conv, "BLOCK_PIXELS", block_pixels)
+    taps, *shape = shape
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.float64, 1e-10)):
+        with jax.enable_x64(dtype is jnp.float64):
+            x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]), dtype)
+            w = jax.random.normal(jax.random.key(1), (taps, taps, *channels), dtype)
+            got, expected = (gradients_of(f, x, w, shape) for f in (our_conv, native_conv))
+            for a, b in zip(got, expected, strict=True):
+                assert a.dtype == b.dtype
+                assert abs(a - b).max() <= tolerance * abs(b).max()
+
+
+def test_gradients_compose_with_vmap_and_remat():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 3))
+    w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def loss(function):
+        def of_kernel(w):
+            return jax.vmap(lambda x: jnp.square(function(x, w, 2, 1, 1)).sum())(x).sum()
+
+        return jax.jit(jax.grad(jax.checkpoint(of_kernel)))(w)
+
+    np.testing.assert_allclose(loss(our_conv), loss(native_conv), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_on_accelerators_gradients_are_native(platform):
+    x, w = jnp.ones((2, 64, 64, 3)), jnp.ones((3, 3, 3, 4))
+
+    def program(function):
+        lowered = jax.jit(lambda x, w: gradients_of(function, x, w, (2, 1, 1))).trace(x, w)
+        text = lowered.lower(lowering_platforms=(platform,)).as_text()
+        return text.count("stablehlo.convolution"), "while" in text, "dot_general" in text
+
+    assert program(our_conv) == program(native_conv)
+    assert not any(program(our_conv)[1:])
