@@ -4,15 +4,13 @@ Their gradients are XLA's own, but on CPU, where XLA is up to twenty times slowe
 product: there they are matrix products and plain convolutions (kernel_gradient, input_gradient).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-# Output pixels of an image whose kernel gradient is one matrix product: more of them leave the
-# processor's cache, fewer make small products.
+# Output pixels of an image in one matrix product of the kernel's gradient: more of them leave the
+# processor's cache, fewer make small products. Of outputs this small XLA's own gradient is as fast.
 BLOCK_PIXELS = 1024
 
 
@@ -61,6 +59,8 @@ def _conv2d_backward(
         return input_gradient(gradient, kernel, x.shape[1:3], *shape)
 
     def of_kernel_on_cpu(x: Array, kernel: Array, gradient: Array) -> Array:
+        if gradient.shape[1] * gradient.shape[2] <= BLOCK_PIXELS:
+            return of_kernel(x, kernel, gradient)
         return kernel_gradient(x, gradient, kernel.shape[0], *shape).astype(kernel.dtype)
 
     arrays = (*residuals, gradient)
@@ -148,7 +148,7 @@ def kernel_gradient(
     rows = max(n for n in range(1, max(1, BLOCK_PIXELS // width) + 1) if height % n == 0)
     offsets = [divmod(dilation * tap, stride) for tap in range(taps)]
 
-    def copies(first: Array | int) -> Float[Array, "b kkci pixels"]:
+    def copies(first: Array) -> Float[Array, "b kkci pixels"]:
         part = lax.dynamic_slice_in_dim(parities, first, rows + offsets[-1][0], axis=4)
         return jnp.concatenate(
             [
@@ -161,20 +161,17 @@ def kernel_gradient(
             axis=1,
         )
 
+    def add(block: Array, sums: Array) -> Array:
+        part = lax.dynamic_slice_in_dim(gradient, block * rows, rows, axis=1)
+        part = part.reshape(b, rows * width, features)
+        products = (((2,), (1,)), ((0,), (0,)))  # over the pixels, image by image
+        return sums + lax.dot_general(
+            copies(block * rows), part, products, preferred_element_type=sums.dtype
+        )
+
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
-    if rows == height:
-        total = product("bkp,bpo->ko", copies(0), gradient.reshape(b, -1, features))
-    else:
-
-        def add(block: Array, sums: Array) -> Array:
-            part = lax.dynamic_slice_in_dim(gradient, block * rows, rows, axis=1)
-            return sums + product(
-                "bkp,bpo->bko", copies(block * rows), part.reshape(b, -1, features)
-            )
-
-        sums = jnp.zeros((b, taps * taps * channels, features), dtype)
-        total = lax.fori_loop(0, height // rows, add, sums).sum(axis=0)
+    sums = jnp.zeros((b, taps * taps * channels, features), dtype)
+    total = lax.fori_loop(0, height // rows, add, sums).sum(axis=0)
     return total.reshape(taps, taps, channels, features)
 
 

@@ -29,51 +29,7 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
     """A gradio.Blocks, not launched. Results are written to `folder`."""
     gr = import_extra("gradio")
     patch_gradio(PREVIEW)
-
-    def in_words(function: Callable[..., Any], *arguments: Any) -> Any:
-        """Its result; what a person can mend is shown to them."""
-        try:
-            return function(*arguments)
-        except UserError as error:
-            raise gr.Error(str(error), title="Not completed", print_exception=False) from None
-
-    def nothing() -> tuple[Any, ...]:
-        """In place of a result."""
-        return None, gr.DownloadButton(value=None, visible=False), ""
-
-    def opened(photo: str | None) -> Iterator[tuple[Any, ...]]:
-        """What is painted on, and no result."""
-        yield gr.skip(), *nothing()
-        if photo is None:
-            yield None, *nothing()
-        else:
-            shown = preview(in_words(read_upload, read_photo, photo, limits).image)
-            yield {"background": shown, "layers": [], "composite": shown}, *nothing()
-
-    def pressed(
-        photo: str | None, layer: PIL.Image.Image | None, mask: str | None, kind: str
-    ) -> Iterator[tuple[Any, ...]]:
-        """What is shown of the result: pictures, the button and a sentence."""
-        yield nothing()
-        started = time.perf_counter()
-        result = in_words(complete_upload, completer, photo, mask, layer, kind, folder, limits)
-        width, height = result.after.size
-        said = (
-            f"**{width} x {height}**, {100 * result.hole.mean():.3g} % filled in "
-            f"{time.perf_counter() - started:.1f} s. "
-        ) + (
-            "All other pixels are those of the photograph."
-            if result.lossless
-            else "The file is compressed anew, as the photograph is."
-        )
-        pictures = preview(result.before), preview(result.after)
-        yield pictures, gr.DownloadButton(value=str(result.path), visible=True), said
-
-    def complete(photo: str, mask: str, blend: str = "none") -> str:
-        """Fills the white of `mask` in `photo`, two files of the same size."""
-        given = completer, photo, mask, None, blend, folder, limits
-        return str(in_words(complete_upload, *given).path)
-
+    opened, pressed, complete = make_handlers(completer, folder, limits)
     blends = [("leave the seam", "none"), ("Poisson", "poisson"), ("Telea + Poisson", KINDS[-1])]
     one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "complete"}
     with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
@@ -135,6 +91,59 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
     # Not open: requests that go past the queue are refused.
     app.queue(max_size=limits.queue, api_open=False)
     return app
+
+
+def make_handlers(
+    completer: Completer, folder: Path, limits: Limits
+) -> tuple[Callable[..., Any], ...]:
+    """What happens when a photograph is opened, when Complete is pressed, and what the API does."""
+    gr = import_extra("gradio")
+
+    def in_words(function: Callable[..., Any], *arguments: Any) -> Any:
+        """Its result; what a person can mend is shown to them."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            raise gr.Error(str(error), title="Not completed", print_exception=False) from None
+
+    def nothing() -> tuple[Any, ...]:
+        """In place of a result."""
+        return None, gr.DownloadButton(value=None, visible=False), ""
+
+    def opened(photo: str | None) -> Iterator[tuple[Any, ...]]:
+        """What is painted on, and no result."""
+        yield gr.skip(), *nothing()
+        if photo is None:
+            yield None, *nothing()
+        else:
+            shown = preview(in_words(read_upload, read_photo, photo, limits).image)
+            yield {"background": shown, "layers": [], "composite": shown}, *nothing()
+
+    def pressed(
+        photo: str | None, layer: PIL.Image.Image | None, mask: str | None, kind: str
+    ) -> Iterator[tuple[Any, ...]]:
+        """What is shown of the result: pictures, the button and a sentence."""
+        yield nothing()
+        started = time.perf_counter()
+        result = in_words(complete_upload, completer, photo, mask, layer, kind, folder, limits)
+        width, height = result.after.size
+        said = (
+            f"**{width} x {height}**, {100 * result.hole.mean():.3g} % filled in "
+            f"{time.perf_counter() - started:.1f} s. "
+        ) + (
+            "All other pixels are those of the photograph."
+            if result.lossless
+            else "The file is compressed anew, as the photograph is."
+        )
+        pictures = preview(result.before), preview(result.after)
+        yield pictures, gr.DownloadButton(value=str(result.path), visible=True), said
+
+    def complete(photo: str, mask: str, blend: str = "none") -> str:
+        """Fills the white of `mask` in `photo`, two files of the same size."""
+        given = completer, photo, mask, None, blend, folder, limits
+        return str(in_words(complete_upload, *given).path)
+
+    return opened, pressed, complete
 
 
 def theme() -> Any:
