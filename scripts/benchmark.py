@@ -32,7 +32,6 @@ from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
 
 BOX = (60, 70, 120, 110)  # the hole: top, left, height, width
-Runs = dict[str, Callable[[], Any]]
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def matrix_product() -> Callable[[], Any]:
     return lambda: product(matrix, matrix).block_until_ready()
 
 
-def images_and_masks(config: Config) -> tuple[np.ndarray, np.ndarray]:
+def images_and_boxes(config: Config) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     size, batch = config.image_size, config.global_batch_size
     images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
@@ -117,7 +116,7 @@ def images_and_masks(config: Config) -> tuple[np.ndarray, np.ndarray]:
 def jax_steps(config: Config) -> dict[Phase, Callable[[], Any]]:
     """One step of each phase on a state that goes on from the step before."""
     mesh = make_mesh()
-    images, boxes = images_and_masks(config)
+    images, boxes = images_and_boxes(config)
     batch = to_global({"image": images, "bbox": boxes}, mesh)
     state = [jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()]
     steps = make_steps(config, mesh)
@@ -139,7 +138,7 @@ def torch_steps(config: Config, device: torch.device) -> dict[Phase, Callable[[]
         torch.optim.Adam(network.parameters(), config.optimizer.learning_rate)
         for network in (generator, discriminator)
     ]
-    images, _ = images_and_masks(config)
+    images, _ = images_and_boxes(config)
     image = torch.tensor(images / np.float32(127.5) - 1, device=device).permute(0, 3, 1, 2)
     top, left, height, width = BOX
     mask = torch.zeros_like(image[:, :1])
