@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from glinpaint_jax.models import conv
+from glinpaint_jax.models import conv_cpu
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
 
@@ -76,11 +76,13 @@ def test_transposed_convolution_has_the_native_gradients():
         x = jax.random.normal(keys[0], (2, 5, 6, 3))
         w = jax.random.normal(keys[1], (4, 4, 3, 4))
         cotangent = jax.random.normal(keys[2], (2, 10, 12, 4))
-        for a, b in zip(
-            jax.vjp(conv_transpose_4x4_stride2, x, w)[1](cotangent),
-            jax.vjp(native, x, w)[1](cotangent),
-            strict=True,
-        ):
+
+        @jax.jit
+        def gradients(x, w):
+            functions = conv_transpose_4x4_stride2, native
+            return [jax.vjp(function, x, w)[1](cotangent) for function in functions]
+
+        for a, b in zip(*gradients(x, w), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -95,33 +97,71 @@ def native_conv(x, w, stride, dilation, padding):
     )
 
 
-def gradients_of(function, x, w, shape):
-    """With respect to both, of the output's product with a random cotangent."""
-    y, pull_back = jax.vjp(lambda x, w: function(x, w, *shape), x, w)
-    return pull_back(jax.random.normal(jax.random.key(2), y.shape, y.dtype))
-
-
 def our_conv(x, w, stride, dilation, padding):
     return conv2d(x, w, stride=stride, dilation=dilation, padding=padding)
 
 
-@pytest.mark.parametrize(
-    ("size", "channels", "block_pixels"),
-    [((8, 12), (3, 5), 20), ((9, 7), (6, 2), 1), ((8, 12), (6, 2), 1024)],
-)
+# What conv_cpu does with small images: blocks of rows, single rows, the whole, one product.
+BLOCKS = {"BLOCK_PIXELS": 20, "FEWEST_PIXELS": 0}
+WAYS = [
+    BLOCKS,
+    {"BLOCK_PIXELS": 1, "FEWEST_PIXELS": 0},
+    {"BLOCK_PIXELS": 1024, "FEWEST_PIXELS": 0},
+    {"BLOCK_PIXELS": 20, "FEWEST_PIXELS": 10**6},
+]
+
+
+def operands(size, channels, taps, dtype):
+    x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]), dtype)
+    return x, jax.random.normal(jax.random.key(1), (taps, taps, *channels), dtype)
+
+
+def value_and_gradients(function, x, w, shape):
+    """With respect to both, of the output's product with signs."""
+    y, pull_back = jax.vjp(lambda x, w: function(x, w, *shape), x, w)
+    signs = jnp.sign(jnp.cos(jnp.arange(y.size))).reshape(y.shape)
+    return y, *pull_back(signs.astype(y.dtype))
+
+
+@pytest.mark.parametrize("ways", WAYS)
+@pytest.mark.parametrize("size, channels", [((8, 12), (3, 5)), ((9, 7), (6, 2))])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_are_those_of_autodiff(shape, size, channels, block_pixels, monkeypatch):
-    """Whatever blocks the kernel's gradient is summed in."""
-    monkeypatch.setattr(conv, "BLOCK_PIXELS", block_pixels)
+def test_values_and_gradients_are_those_of_xla(shape, size, channels, ways, monkeypatch):
+    for name, pixels in ways.items():
+        monkeypatch.setattr(conv_cpu, name, pixels)
     taps, *shape = shape
-    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.float64, 1e-10)):
-        with jax.enable_x64(dtype is jnp.float64):
-            x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]), dtype)
-            w = jax.random.normal(jax.random.key(1), (taps, taps, *channels), dtype)
-            got, expected = (gradients_of(f, x, w, shape) for f in (our_conv, native_conv))
-            for a, b in zip(got, expected, strict=True):
-                assert a.dtype == b.dtype
-                assert abs(a - b).max() <= tolerance * abs(b).max()
+
+    @jax.jit
+    def both(x, w):
+        return [value_and_gradients(f, x, w, shape) for f in (our_conv, native_conv)]
+
+    with jax.enable_x64(True):
+        for a, b in zip(*both(*operands(size, channels, taps, jnp.float64)), strict=True):
+            assert a.dtype == b.dtype
+            assert abs(a - b).max() <= 1e-10 * abs(b).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_precisions(shape, monkeypatch):
+    """float32 to its rounding; in bfloat16 the result alone is rounded, not the sums."""
+    for name, pixels in BLOCKS.items():
+        monkeypatch.setattr(conv_cpu, name, pixels)
+    taps, *shape = shape
+    x, w = operands((8, 12), (6, 2), taps, jnp.bfloat16)
+
+    @jax.jit
+    def all_three(x, w):
+        exact = [a.astype(jnp.float32) for a in (x, w)]
+        return (
+            value_and_gradients(our_conv, x, w, shape),
+            value_and_gradients(our_conv, *exact, shape),
+            value_and_gradients(native_conv, *exact, shape),
+        )
+
+    for rounded, ours, native in zip(*all_three(x, w), strict=True):
+        assert (rounded.dtype, ours.dtype) == (jnp.bfloat16, jnp.float32)
+        assert abs(ours - native).max() <= 1e-5 * abs(native).max()
+        np.testing.assert_allclose(rounded.astype(jnp.float32), native, rtol=2**-8, atol=1e-4)
 
 
 def test_gradients_compose_with_vmap_and_remat():
@@ -138,11 +178,12 @@ def test_gradients_compose_with_vmap_and_remat():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_on_accelerators_gradients_are_native(platform):
-    x, w = jnp.ones((2, 64, 64, 3)), jnp.ones((3, 3, 3, 4))
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_on_accelerators_all_is_native(platform, dtype):
+    x, w = jnp.ones((2, 64, 64, 3), dtype), jnp.ones((3, 3, 3, 4), dtype)
 
     def program(function):
-        lowered = jax.jit(lambda x, w: gradients_of(function, x, w, (2, 1, 1))).trace(x, w)
+        lowered = jax.jit(lambda x, w: value_and_gradients(function, x, w, (2, 1, 1))).trace(x, w)
         text = lowered.lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution"), "while" in text, "dot_general" in text
 

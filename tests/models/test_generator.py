@@ -56,14 +56,14 @@ def test_bfloat16_keeps_parameters_and_output_in_float32():
     variables = abstract_variables(width=4, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     image, mask = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 1))
-    jaxpr = str(
-        jax.make_jaxpr(
-            lambda v: Generator(width=4, dtype=jnp.bfloat16).apply(v, image, mask, train=False)
-        )(variables)
-    )
-    convolutions = [line for line in jaxpr.splitlines() if "= conv_general_dilated" in line]
+    traced = jax.jit(
+        lambda v: Generator(width=4, dtype=jnp.bfloat16).apply(v, image, mask, train=False)
+    ).trace(variables)
+    program = traced.lower(lowering_platforms=("tpu",)).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
     # 14 layers and two transposed ones of 4 parts, in bfloat16; the last layer in float32.
-    assert [line.split(":")[1][:4] for line in convolutions] == ["bf16"] * 22 + ["f32["]
+    results = [line.rsplit("x", 1)[1] for line in convolutions]
+    assert results == ["bf16>"] * 22 + ["f32>"]
 
 
 def test_receptive_radius(variables):
