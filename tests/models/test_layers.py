@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glinpaint_jax.models.layers import BatchNorm, Conv
+from glinpaint_jax.models.layers import BatchNormRelu, Conv, ConvNormRelu, batch_norm_relu
 
 
 def test_batch_norm_keeps_pytorchs_running_statistics():
@@ -12,26 +12,60 @@ def test_batch_norm_keeps_pytorchs_running_statistics():
     scale, bias = rng.normal(size=(2, 7)).astype(np.float32)
     mean, var = rng.normal(size=7).astype(np.float32), rng.uniform(1, 2, 7).astype(np.float32)
     variables = {
-        "params": {"scale": scale, "bias": bias},
-        "batch_stats": {"mean": mean, "var": var},
+        "params": {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)},
+        "batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)},
     }
-    y, updated = BatchNorm().apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    y, updated = BatchNormRelu().apply(
+        variables, jnp.asarray(x), train=True, mutable=["batch_stats"]
+    )
 
     pixels = x.reshape(-1, 7).astype(np.float64)
     expected = (x - pixels.mean(0)) / np.sqrt(pixels.var(0) + 1e-5) * scale + bias
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(y, np.maximum(expected, 0), atol=1e-5)
     stats = updated["batch_stats"]
     np.testing.assert_allclose(stats["mean"], 0.9 * mean + 0.1 * pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 * var + 0.1 * pixels.var(0, ddof=1), rtol=1e-5)
 
-    y = BatchNorm().apply(variables, jnp.asarray(x), train=False)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, atol=1e-5)
+    y = BatchNormRelu().apply(variables, jnp.asarray(x), train=False)
+    expected = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+    np.testing.assert_allclose(y, np.maximum(expected, 0), atol=1e-5)
+
+
+def test_batch_norm_has_the_gradients_of_autodiff():
+    def plain(x, scale, bias):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return jnp.maximum((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, 0)
+
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x = 3 + 2 * jax.random.normal(keys[0], (4, 5, 6, 7))
+        scale, bias = jax.random.normal(keys[1], (2, 7))
+        cotangent = jax.random.normal(keys[2], x.shape)
+        expected = jax.vjp(plain, x, scale, bias)[1](cotangent)
+        ours = jax.vjp(lambda *a: batch_norm_relu(*a, jnp.ones(7))[0], x, scale, bias)[1](cotangent)
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_kept_for_the_gradient_stays_in_bfloat16():
+    """Of each layer its input, its convolution's output and its own, and nothing in float32."""
+
+    def forward(x, variables):
+        layer = ConvNormRelu(8, 3, dtype=jnp.bfloat16)
+        return layer.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    x = jnp.ones((2, 16, 16, 4), jnp.bfloat16)
+    variables = ConvNormRelu(8, 3).init(jax.random.key(0), x, train=True)
+    pull_back = jax.eval_shape(lambda: jax.vjp(forward, x, variables)[1])
+    kept = [leaf for leaf in jax.tree.leaves(pull_back) if leaf.size >= x.size]
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype("bfloat16")}
+    assert len(kept) == 3
 
 
 def test_batch_norm_statistics_stay_float32_under_bfloat16():
     x = jnp.ones((2, 3, 3, 4), jnp.bfloat16)
-    variables = BatchNorm().init(jax.random.key(0), x, train=True)
-    y, updated = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = BatchNormRelu().init(jax.random.key(0), x, train=True)
+    y, updated = BatchNormRelu().apply(variables, x, train=True, mutable=["batch_stats"])
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
 
