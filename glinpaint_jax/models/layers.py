@@ -75,7 +75,10 @@ class BatchNorm(nn.Module):
             # Sums of two-dimensional arrays are ten times faster on CPU than sums over axes 0-2.
             pixels = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, channels)
             mean = pixels.mean(axis=0)
-            var = jnp.square(pixels - mean[None]).mean(axis=0)
+            # The variance's derivative with respect to the mean is 0. XLA does not know and would
+            # sum the deviations, over all devices, in every layer's backward pass.
+            centre = lax.stop_gradient(mean)[None]
+            var = jnp.square(pixels - centre).mean(axis=0)
             if not self.is_initializing():
                 n = pixels.shape[0]
                 running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
