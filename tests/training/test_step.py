@@ -136,13 +136,3 @@ def test_bfloat16_keeps_the_state_in_float32_and_stays_close(mesh1):
         results[precision] = float(metrics["l1_hole"])
     assert results["bfloat16"] == pytest.approx(results["float32"], rel=0.02)
     assert results["bfloat16"] != results["float32"]
-
-
-def test_the_local_windows_are_cut_without_gathering_the_images(
-    steps, initial_state, step_config, mesh8
-):
-    """Each device cuts its own: no all-gather in the eight-device program."""
-    batch = make_batch(0, step_config, mesh8)
-    text = steps[Phase.JOINT].lower(initial_state, batch).compile().as_text()
-    assert "all-reduce" in text  # so the program is the sharded one
-    assert "all-gather" not in text

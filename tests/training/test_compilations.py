@@ -1,0 +1,56 @@
+"""Each program of a training run is compiled once."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from glinpaint_jax.config import PhasesConfig
+from glinpaint_jax.training import loop
+from glinpaint_jax.training.interval import Interval
+
+COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the disk's cache had it
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs compiled so far, in any thread."""
+    names = []
+
+    def listen(event, duration, **details):
+        if event == COMPILED:
+            names.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_after_the_first_of_its_kind_no_step_log_evaluation_or_save_compiles(
+    compiled, step_config, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        step_config,
+        eval_every=2,
+        checkpoint_every=2,
+        # 1 to 4 complete, 5, 6, 7 and 9 train the discriminator, 8 and 10 both.
+        phases=PhasesConfig(completion_end=3, discriminator_end=5, disc_step=2),
+    )
+    names_by_step = {}
+
+    class CountedInterval(Interval):
+        def add(self, step, phase, metrics):
+            super().add(step, phase, metrics)
+            names_by_step[step] = compiled.copy()
+            compiled.clear()
+
+    monkeypatch.setattr(loop, "Interval", CountedInterval)
+    loop.train(config.validate(), tmp_path)
+
+    assert len(names_by_step) == config.num_steps == 10
+    assert compiled == []  # by the last evaluation and save
+    assert "jit(completion_step)" in names_by_step.pop(1)
+    assert "jit(complete)" in names_by_step.pop(3)  # the first evaluation and save came before
+    assert names_by_step.pop(5) == ["jit(discriminator_step)"]
+    assert names_by_step.pop(8) == ["jit(joint_step)"]
+    assert not any(names_by_step.values()), names_by_step
