@@ -1,5 +1,8 @@
 import itertools
+import platform
+import resource
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +17,7 @@ from glinpaint_jax.data.pipeline import (
     record_numbers,
     train_batches,
 )
-from glinpaint_jax.data.sources import FolderSource, UndecodableImage
+from glinpaint_jax.data.sources import FolderSource, UndecodableImage, decode
 from glinpaint_jax.errors import UserError
 from tests.conftest import make_small_config
 
@@ -184,6 +187,29 @@ def test_a_source_without_one_whole_image_is_an_error_not_a_hang(tmp_path, worke
     config.data.num_workers = workers
     with pytest.raises(Exception, match="images in turn cannot be decoded"):
         take(FolderSource(tmp_path), config, 1)
+
+
+class PageFaults(Numbered):
+    """Decodes a picture of two megapixels, and shows the hundreds of page faults of that."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self._encoded = cv2.imencode(".jpg", np.zeros((1200, 1600, 3), np.uint8))[1]
+
+    def __getitem__(self, index):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        decode(self._encoded, "black")
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return np.full((40, 48, 3), min(faults // 100, 255), np.uint8)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators, other rules")
+def test_workers_keep_the_memory_of_decoded_images():
+    config = make_small_config()
+    config.data.num_workers = 1
+    faults = numbers(take(PageFaults(4), config, 8))
+    # The first ones grow the heap; then one image after another lies in the same place.
+    assert faults[0] >= 1 and max(faults[8:]) == 0
 
 
 def positions(shape, crop, config, draws=300):

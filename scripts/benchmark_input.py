@@ -1,0 +1,149 @@
+"""Images a second from training's input pipeline, against torch.utils.data at the same work.
+
+    pip install -e '.[torch]'
+    python scripts/benchmark_input.py [--workers 2] [--seconds 0.6] [--json FILE]
+
+Both read JPEGs of half a megapixel from a folder, decode, crop 384x384, resize to 256x256 and draw
+a hole, by the same functions, and deliver batches of 16: once inside one process on one core, where
+a bare loop bounds both, and once from worker processes. They take turns, so that a noisy machine is
+noisy for both; medians, slowest and fastest, and images per second of processor time, which other
+programs disturb less. Torch's workers may lose some to the allocator, which ours prevent
+(pipeline._keep_freed_memory). Linux only.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import flags
+
+from glinpaint_jax.config import Config, DataConfig
+from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS
+from glinpaint_jax.data.pipeline import MakeExample, crop_and_resize, train_batches
+from glinpaint_jax.data.sources import FolderSource, PhotoSource, Source, decode
+
+SIDE, GRAIN = 714, 2.8  # half a megapixel, about 110 kB
+BATCH, ROUNDS = 16, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of each turn")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = input_rows(arguments.workers, arguments.seconds)
+    for row in rows:
+        print(f"{row['name']}, images/s; ours over torch.utils.data {row['jax_over_torch']:.2f}")
+        for kind, (median, least, most, per_second) in row["rates"].items():
+            print(f"  {kind}: {median} ({least}-{most}), {per_second} a second of processor time")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def input_rows(workers: int = 2, seconds: float = 0.6) -> list[dict[str, Any]]:
+    """Rows of `compare`: in this process on one core, and from `workers` processes."""
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
+    with tempfile.TemporaryDirectory() as folder:
+        write_photographs(Path(folder), 160)
+        source = FolderSource(Path(folder))
+        cores, threads = os.sched_getaffinity(0), cv2.getNumThreads()
+        os.sched_setaffinity(0, {max(cores)})  # of this thread and those it starts
+        cv2.setNumThreads(1)
+        rows = [compare("one core", both(source, 0) | {"bare": bare_loop(source)}, seconds)]
+        os.sched_setaffinity(0, cores)
+        cv2.setNumThreads(threads)
+        rows.append(compare(f"{workers} worker(s)", both(source, workers), seconds))
+    return rows
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Parts of scikit-image's photographs, enlarged, with grain: they compress as others do."""
+    rng = np.random.default_rng(0)
+    photos = PhotoSource(TRAINING_PHOTOS + HELD_OUT_PHOTOS)
+    grain = rng.normal(0, GRAIN, (SIDE, SIDE, 1))
+    for number in range(count):
+        part = crop_and_resize(photos[number], SIDE, DataConfig(crop_size=400), rng)
+        part = np.clip(part + np.roll(grain, 7 * number), 0, 255).astype(np.uint8)
+        cv2.imwrite(f"{folder}/{number:04d}.jpg", part[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def both(source: Source, workers: int) -> dict[str, Any]:
+    from torch.utils.data import DataLoader, RandomSampler
+
+    config = Config(data=DataConfig(num_workers=workers))
+    images = Images(source)
+    endless = RandomSampler(images, num_samples=10**9)
+    start = "spawn" if workers else None  # as grain: a process with threads must not fork
+    theirs = DataLoader(
+        images, BATCH, sampler=endless, num_workers=workers, multiprocessing_context=start
+    )
+    ours = train_batches(source, config, start=0, local_batch_size=BATCH, process=0, count=1)
+    return {"jax": ours, "torch": iter(theirs)}
+
+
+class Images:
+    """What torch.utils.data calls a dataset: the pipeline's own examples, in torch's order."""
+
+    def __init__(self, source: Source):
+        self._source, self._rng = source, np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._make_example.random_map(index, self._rng)
+
+    @functools.cached_property
+    def _make_example(self) -> MakeExample:  # in the worker: it cannot be pickled
+        cv2.setNumThreads(1)
+        return MakeExample(self._source, Config())
+
+
+def bare_loop(source: FolderSource) -> Iterator[Any]:
+    config, rng = Config(), np.random.default_rng(0)
+    encoded = [Path(source.name(number)).read_bytes() for number in range(len(source))]
+    for data in itertools.cycle(encoded):
+        yield {"image": [crop_and_resize(decode(data, ""), config.image_size, config.data, rng)]}
+
+
+def compare(name: str, kinds: dict[str, Iterator[Any]], seconds: float) -> dict[str, Any]:
+    """Each kind's images/s, taking turns: median, least, most, and per second of processor time."""
+    turns: dict[str, list] = {kind: [] for kind in kinds}
+    for _ in range(ROUNDS):
+        for kind, batches in kinds.items():
+            for _ in range(8):  # what was made while another had its turn
+                next(batches)
+            images, started, worked = 0, time.perf_counter(), processor_seconds()
+            while (passed := time.perf_counter() - started) < seconds:
+                images += len(next(batches)["image"])
+            turns[kind].append((images / passed, images / (processor_seconds() - worked)))
+    kinds["jax"].close()
+    rates = {}
+    for kind, measured in turns.items():
+        each, per_second = zip(*measured, strict=True)
+        values = (statistics.median(each), min(each), max(each), statistics.median(per_second))
+        rates[kind] = [round(value) for value in values]
+    ratio = round(rates["jax"][0] / rates["torch"][0], 2)
+    return {"name": name, "rates": rates, "jax_over_torch": ratio}
+
+
+def processor_seconds() -> float:
+    """Of this process and its workers."""
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    return sum(time.clock_gettime(~process << 3 | 2) for process in processes)  # Linux's clock ids
+
+
+if __name__ == "__main__":
+    main()
