@@ -1,198 +1,296 @@
-"""Training steps and forward passes against the same networks in PyTorch, in one run.
+"""Training, completion and input against PyTorch, in one run. What the README's table comes from.
 
     pip install -e '.[torch]'
-    python scripts/benchmark.py [--batch 4] [--rounds 5] [--quick] [--json FILE]
+    python scripts/benchmark.py [--batch 4] [--rounds 5] [--quick] [--no-compile] [--json FILE]
 
-On the device at hand, float32, full width, 256x256, data already there. The two take turns, so that
-a noisy machine is noisy for both; medians, and the spread from the fastest to the slowest. PyTorch
-runs eagerly with channels_last. Beside them a large matrix product, which bounds both.
+On the device at hand, with random weights at full width, 256x256, in float32 and in bfloat16:
+training steps, the generator alone, the completion of a photograph of 6000x4000 with a hole of
+200x200, the input pipeline alone, and the share of training that waits for it. PyTorch runs the
+same networks with channels_last, eagerly and, unless --no-compile, by torch.compile. All take
+turns, so that a noisy machine is noisy for all; medians, fastest and slowest. FLOP are the model's
+(multiplications with padding not counted), compared with a large matrix product's of the same turns.
 """
 
 import argparse
+import dataclasses
+import functools
+import itertools
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark_completion
+import benchmark_input
+import benchmark_torch
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 
-from glinpaint_jax.config import Config
-from glinpaint_jax.interop.torch_module import Discriminator, Generator
+from glinpaint_jax.config import PRECISIONS, Config
+from glinpaint_jax.data.datasets import TRAINING_PHOTOS
+from glinpaint_jax.data.pipeline import train_batches
+from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.models.networks import make_networks
-from glinpaint_jax.parallel import keep_compiled_programs, make_mesh, replicated, to_global
+from glinpaint_jax.parallel import make_mesh, replicated, to_global
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
 
 BOX = (60, 70, 120, 110)  # the hole: top, left, height, width
+PRODUCT = "product "
+LONGEST = 120  # seconds of one comparison, after which it stops, but not before two rounds
+Run = Callable[[], Any]
+
+
+@dataclasses.dataclass
+class Program:
+    """Something to time, and what its compiler says of it (flop and bytes None: unknown)."""
+
+    run: Run
+    compile_s: float | None = None
+    flop: float | None = None
+    bytes: int | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4, help="of the training steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="batch 2, two rounds, no forward")
+    parser.add_argument("--quick", action="store_true", help="in three minutes on two cores")
+    parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.batch, arguments.rounds = 2, 2
-    keep_compiled_programs()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        arguments.batch, arguments.rounds, arguments.no_compile = 2, 2, True
     print(
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__} on "
-        f"{device}, Python {platform.python_version()}; {len(jax.devices())} device(s)"
+        f"{time.strftime('%Y-%m-%d')}: jax {jax.__version__} on {len(jax.devices())} x "
+        f"{jax.devices()[0].device_kind}, torch {torch.__version__} on "
+        f"{benchmark_torch.DEVICE}, Python {platform.python_version()}",
+        flush=True,
     )
-    config = Config(global_batch_size=arguments.batch)
-    jax_runs, torch_runs = jax_steps(config), torch_steps(config, device)
-    rows = [
-        compare(f"{phase.value} step", arguments, jax_runs[phase], torch_runs[phase])
-        for phase in Phase
-    ]
-    if not arguments.quick:
-        for size, batch in ((256, 1), (256, 8), (512, 1)):
-            runs = forward(config, size, batch, device)
-            rows.append(compare(f"forward {size}, batch {batch}", arguments, *runs, images=batch))
+    rows = []
+    for phase in [Phase.JOINT] if arguments.quick else Phase:
+        name = f"{phase.value} step, batch {arguments.batch}"
+        rows.append(compare(name, step_programs(phase, arguments), arguments.batch, arguments))
+    sizes = [(256, 1)] if arguments.quick else itertools.product((256, 512, 1024), (1, 8))
+    for size, batch in sizes:
+        programs = forward_programs(size, batch, arguments)
+        rows.append(compare(f"generator {size}x{size}, batch {batch}", programs, batch, arguments))
+    rows += [completion_row(), *input_rows(), waiting_row(arguments)]
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def compare(
-    name: str,
-    arguments: argparse.Namespace,
-    ours: Callable[[], Any],
-    theirs: Callable[[], Any],
-    images: int | None = None,
+    name: str, programs: dict[str, Program], images: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Seconds an image of both, taking turns; the first round compiles and does not count."""
-    images = images or arguments.batch
-    seconds: dict[str, list[float]] = {"jax": [], "torch": [], "product": []}
-    runs = {"jax": ours, "torch": theirs, "product": matrix_product()}
-    compiling = 0.0
+    """Seconds an image of each program, taking turns; the first turn does not count."""
+    programs |= {PRODUCT + kind: matrix_product(kind) for kind in PRECISIONS}
+    seconds: dict[str, list[float]] = {}
+    failed, began = {}, time.perf_counter()
     for turn in range(arguments.rounds + 1):
-        for kind, run in runs.items():
+        if turn > 2 and time.perf_counter() - began > LONGEST:
+            break
+        for kind, program in programs.items():
+            if kind in failed:
+                continue
             started = time.perf_counter()
-            run()
+            try:
+                program.run()
+            except Exception as error:  # torch.compile without a C++ compiler, or out of memory
+                failed[kind] = (str(error).strip() or repr(error)).splitlines()[0]
+                continue
             passed = time.perf_counter() - started
             if turn:
-                seconds[kind].append(passed)
-            elif kind == "jax":
-                compiling = passed
-    row: dict[str, Any] = {"name": name, "first_call_s": round(compiling, 1)}
-    for kind in ("jax", "torch"):
-        each = [passed / images for passed in seconds[kind]]
-        row[kind] = [round(f(each), 4) for f in (statistics.median, min, max)]
-    row["torch_over_jax"] = round(row["torch"][0] / row["jax"][0], 2)
-    row["product_gflops"] = round(2 * 2048**3 / statistics.median(seconds["product"]) / 1e9)
-    spread = {kind: "{:.3f} s ({:.3f}-{:.3f})".format(*row[kind]) for kind in ("jax", "torch")}
-    print(
-        f"{name}: JAX {spread['jax']}, PyTorch {spread['torch']} an image; JAX is "
-        f"{row['torch_over_jax']:.2f} times as fast; matrix product {row['product_gflops']} "
-        f"GFLOP/s; first call {compiling:.0f} s",
-        flush=True,
-    )
+                seconds.setdefault(kind, []).append(passed)
+            elif program.compile_s is None:
+                program.compile_s = passed
+    measured = {
+        kind: describe(kind, programs, each, images, seconds)
+        for kind, each in seconds.items()
+        if not kind.startswith(PRODUCT)
+    }
+    row = {"name": name, "programs": measured, "failed": failed}
+    print_row(row)
     return row
 
 
-def matrix_product() -> Callable[[], Any]:
-    product = jax.jit(jnp.matmul)
-    matrix = jnp.ones((2048, 2048))
-    return lambda: product(matrix, matrix).block_until_ready()
+def describe(
+    kind: str,
+    programs: dict[str, Program],
+    each: list[float],
+    images: int,
+    seconds: dict[str, list[float]],
+) -> dict[str, Any]:
+    """What is reported of one program: times an image, and its share of a matrix product's rate."""
+    program, median = programs[kind], statistics.median(each)
+    flop = next(other.flop for other in programs.values() if other.flop)  # the model's, as JAX's
+    ceiling = PRODUCT + kind.split()[1]  # "JAX float32" -> of the product in float32
+    rate = flop / median
+    return {
+        "seconds_an_image": [round(s / images, 5) for s in (median, min(each), max(each))],
+        "compile_s": round(program.compile_s, 1),
+        "gigabytes": program.bytes and round(program.bytes / 1e9, 2),
+        "gflops": round(rate / 1e9),
+        "of_product": round(rate * statistics.median(seconds[ceiling]) / programs[ceiling].flop, 2),
+    }
 
 
-def images_and_boxes(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    size, batch = config.image_size, config.global_batch_size
-    images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-    return images, np.tile(np.int32([BOX]), (batch, 1))
+def print_row(row: dict[str, Any]) -> None:
+    print(row["name"])
+    for kind, values in row["programs"].items():
+        median, least, most = values["seconds_an_image"]
+        memory = f", {values['gigabytes']} GB" if values["gigabytes"] else ""
+        print(
+            f"  {kind:26} {median:8.4f} s an image ({least:.4f}-{most:.4f}), "
+            f"{values['gflops']} GFLOP/s ({values['of_product']:.0%} of a product), "
+            f"first call {values['compile_s']} s{memory}"
+        )
+    for precision in PRECISIONS:
+        best = {
+            side: min(
+                values["seconds_an_image"][0]
+                for kind, values in row["programs"].items()
+                if kind.startswith(f"{side} {precision}")
+            )
+            for side in ("JAX", "PyTorch")
+        }
+        print(f"  JAX is {best['PyTorch'] / best['JAX']:.2f} times as fast in {precision}")
+    for kind, reason in row["failed"].items():
+        print(f"  {kind}: failed: {reason}")
+    sys.stdout.flush()
 
 
-def jax_steps(config: Config) -> dict[Phase, Callable[[], Any]]:
-    """One step of each phase on a state that goes on from the step before."""
+def matrix_product(precision: str) -> Program:
+    """A large one, larger where there is more to fill."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((side, side), precision)
+    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    return Program(lambda: product(matrix, matrix).block_until_ready(), flop=2 * side**3)
+
+
+def compiled_program(function: Any, *operands: Any) -> tuple[Any, Program]:
+    """The compiled function, and a program that has what the compiler says, but nothing to run."""
+    traced = function.trace(*operands)
+    # Counted where convolutions are convolutions: on CPU some are loops.
+    flop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
+    started = time.perf_counter()
+    compiled = traced.lower().compile()
+    passed = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return compiled, Program(lambda: None, passed, flop, held - memory.alias_size_in_bytes)
+
+
+def step_programs(phase: Phase, arguments: argparse.Namespace) -> dict[str, Program]:
+    images = np.random.default_rng(0).integers(0, 256, (arguments.batch, 256, 256, 3), np.uint8)
+    programs = {}
+    for precision in PRECISIONS:
+        config = Config(global_batch_size=arguments.batch, precision=precision)
+        programs[f"JAX {precision}"] = jax_step(config, phase, images)
+        for kind, compiled in torch_kinds(precision, arguments):
+            step = benchmark_torch.make_steps(config, images, BOX, compiled=compiled)[phase]
+            programs[kind] = Program(step)
+    return programs
+
+
+def torch_kinds(precision: str, arguments: argparse.Namespace) -> list[tuple[str, bool]]:
+    eager = (f"PyTorch {precision}", False)
+    return [eager] if arguments.no_compile else [eager, (f"PyTorch {precision} compiled", True)]
+
+
+def jax_step(config: Config, phase: Phase, images: np.ndarray) -> Program:
+    """One step of a state that goes on from the step before."""
     mesh = make_mesh()
-    images, boxes = images_and_boxes(config)
+    boxes = np.tile(np.int32([BOX]), (len(images), 1))
     batch = to_global({"image": images, "bbox": boxes}, mesh)
-    state = [jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()]
-    steps = make_steps(config, mesh)
-
-    def run(phase: Phase) -> None:
-        state[0], _ = jax.block_until_ready(steps[phase](state[0], batch))
-
-    return {phase: lambda phase=phase: run(phase) for phase in Phase}
-
-
-def torch_steps(config: Config, device: torch.device) -> dict[Phase, Callable[[], Any]]:
-    """The same losses and updates, written for speed."""
-    layout = torch.channels_last
-    generator, discriminator = (
-        network(config).to(device, memory_format=layout).train()
-        for network in (Generator, Discriminator)
-    )
-    optimizers = [
-        torch.optim.Adam(network.parameters(), config.optimizer.learning_rate)
-        for network in (generator, discriminator)
-    ]
-    images, _ = images_and_boxes(config)
-    image = torch.tensor(images / np.float32(127.5) - 1, device=device).permute(0, 3, 1, 2)
-    top, left, height, width = BOX
-    mask = torch.zeros_like(image[:, :1])
-    mask[:, :, top : top + height, left : left + width] = 1
-    masked = torch.cat([image * (1 - mask), mask], 1).contiguous(memory_format=layout)
-    size = config.local_size
-    y, x = top - (size - height) // 2, left - (size - width) // 2
-
-    def judged(pictures: torch.Tensor, target: float) -> torch.Tensor:
-        logits = discriminator(pictures, pictures[:, :, y : y + size, x : x + size])
-        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-    def run(phase: Phase) -> None:
-        with torch.set_grad_enabled(phase is not Phase.DISCRIMINATOR):
-            prediction = generator(masked)
-        completed = image * (1 - mask) + prediction * mask
-        if phase is not Phase.COMPLETION:
-            optimizers[1].zero_grad()
-            (judged(completed.detach(), 0.0) + judged(image, 1.0)).backward()
-            optimizers[1].step()
-        if phase is not Phase.DISCRIMINATOR:
-            optimizers[0].zero_grad()
-            total = ((prediction - image).abs() * mask).sum() / (3 * mask.sum())
-            if phase is Phase.JOINT:
-                discriminator.requires_grad_(False)
-                total = total + config.losses.adversarial * judged(completed, 1.0)
-                discriminator.requires_grad_(True)
-            total.backward()
-            optimizers[0].step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return {phase: lambda phase=phase: run(phase) for phase in Phase}
-
-
-def forward(
-    config: Config, size: int, batch: int, device: torch.device
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The generator in evaluation mode."""
-    network, _ = make_networks(config)
-    image, mask = jnp.zeros((batch, size, size, 3)), jnp.zeros((batch, size, size, 1))
-    variables = network.init(jax.random.key(0), image[:1, :16, :16], mask[:1, :16, :16], train=True)
-    apply = jax.jit(lambda *arrays: network.apply(*arrays, train=False))
-    theirs = Generator(config).to(device, memory_format=torch.channels_last).eval()
-    inputs = torch.zeros(batch, 4, size, size, device=device)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
+    step, program = compiled_program(make_steps(config, mesh)[phase], state, batch)
 
     def run() -> None:
-        with torch.inference_mode():
-            theirs(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state, batch))
 
-    return lambda: apply(variables, image, mask).block_until_ready(), run
+    return dataclasses.replace(program, run=run)
+
+
+def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Program]:
+    image, mask = jnp.zeros((batch, size, size, 3)), jnp.zeros((batch, size, size, 1))
+    programs = {}
+    for precision in PRECISIONS:
+        config = Config(precision=precision)
+        network, _ = make_networks(config)
+        variables = jax.jit(functools.partial(network.init, train=True))(
+            jax.random.key(0), image[:1, :16, :16], mask[:1, :16, :16]
+        )
+        operands = variables, image, mask
+        apply, program = compiled_program(
+            jax.jit(functools.partial(network.apply, train=False)), *operands
+        )
+        programs[f"JAX {precision}"] = dataclasses.replace(
+            program, run=lambda apply=apply, on=operands: apply(*on).block_until_ready()
+        )
+        for kind, compiled in torch_kinds(precision, arguments):
+            forward = benchmark_torch.make_forward(config, size, batch, compiled=compiled)
+            programs[kind] = Program(forward)
+    return programs
+
+
+def completion_row() -> dict[str, Any]:
+    """Of the region of the hole alone; PyTorch's generator would have to see all of it."""
+    weights = benchmark_completion.random_weights()
+    seconds = benchmark_completion.complete("regions", 4000, 6000, 200, weights)
+    values = [round(f(seconds), 3) for f in (statistics.median, min, max)]
+    print("completion of 6000x4000, hole 200x200: {:.2f} s ({:.2f}-{:.2f})".format(*values))
+    return {"name": "completion of 6000x4000, hole 200x200", "seconds": values}
+
+
+def input_rows() -> list[dict[str, Any]]:
+    rows = benchmark_input.input_rows()
+    for row in rows:
+        benchmark_input.print_row(row)
+    return rows
+
+
+def waiting_row(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of training on what the input pipeline gives, the share of time without a step to compute.
+
+    At most: a wait for a batch counts in full where the device was done by its end.
+    """
+    steps = 4 if arguments.quick else 20
+    config = Config(global_batch_size=arguments.batch, precision="bfloat16")
+    mesh, source = make_mesh(), PhotoSource(TRAINING_PHOTOS, 1000)
+    batches = train_batches(
+        source, config, start=0, local_batch_size=arguments.batch, process=0, count=1
+    )
+    state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
+    step = make_steps(config, mesh)[Phase.COMPLETION]
+    in_flight, idle, began = [], 0.0, 0.0
+    for number in range(steps + 1):
+        asked = time.perf_counter()
+        batch = next(batches)
+        passed = time.perf_counter() - asked
+        if number and in_flight[-1].is_ready():
+            idle += passed
+        batch = to_global({name: batch[name] for name in ("image", "bbox")}, mesh)
+        state, metrics = step(state, batch)
+        in_flight.append(metrics["l1_hole"])
+        if number == 0:  # compiled
+            in_flight[-1].block_until_ready()
+            began = time.perf_counter()
+        elif number > 1:
+            in_flight[-2].block_until_ready()
+    in_flight[-1].block_until_ready()
+    share = idle / (time.perf_counter() - began)
+    batches.close()
+    print(f"training waits for the input at most {share:.1%} of the time")
+    return {"name": "waiting for the input", "share": round(share, 4)}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,21 +55,31 @@ def measure(how: str, height: int, width: int, arguments: argparse.Namespace) ->
     """Seconds and gigabytes of one case, in this process."""
     limit = arguments.memory_limit * 10**9
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    from glinpaint_jax.weights import load_weights
+
+    weights = load_weights(arguments.checkpoint) if arguments.checkpoint else random_weights()
+    seconds = complete(how, height, width, arguments.hole, weights)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": statistics.median(seconds), "gigabytes": kilobytes / 1e6}
+
+
+def random_weights() -> Any:
     import jax
 
     from glinpaint_jax.config import Config
-    from glinpaint_jax.inference.completer import Completer
     from glinpaint_jax.models.networks import Weights, abstract_variables
-    from glinpaint_jax.weights import load_weights
 
-    if arguments.checkpoint:
-        weights = load_weights(arguments.checkpoint)
-    else:
-        rng, config = np.random.default_rng(0), Config()
-        shapes, _ = abstract_variables(config)
-        # Positive, as variances must be, and small: nothing overflows.
-        generator = jax.tree.map(lambda a: rng.uniform(0, 0.01, a.shape).astype(a.dtype), shapes)
-        weights = Weights(config, 0, generator, None)
+    rng, config = np.random.default_rng(0), Config()
+    shapes, _ = abstract_variables(config)
+    # Positive, as variances must be, and small: nothing overflows.
+    generator = jax.tree.map(lambda a: rng.uniform(0, 0.01, a.shape).astype(a.dtype), shapes)
+    return Weights(config, 0, generator, None)
+
+
+def complete(how: str, height: int, width: int, side: int, weights: Any) -> list[float]:
+    """Seconds of each time, but for the first."""
+    from glinpaint_jax.inference.completer import Completer
+
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     hole = np.zeros((height, width), bool)
     if how == "whole":  # a hole over everything, in one tile
@@ -76,15 +87,14 @@ def measure(how: str, height: int, width: int, arguments: argparse.Namespace) ->
         hole[:] = True
     else:
         completer = Completer(weights)
-        top, left = (height - arguments.hole) // 2, (width - arguments.hole) // 2
-        hole[top : top + arguments.hole, left : left + arguments.hole] = True
+        top, left = (height - side) // 2, (width - side) // 2
+        hole[top : top + side, left : left + side] = True
     seconds = []
     while len(seconds) < 2 or (len(seconds) < 4 and sum(seconds) < 120):
         started = time.perf_counter()
         completer.fill([image], [hole])
         seconds.append(time.perf_counter() - started)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(seconds[1:]), "gigabytes": kilobytes / 1e6}
+    return seconds[1:]
 
 
 if __name__ == "__main__":

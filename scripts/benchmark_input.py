@@ -45,11 +45,18 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = input_rows(arguments.workers, arguments.seconds)
     for row in rows:
-        print(f"{row['name']}, images/s; ours over torch.utils.data {row['jax_over_torch']:.2f}")
-        for kind, (median, least, most, per_second) in row["rates"].items():
-            print(f"  {kind}: {median} ({least}-{most}), {per_second} a second of processor time")
+        print_row(row)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def print_row(row: dict[str, Any]) -> None:
+    print(f"input, {row['name']}: {row['jax_over_torch']:.2f} times torch.utils.data's rate")
+    for kind, (median, least, most, per_second) in row["rates"].items():
+        print(
+            f"  {kind:5} {median} images/s ({least}-{most}), {per_second} for a second of processor",
+            flush=True,
+        )
 
 
 def input_rows(workers: int = 2, seconds: float = 0.6) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
@@ -106,7 +107,9 @@ def batch_norm_relu(
     return _normalize_relu(x, scale, bias, mean, var), mean, var
 
 
-def _normalize_relu(x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
+def _normalize_relu(
+    x: Array, scale: ArrayLike, bias: ArrayLike, mean: ArrayLike, var: ArrayLike
+) -> Array:
     factor = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
     y = x * factor.reshape(1, 1, 1, -1) + (bias - mean * factor).reshape(1, 1, 1, -1)
     return nn.relu(y).astype(x.dtype)

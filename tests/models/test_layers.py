@@ -13,7 +13,7 @@ def test_batch_norm_keeps_pytorchs_running_statistics():
     mean, var = rng.normal(size=7).astype(np.float32), rng.uniform(1, 2, 7).astype(np.float32)
     variables = {
         "params": {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)},
-        "batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)},
+        "batch_stats": {"mean": jnp.asarray(mean), "var": var},
     }
     y, updated = BatchNormRelu().apply(
         variables, jnp.asarray(x), train=True, mutable=["batch_stats"]
