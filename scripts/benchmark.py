@@ -8,7 +8,8 @@ training steps, the generator alone, the completion of a photograph of 6000x4000
 200x200, the input pipeline alone, and the share of training that waits for it. PyTorch runs the
 same networks with channels_last, eagerly and, unless --no-compile, by torch.compile. All take
 turns, so that a noisy machine is noisy for all; medians, fastest and slowest. FLOP are the model's
-(multiplications with padding not counted), compared with a large matrix product's of the same turns.
+(multiplications with padding not counted), beside the rate of a large matrix product in the same
+turns.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from absl import flags
 
 from glinpaint_jax.config import PRECISIONS, Config
 from glinpaint_jax.data.datasets import TRAINING_PHOTOS
@@ -50,12 +52,16 @@ Run = Callable[[], Any]
 
 @dataclasses.dataclass
 class Program:
-    """Something to time, and what its compiler says of it (flop and bytes None: unknown)."""
+    """Something to time, and what its compiler says of it (flop and bytes None: unknown).
+
+    `step` takes a batch of training to losses that are not waited for.
+    """
 
     run: Run
     compile_s: float | None = None
     flop: float | None = None
     bytes: int | None = None
+    step: Callable[[Any], Any] | None = None
 
 
 def main() -> None:
@@ -66,6 +72,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
     if arguments.quick:
         arguments.batch, arguments.rounds, arguments.no_compile = 2, 2, True
     print(
@@ -77,12 +84,14 @@ def main() -> None:
     rows = []
     for phase in [Phase.JOINT] if arguments.quick else Phase:
         name = f"{phase.value} step, batch {arguments.batch}"
-        rows.append(compare(name, step_programs(phase, arguments), arguments.batch, arguments))
+        programs = step_programs(phase, arguments)
+        rows.append(compare(name, programs, arguments.batch, arguments))
+    rows.append(waiting_row(programs["JAX bfloat16"].step, arguments))
     sizes = [(256, 1)] if arguments.quick else itertools.product((256, 512, 1024), (1, 8))
     for size, batch in sizes:
         programs = forward_programs(size, batch, arguments)
         rows.append(compare(f"generator {size}x{size}, batch {batch}", programs, batch, arguments))
-    rows += [completion_row(), *input_rows(), waiting_row(arguments)]
+    rows += [completion_row(), *input_rows(arguments)]
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -168,7 +177,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def matrix_product(precision: str) -> Program:
-    """A large one, larger where there is more to fill."""
+    """A large one, larger where there is more to fill; in bfloat16 its sums are float32."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), precision)
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
@@ -213,11 +222,13 @@ def jax_step(config: Config, phase: Phase, images: np.ndarray) -> Program:
     state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
     step, program = compiled_program(make_steps(config, mesh)[phase], state, batch)
 
-    def run() -> None:
+    def advance(batch: Any) -> Any:
         nonlocal state
-        state, _ = jax.block_until_ready(step(state, batch))
+        state, losses = step(state, batch)
+        return losses
 
-    return dataclasses.replace(program, run=run)
+    run = lambda: jax.block_until_ready((advance(batch), state))  # noqa: E731
+    return dataclasses.replace(program, run=run, step=advance)
 
 
 def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Program]:
@@ -251,45 +262,41 @@ def completion_row() -> dict[str, Any]:
     return {"name": "completion of 6000x4000, hole 200x200", "seconds": values}
 
 
-def input_rows() -> list[dict[str, Any]]:
-    rows = benchmark_input.input_rows()
+def input_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = benchmark_input.input_rows(seconds=0.3 if arguments.quick else 1.0)
     for row in rows:
         benchmark_input.print_row(row)
     return rows
 
 
-def waiting_row(arguments: argparse.Namespace) -> dict[str, Any]:
+def waiting_row(
+    step: Callable[[Any], dict[str, Any]], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Of training on what the input pipeline gives, the share of time without a step to compute.
 
     At most: a wait for a batch counts in full where the device was done by its end.
     """
-    steps = 4 if arguments.quick else 20
-    config = Config(global_batch_size=arguments.batch, precision="bfloat16")
-    mesh, source = make_mesh(), PhotoSource(TRAINING_PHOTOS, 1000)
+    config, mesh = Config(), make_mesh()
+    source = PhotoSource(TRAINING_PHOTOS, 1000)
     batches = train_batches(
         source, config, start=0, local_batch_size=arguments.batch, process=0, count=1
     )
-    state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
-    step = make_steps(config, mesh)[Phase.COMPLETION]
     in_flight, idle, began = [], 0.0, 0.0
-    for number in range(steps + 1):
+    for number in range(2 * arguments.rounds + 1):
         asked = time.perf_counter()
         batch = next(batches)
         passed = time.perf_counter() - asked
-        if number and in_flight[-1].is_ready():
+        if number == 0:  # the workers have started
+            began = asked + passed
+        elif all(loss.is_ready() for loss in in_flight[-1].values()):
             idle += passed
         batch = to_global({name: batch[name] for name in ("image", "bbox")}, mesh)
-        state, metrics = step(state, batch)
-        in_flight.append(metrics["l1_hole"])
-        if number == 0:  # compiled
-            in_flight[-1].block_until_ready()
-            began = time.perf_counter()
-        elif number > 1:
-            in_flight[-2].block_until_ready()
-    in_flight[-1].block_until_ready()
+        in_flight.append(step(batch))
+        jax.block_until_ready(in_flight[-2:-1])
+    jax.block_until_ready(in_flight)
     share = idle / (time.perf_counter() - began)
     batches.close()
-    print(f"training waits for the input at most {share:.1%} of the time")
+    print(f"training waits for the input at most {share:.1%} of the time", flush=True)
     return {"name": "waiting for the input", "share": round(share, 4)}
 
 

@@ -54,7 +54,7 @@ def print_row(row: dict[str, Any]) -> None:
     print(f"input, {row['name']}: {row['jax_over_torch']:.2f} times torch.utils.data's rate")
     for kind, (median, least, most, per_second) in row["rates"].items():
         print(
-            f"  {kind:5} {median} images/s ({least}-{most}), {per_second} for a second of processor",
+            f"  {kind:5} {median} images/s ({least}-{most}), {per_second} in a processor's second",
             flush=True,
         )
 
