@@ -162,15 +162,16 @@ def print_row(row: dict[str, Any]) -> None:
             f"first call {values['compile_s']} s{memory}"
         )
     for precision in PRECISIONS:
-        best = {
-            side: min(
+        ours, theirs = (
+            [
                 values["seconds_an_image"][0]
                 for kind, values in row["programs"].items()
                 if kind.startswith(f"{side} {precision}")
-            )
+            ]
             for side in ("JAX", "PyTorch")
-        }
-        print(f"  JAX is {best['PyTorch'] / best['JAX']:.2f} times as fast in {precision}")
+        )
+        if ours and theirs:
+            print(f"  JAX is {min(theirs) / min(ours):.2f} times as fast in {precision}")
     for kind, reason in row["failed"].items():
         print(f"  {kind}: failed: {reason}")
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from glinpaint_jax.models import conv_cpu
-from glinpaint_jax.models.conv_cpu import Pads, flipped, interleaved, native
+from glinpaint_jax.models.conv_cpu import flipped, native
 
 
 def conv2d(
@@ -23,26 +23,21 @@ def conv2d(
     return _conv2d(x, kernel, stride, dilation, padding)
 
 
-def _convolve(
-    x: Array, kernel: Array, stride: int = 1, dilation: int = 1, pads: int | Pads = 0
-) -> Array:
-    if isinstance(pads, int):
-        pads = ((pads, pads), (pads, pads))
-
-    def on_cpu(x: Array, kernel: Array) -> Array:
-        return conv_cpu.convolve(x, kernel, stride, dilation, pads)
-
-    def elsewhere(x: Array, kernel: Array) -> Array:
-        return native(x, kernel, stride, dilation, pads)
-
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+def _symmetric(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
+    shape = stride, dilation, ((padding, padding), (padding, padding))
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: conv_cpu.convolve(x, kernel, *shape),
+        default=lambda x, kernel: native(x, kernel, *shape),
+    )
 
 
-_conv2d = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3, 4))
+_conv2d = jax.custom_vjp(_symmetric, nondiff_argnums=(2, 3, 4))
 
 
 def _conv2d_forward(x: Array, kernel: Array, *shape: int) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, *shape), (x, kernel)
+    return _symmetric(x, kernel, *shape), (x, kernel)
 
 
 def _conv2d_backward(
@@ -86,17 +81,22 @@ def conv_transpose_4x4_stride2(
     Equals inserting a zero between all pixels and cross-correlating with `kernel`, padding 2;
     torch.nn.ConvTranspose2d holds the spatially flipped kernel.
 
-    Each output parity (row, column) sees only the taps kernel[row::2, column::2], so the whole is
-    four 2x2 convolutions, interleaved: no multiplication by inserted zeros.
+    XLA's own but on CPU (conv_cpu.py).
     """
-    parities = [
-        [
-            _convolve(x, kernel[row::2, column::2], pads=((1 - row, row), (1 - column, column)))
-            for column in (0, 1)
-        ]
-        for row in (0, 1)
-    ]
-    return interleaved(parities)
+
+    def elsewhere(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 1),
+            padding=((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    return lax.platform_dependent(
+        x, kernel, cpu=conv_cpu.conv_transpose_4x4_stride2, default=elsewhere
+    )
 
 
 def _transpose_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -71,6 +71,19 @@ def convolve(
     return _from_bits(lax.fori_loop(0, height // rows, place, empty), dtype)
 
 
+def conv_transpose_4x4_stride2(
+    x: Float[Array, "b h w ci"], kernel: Float[Array, "4 4 ci co"]
+) -> Float[Array, "b ho wo co"]:
+    """As conv.py's: each output parity (row, column) sees only the taps kernel[row::2, column::2],
+    so the whole is four 2x2 convolutions, interleaved: no multiplication by inserted zeros."""
+
+    def parity(row: int, column: int) -> Array:
+        pads = ((1 - row, row), (1 - column, column))
+        return convolve(x, kernel[row::2, column::2], 1, 1, pads)
+
+    return interleaved([[parity(row, column) for column in (0, 1)] for row in (0, 1)])
+
+
 def input_gradient(
     gradient: Float[Array, "b ho wo co"],
     kernel: Float[Array, "k k ci co"],
