@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4, help="of the training steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="in three minutes on two cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="batch 2, two rounds, the joint step alone"
+    )
     parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
