@@ -83,19 +83,11 @@ def conv_transpose_4x4_stride2(
 
     XLA's own but on CPU (conv_cpu.py).
     """
-
-    def elsewhere(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(1, 1),
-            padding=((2, 2), (2, 2)),
-            lhs_dilation=(2, 2),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
     return lax.platform_dependent(
-        x, kernel, cpu=conv_cpu.conv_transpose_4x4_stride2, default=elsewhere
+        x,
+        kernel,
+        cpu=conv_cpu.conv_transpose_4x4_stride2,
+        default=lambda x, kernel: native(x, kernel, 1, 1, ((2, 2), (2, 2)), zeros=1),
     )
 
 

@@ -22,13 +22,15 @@ def native(
     stride: int,
     dilation: int,
     pads: Pads,
+    zeros: int = 0,
 ) -> Float[Array, "b ho wo co"]:
-    """XLA's cross-correlation."""
+    """XLA's cross-correlation, with so many `zeros` between the pixels of x."""
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=pads,
+        lhs_dilation=(1 + zeros, 1 + zeros),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -59,7 +61,7 @@ def convolve(
         reached = (rows - 1) * stride + dilation * (taps[0] - 1) + 1
         part = lax.dynamic_slice_in_dim(x, number * rows * stride, reached, axis=1)
         seen = _from_bits(_patches(part, (rows, width), taps, stride, dilation), dtype)
-        product = jnp.matmul(seen, matrix, preferred_element_type=_sum_type(dtype))
+        product = jnp.matmul(seen, matrix, preferred_element_type=jnp.float32)
         return _bits(product.astype(dtype))
 
     def place(number: Array, whole: Array) -> Array:
@@ -140,13 +142,13 @@ def kernel_gradient(
     """
     b, h, w, channels = x.shape
     _, height, width, features = gradient.shape
-    sum_type = _sum_type(x.dtype)
     if stride == 1 and features <= channels // 2:
         # The smaller of the two is copied: they change places, and so do the kernel's ends.
         around = dilation * (taps - 1) - padding
         return flipped(kernel_gradient(gradient, x, taps, 1, dilation, around))
 
     dtype, x, gradient = x.dtype, _bits(x), _bits(gradient)
+    sum_type = jnp.promote_types(dtype, jnp.float32)
     # Channels first, so that the products need no transposition. Each parity of rows and columns
     # by itself, so that copies are contiguous: [row, column, b, ci, h / stride, w / stride].
     sides = []
@@ -218,10 +220,6 @@ def _patches(
 def _rows_of_a_block(height: int, width: int) -> int:
     """As many as fit, of those that divide the height."""
     return max(n for n in range(1, max(1, BLOCK_PIXELS // width) + 1) if height % n == 0)
-
-
-def _sum_type(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _bits(x: Array) -> Array:
