@@ -25,8 +25,10 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """What differs from the manifest, in a few words; None where nothing does."""
     try:
-        lines = (folder / NAME).read_text().splitlines()
+        *lines, rest = (folder / NAME).read_bytes().decode().split("\n")
         listed = {name: checksum for checksum, name in (line.split("  ", 1) for line in lines)}
+        if rest:
+            return f"{NAME} does not end with its last line"
         found = {str(path.relative_to(folder)): path for path in _files(folder)}
         for name in sorted(listed.keys() | found.keys()):
             if name not in found:

@@ -37,9 +37,9 @@ def state(config):
 def workdir(config, state, mesh8, tmp_path_factory):
     """Steps 3 and 12."""
     workdir = tmp_path_factory.mktemp("workdir")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, print)
     for step in (3, 12):
-        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, None)
+        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, 7)
     checkpoints.close()
     return workdir
 
@@ -95,9 +95,9 @@ def test_an_average_that_is_not_there_is_refused(kind, weights, mesh1, tmp_path)
     config = dataclasses.replace(weights.config, ema_decay=0.0)
     path = tmp_path / "x"
     if kind == "trained":
-        checkpoints = Checkpoints(path)
+        checkpoints = Checkpoints(path, print)
         created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
-        checkpoints.save(created, config, 1, None)
+        checkpoints.save(created, config, 1, 7)
         checkpoints.close()
     elif kind == "imported":
         save_imported(weights, path)
@@ -125,7 +125,7 @@ def test_a_place_without_checkpoints_is_named(name, tmp_path):
 
 def test_a_run_does_not_go_on_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
-    checkpoints = Checkpoints(tmp_path / "x")
+    checkpoints = Checkpoints(tmp_path / "x", print)
     with pytest.raises(UserError, match=r"config\.init_from"):
-        checkpoints.restore(weights.config, mesh1)
+        checkpoints.restore(weights.config, mesh1, weights.step, 7)
     checkpoints.close()

@@ -23,32 +23,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from orbax.checkpoint import checkpoint_managers
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import require_space, write_atomically
 from glinpaint_jax.manifest import write_manifest
 from glinpaint_jax.parallel import replicated
-from glinpaint_jax.saved_config import differences, from_dict
-from glinpaint_jax.training.resume import NEWEST, TEMPORARY
+from glinpaint_jax.saved_config import from_dict
+from glinpaint_jax.training.resume import NEWEST, TEMPORARY, refuse_changes
+from glinpaint_jax.training.retention import delete_superseded
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported
 
 DESCRIPTION_BYTES = 2**20  # of a step, beside its arrays
-# A resumed run may change these: they do not touch the mathematics.
-FREE_FIELDS = (
-    "init_from",  # read once
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "max_skipped_updates",
-    "max_failed_saves",
-    "data.source",  # may have moved; the number of its images must not change
-    "data.num_workers",
-    "data.eval_source",
-    "data.eval_images",
-)
 
 
 class Checkpoints:
@@ -125,6 +112,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 write_manifest(self.folder / str(self._step))
                 write_atomically(self._workdir / NEWEST, f"{self._step}\n".encode())
+                delete_superseded(self.folder)
         except Exception as error:
             self._error = error
 
@@ -142,7 +130,8 @@ class Checkpoints:
                 self._failed_saves = 0
         if self._error is None:
             return
-        reason, self._error = _reason(self._error), None
+        problem = f"cannot save step {self._step} in {self.folder}: {_reason(self._error)}"
+        self._error = None
         self._failed_saves += 1
         # Its remains take up room, and must not count as one of the last two.
         with contextlib.suppress(Exception):
@@ -151,16 +140,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             for path in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / str(self._step)):
                 shutil.rmtree(path, ignore_errors=True)
-        problem = f"cannot save step {self._step} in {self.folder}: {reason}"
+        count = f"failed save {self._failed_saves} in a row, of {self._max_failed_saves} allowed"
         if self._failed_saves >= self._max_failed_saves:
-            raise UserError(
-                f"{problem}; {self._failed_saves} saves in a row have failed; make room or pass "
-                "another --workdir, then run the same command again"
-            )
-        self._warn(
-            f"{problem}; training goes on, {self._failed_saves} of at most "
-            f"{self._max_failed_saves} failed saves (config.max_failed_saves)"
-        )
+            raise UserError(f"{problem}; {count}; mend that and run the same command again")
+        self._warn(f"{problem}; {count} (config.max_failed_saves)")
 
     def restore(self, config: Config, mesh: Mesh, step: int, images: int) -> tuple[TrainState, int]:
         """The state of `step`, spread over `mesh`, and the number of examples it has been fed.
@@ -193,9 +176,12 @@ class Checkpoints:
         return restored.state, saved.data["examples"]
 
     def finish(self) -> None:
-        """Waits until everything is on disk. Raises UserError where it cannot be."""
-        self._max_failed_saves = 1  # no later save will make up for this one
+        """Waits for the last save. Raises UserError where that has failed."""
         self.settle()
+        if self._failed_saves:
+            raise UserError(
+                f"step {self._step} is not saved; mend {self.folder} and run the same command again"
+            )
 
     def close(self) -> None:
         """Waits for a save under way, which may fail with a warning."""
@@ -206,34 +192,21 @@ class Checkpoints:
 
 
 def _open_manager(folder: Path) -> ocp.CheckpointManager:
-    def l1_of(metrics: dict[str, float]) -> float:
-        return metrics["l1"]
-
-    by_l1 = checkpoint_managers.BestN(
-        get_metric_fn=l1_of,
-        reverse=True,  # orbax keeps the end of the sorted list
-        n=1,
-        keep_checkpoints_without_metrics=False,
-    )
     return ocp.CheckpointManager(
         folder,
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [checkpoint_managers.LatestN(2), by_l1]
-            ),
-            best_fn=l1_of,  # without it orbax does not write the metrics
-            best_mode="min",
-        ),
+        # Without best_fn orbax writes no metrics. What stays is not for it to say: it knows
+        # nothing of manifests.
+        options=ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["l1"]),
     )
 
 
 def _reason(error: Exception) -> str:
     """Why a save failed, in a few words: the layers beneath wrap the system's in many lines."""
-    text = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-        if os.strerror(number) in text or getattr(error, "errno", None) == number:
-            return os.strerror(number)
-    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    text = " ".join(str(error).split())
+    known = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+    return next((words for words in known if words in text), f"{type(error).__name__}: {text}")
 
 
 def abstract_state(config: Config, mesh: Mesh) -> Any:
@@ -242,20 +215,3 @@ def abstract_state(config: Config, mesh: Mesh) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         jax.eval_shape(lambda: create_state(config)),
     )
-
-
-def refuse_changes(saved: Config, wanted: Config) -> None:
-    """Raises UserError naming the fields that may not change when a run resumes."""
-    free = set(FREE_FIELDS)
-    if wanted.optimizer.schedule == "constant":
-        free.add("num_steps")
-    changes = [
-        f"{path} ({old!r} -> {new!r})"
-        for path, (old, new) in differences(saved, wanted).items()
-        if path not in free
-    ]
-    if changes:
-        raise UserError(
-            f"the workdir holds a run with another config: {', '.join(changes)}; "
-            "pass the old values to resume it, or another --workdir to start anew"
-        )

@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest step that is whole, and what becomes of the others."""
+"""How a run goes on: from its newest whole step, and with which changes to its config."""
 
 import itertools
 from collections.abc import Callable
@@ -9,13 +9,28 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.manifest import find_damage
+from glinpaint_jax.saved_config import differences
 from glinpaint_jax.weights import FOLDER
 
 NEWEST = "newest_checkpoint"  # a file with the last step that became whole
 SET_ASIDE = "set_aside"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a save that is being written
+# A resumed run may change these: they do not touch the mathematics.
+FREE_FIELDS = (
+    "init_from",  # read once
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "max_skipped_updates",
+    "max_failed_saves",
+    "data.source",  # may have moved; the number of its images must not change
+    "data.num_workers",
+    "data.eval_source",
+    "data.eval_images",
+)
 
 
 def newest_whole_step(workdir: Path, say: Callable[[str], Any]) -> int | None:
@@ -63,3 +78,20 @@ def _set_aside(path: Path) -> Path:
     names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
     place = next(folder / name for name in names if not (folder / name).exists())
     return path.rename(place)
+
+
+def refuse_changes(saved: Config, wanted: Config) -> None:
+    """Raises UserError naming the fields that may not change when a run resumes."""
+    free = set(FREE_FIELDS)
+    if wanted.optimizer.schedule == "constant":
+        free.add("num_steps")
+    changes = [
+        f"{path} ({old!r} -> {new!r})"
+        for path, (old, new) in differences(saved, wanted).items()
+        if path not in free
+    ]
+    if changes:
+        raise UserError(
+            f"the workdir holds a run with another config: {', '.join(changes)}; "
+            "pass the old values to resume it, or another --workdir to start anew"
+        )

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 
 import jax
@@ -8,8 +9,12 @@ import pytest
 from glinpaint_jax.config import OptimizerConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.parallel import replicated
+from glinpaint_jax.training import checkpoints as checkpoints_module
 from glinpaint_jax.training.checkpoints import Checkpoints
+from glinpaint_jax.training.resume import newest_whole_step
 from glinpaint_jax.weights import FOLDER
+
+IMAGES = 7
 
 
 def numbered(state, step):
@@ -24,18 +29,24 @@ def leaves(state):
 
 def save(checkpoints, state, config, mesh, step, l1=None):
     placed = jax.device_put(numbered(state, step), replicated(mesh))
-    checkpoints.save(placed, config, step, l1)
+    checkpoints.save(placed, config, step, IMAGES, l1)
+
+
+def open_checkpoints(workdir, max_failed_saves=1):
+    """And the list of its warnings."""
+    warnings = []
+    return Checkpoints(workdir, warnings.append, max_failed_saves), warnings
 
 
 @pytest.mark.parametrize("target", ["mesh8", "mesh1"])
 def test_restored_state_is_bit_equal_on_any_number_of_devices(
     target, request, initial_state, step_config, mesh8, tmp_path
 ):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints, _ = open_checkpoints(tmp_path)
     save(checkpoints, initial_state, step_config, mesh8, 3)
     checkpoints.close()
     mesh = request.getfixturevalue(target)
-    state, examples = Checkpoints(tmp_path).restore(step_config, mesh)
+    state, examples = open_checkpoints(tmp_path)[0].restore(step_config, mesh, 3, IMAGES)
     assert examples == 3 * step_config.global_batch_size
     assert len(state.generator.params["encoder"]["enc1"]["conv"]["kernel"].devices()) == (
         mesh.devices.size
@@ -45,12 +56,12 @@ def test_restored_state_is_bit_equal_on_any_number_of_devices(
 
 
 def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints, _ = open_checkpoints(tmp_path)
     for step, l1 in ((1, 9.0), (2, 5.0), (3, None), (4, 7.0), (5, None), (6, 8.0)):
         save(checkpoints, initial_state, step_config, mesh1, step, l1)
         if step == 3:  # a stopped run still knows its best step
             checkpoints.close()
-            checkpoints = Checkpoints(tmp_path)
+            checkpoints, _ = open_checkpoints(tmp_path)
     checkpoints.close()
     kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())
     assert kept == [2, 5, 6]
@@ -60,14 +71,15 @@ def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, t
 
 
 def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mesh1, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints, _ = open_checkpoints(tmp_path)
     save(checkpoints, initial_state, step_config, mesh1, 1)
+    checkpoints.settle()
     changed = dataclasses.replace(step_config, log_every=7)
-    checkpoints.restore(changed, mesh1)  # log_every may change
+    checkpoints.restore(changed, mesh1, 1, IMAGES)  # log_every may change
     changed.optimizer = OptimizerConfig(learning_rate=1.0)
     changed.global_batch_size = 16
     with pytest.raises(UserError) as error:
-        checkpoints.restore(changed, mesh1)
+        checkpoints.restore(changed, mesh1, 1, IMAGES)
     message = str(error.value)
     assert "global_batch_size (8 -> 16)" in message
     assert "optimizer.learning_rate (0.004 -> 1.0)" in message
@@ -78,12 +90,69 @@ def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mes
 def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_config, mesh1, tmp_path):
     for schedule in ("constant", "cosine"):
         config = dataclasses.replace(step_config, optimizer=OptimizerConfig(schedule=schedule))
-        checkpoints = Checkpoints(tmp_path / schedule)
+        checkpoints, _ = open_checkpoints(tmp_path / schedule)
         save(checkpoints, initial_state, config, mesh1, 1)
         config.num_steps += 10
         if schedule == "constant":
-            checkpoints.restore(config, mesh1)
+            checkpoints.restore(config, mesh1, 1, IMAGES)
         else:
             with pytest.raises(UserError, match="num_steps"):
-                checkpoints.restore(config, mesh1)
+                checkpoints.restore(config, mesh1, 1, IMAGES)
         checkpoints.close()
+
+
+def test_a_source_may_move_but_not_grow(initial_state, step_config, mesh1, tmp_path):
+    checkpoints, _ = open_checkpoints(tmp_path)
+    save(checkpoints, initial_state, step_config, mesh1, 1)
+    elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
+    moved = dataclasses.replace(step_config, data=elsewhere)
+    checkpoints.restore(moved, mesh1, 1, IMAGES)
+    with pytest.raises(UserError, match=f"has {IMAGES + 1} training images, .* with {IMAGES}"):
+        checkpoints.restore(moved, mesh1, 1, IMAGES + 1)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("failing", ["write_manifest", "require_space"])
+def test_failed_saves_leave_nothing_and_cost_nothing_whole(
+    failing, initial_state, step_config, mesh1, tmp_path, monkeypatch
+):
+    checkpoints, warnings = open_checkpoints(tmp_path, max_failed_saves=3)
+    for step in (1, 2):
+        save(checkpoints, initial_state, step_config, mesh1, step)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        checkpoints.settle()
+        patched.setattr(checkpoints_module, failing, fail)
+        for step in (3, 4):
+            save(checkpoints, initial_state, step_config, mesh1, step)
+        checkpoints.settle()
+        assert [
+            f"cannot save step {n} in {tmp_path / FOLDER}: No space" in w
+            for n, w in zip((3, 4), warnings, strict=True)
+        ] == [True, True]
+        assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"1", "2"}
+    save(checkpoints, initial_state, step_config, mesh1, 5)  # a success in between
+    checkpoints.settle()
+    monkeypatch.setattr(checkpoints_module, failing, fail)
+    with pytest.raises(UserError, match="failed save 3 in a row, of 3 allowed"):
+        for step in (6, 7, 8):
+            save(checkpoints, initial_state, step_config, mesh1, step)
+        checkpoints.settle()
+    checkpoints.close()
+    assert len(warnings) == 4
+    assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"2", "5"}
+    assert newest_whole_step(tmp_path, warnings.append) == 5
+
+
+def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path, monkeypatch):
+    checkpoints, warnings = open_checkpoints(tmp_path, max_failed_saves=3)
+    (tmp_path / FOLDER).rmdir()
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    save(checkpoints, initial_state, step_config, mesh1, 1)
+    with pytest.raises(UserError, match="step 1 is not saved"):
+        checkpoints.finish()
+    assert f"cannot save step 1 in {tmp_path / FOLDER}: File exists" in warnings[0]
+    checkpoints.close()

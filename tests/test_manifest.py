@@ -1,0 +1,56 @@
+import hashlib
+import subprocess
+
+import pytest
+
+from glinpaint_jax.manifest import NAME, find_damage, write_manifest
+
+CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, content in CONTENTS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_it_lists_every_file_as_sha256sum_does(folder):
+    lines = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in CONTENTS.items()]
+    assert (folder / NAME).read_text() == "".join(lines)
+    assert find_damage(folder) is None
+    subprocess.run(["sha256sum", "--check", "--quiet", NAME], cwd=folder, check=True)
+
+
+def test_every_single_flipped_byte_is_found(folder):
+    for name in (*CONTENTS, NAME):
+        content = (folder / name).read_bytes()
+        for place in range(len(content)):
+            for bits in (0x01, 0x80):
+                damaged = bytearray(content)
+                damaged[place] ^= bits
+                (folder / name).write_bytes(damaged)
+                assert find_damage(folder) is not None, (name, place, bits)
+        (folder / name).write_bytes(content)
+    assert find_damage(folder) is None
+
+
+@pytest.mark.parametrize("name", [*CONTENTS, NAME])
+def test_missing_and_shortened_files_are_named(name, folder):
+    content = (folder / name).read_bytes()
+    if content:
+        (folder / name).write_bytes(content[:-1])
+        assert name in find_damage(folder)
+    (folder / name).unlink()
+    assert name in find_damage(folder)
+
+
+def test_files_that_nobody_listed_are_named(folder):
+    (folder / "deep" / "more").write_text("x")
+    assert find_damage(folder) == f"deep/more is not in its {NAME}"
+
+
+def test_a_folder_that_is_not_there_is_not_whole(tmp_path):
+    assert NAME in find_damage(tmp_path / "nowhere")
