@@ -116,7 +116,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     (gradients,) = pull_back(prediction_gradient)
     generator, skipped = updated(config, state, state.generator, gradients, batch_stats, terms)
     discriminator_stats, _ = unless_broken(
-        discriminator_stats, discriminator.batch_stats, discriminator_stats
+        discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
     discriminator = discriminator.replace(batch_stats=discriminator_stats)
     skipped = jnp.maximum(skipped, discriminator_terms["skipped"])
@@ -230,7 +230,7 @@ def updated(
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
-    return unless_broken(new, network, (terms, batch_stats, optax.global_norm(gradients)))
+    return unless_broken(new, network, (terms, batch_stats, optax.tree.norm(gradients)))
 
 
 def unless_broken(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:

@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import pytest
 
@@ -25,6 +27,10 @@ def records(monkeypatch):
     return found
 
 
+def losses(**values):
+    return {name: jnp.asarray(value) for name, value in ({"skipped": 0.0} | values).items()}
+
+
 def make_interval(tmp_path, log_every):
     config = make_small_config(log_every=log_every)
     return Interval(Reporter(tmp_path, 0, 10, active=False), config)
@@ -34,7 +40,7 @@ def test_means_and_speed_of_each_interval(tmp_path, clock, records):
     interval = make_interval(tmp_path, 2)
     for step, loss in enumerate([1.0, 3.0, 10.0, 20.0], start=1):
         clock["now"] = float(step)
-        interval.add(step, Phase.COMPLETION, {"l1": jnp.asarray(loss)})
+        interval.add(step, Phase.COMPLETION, losses(l1=loss))
     assert [record[0] for record in records] == [2]  # 4 waits for a step after it
     interval.close()
     assert [(step, phase, means) for step, phase, means, _ in records] == [
@@ -48,11 +54,11 @@ def test_means_and_speed_of_each_interval(tmp_path, clock, records):
 
 def test_pauses_do_not_count(tmp_path, clock, records):
     interval = make_interval(tmp_path, 1)
-    interval.add(1, Phase.COMPLETION, {})
+    interval.add(1, Phase.COMPLETION, losses())
     clock["now"] = 2.0
     with interval.paused():
         clock["now"] = 100.0
-    interval.add(2, Phase.COMPLETION, {})
+    interval.add(2, Phase.COMPLETION, losses())
     clock["now"] = 104.0
     interval.close()
     rates = [(record[0], record[-1]["images_per_second"]) for record in records]
@@ -62,8 +68,17 @@ def test_pauses_do_not_count(tmp_path, clock, records):
 def test_losses_of_two_phases_are_averaged_apart(tmp_path, clock, records):
     interval = make_interval(tmp_path, 10)
     clock["now"] = 1.0
-    interval.add(1, Phase.COMPLETION, {"l1": jnp.asarray(4.0)})
-    interval.add(2, Phase.DISCRIMINATOR, {"real": jnp.asarray(6.0)})
+    interval.add(1, Phase.COMPLETION, losses(l1=4.0))
+    interval.add(2, Phase.DISCRIMINATOR, losses(real=6.0))
     interval.close()
     assert records[0][:3] == (2, "discriminator", {"l1": 4.0, "real": 6.0})
     assert interval.phases == {Phase.COMPLETION, Phase.DISCRIMINATOR}
+
+
+def test_skipped_updates_are_counted_and_not_averaged(tmp_path, clock, records):
+    interval = make_interval(tmp_path, 3)
+    clock["now"] = 1.0
+    for step, (loss, skipped) in enumerate([(2.0, 0.0), (math.nan, 1.0), (4.0, 0.0)], start=1):
+        interval.add(step, Phase.COMPLETION, losses(l1=loss, skipped=skipped))
+    interval.close()
+    assert records[0][:3] == (3, "completion", {"l1": 3.0, "skipped": 1.0})

@@ -43,7 +43,8 @@ def test_each_phase_has_its_losses_and_moves_its_networks(
 ):
     batch = make_batch(0, step_config, mesh8)
     state, metrics = steps[phase](place(initial_state, mesh8), batch)
-    assert set(metrics) == losses
+    assert set(metrics) == losses | {"skipped"}
+    assert metrics["skipped"] == 0
     assert all(np.isfinite(value) and value.shape == () for value in metrics.values())
     assert int(state.step) == 1
 
@@ -95,6 +96,43 @@ def test_eight_devices_equal_one(initial_state, step_config, mesh8, mesh1):
             state = state.replace(rng=jax.random.key_data(state.rng))
             results.append(jax.device_get((state, metrics)))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *results)
+
+
+@pytest.mark.parametrize(
+    ("phase", "broken", "skipped", "moving"),
+    [
+        (Phase.COMPLETION, "generator", 1, set()),
+        (Phase.COMPLETION, "discriminator", 0, {"generator"}),
+        (Phase.DISCRIMINATOR, "generator", 1, set()),
+        # The generator's running statistics do not depend on the discriminator.
+        (Phase.DISCRIMINATOR, "discriminator", 1, {"generator"}),
+        (Phase.JOINT, "generator", 1, set()),
+        (Phase.JOINT, "discriminator", 1, set()),
+    ],
+)
+def test_what_is_not_finite_never_reaches_a_network(
+    phase, broken, skipped, moving, steps, initial_state, step_config, mesh8
+):
+    """A network whose one weight is NaN stands for all that makes losses and gradients NaN."""
+
+    network = getattr(initial_state, broken)
+    first, *rest = jax.tree.leaves(network.params)
+    params = jax.tree.unflatten(
+        jax.tree.structure(network.params), [np.full_like(first, np.nan), *rest]
+    )
+    poisoned = initial_state.replace(**{broken: network.replace(params=params)})
+    batch = make_batch(0, step_config, mesh8)
+    state, metrics = steps[phase](place(poisoned, mesh8), batch)
+    assert metrics["skipped"] == skipped
+    assert int(state.step) == 1  # its batch is not taken again
+    for name in ("generator", "discriminator"):
+        before, after = getattr(poisoned, name), getattr(state, name)
+        if name in moving:
+            assert moved(before.batch_stats, after.batch_stats)[0]
+        else:
+            jax.tree.map(np.testing.assert_array_equal, before, after)
+        broken_leaves = [np.isnan(leaf).any() for leaf in jax.tree.leaves(after)]
+        assert sum(broken_leaves) == (name == broken)
 
 
 def test_overfits_one_batch(mesh1):

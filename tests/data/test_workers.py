@@ -1,0 +1,61 @@
+"""Workers that die, really."""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from glinpaint_jax.config import DataConfig
+from glinpaint_jax.data.pipeline import train_batches
+from glinpaint_jax.data.workers import MAX_DEATHS, unbroken
+from glinpaint_jax.errors import UserError
+from tests.conftest import make_small_config
+from tests.data.test_pipeline import Numbered, assert_equal, take
+
+
+def workers():
+    return [p for p in multiprocessing.active_children() if "grain-process-prefetch" in p.name]
+
+
+def open_stream(config, source):
+    return functools.partial(train_batches, source, config, local_batch_size=4, process=0, count=1)
+
+
+def test_a_killed_worker_is_replaced_and_no_example_lost_or_repeated():
+    config = make_small_config(data=DataConfig(num_workers=2, crop_size=32))
+    source, said = Numbered(40), []
+    stream = unbroken(open_stream(config, source), 8, 4, said.append)
+    found = list(itertools.islice(stream, 3))
+    workers()[0].kill()
+    found += itertools.islice(stream, 9)
+    stream.close()
+    assert workers() == []
+    threads = make_small_config(data=DataConfig(num_workers=0, crop_size=32))
+    assert_equal(found, take(source, threads, 12, start=8))
+    assert said and all("a data worker died with exit code -9" in line for line in said)
+
+
+class Deadly(Numbered):
+    """Kills whoever reads it."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_die_at_once_end_the_run_with_their_reason():
+    config = make_small_config(data=DataConfig(num_workers=1, crop_size=32))
+    said = []
+    with pytest.raises(UserError, match=f"exit code -9 .*, {MAX_DEATHS} times in a row"):
+        next(unbroken(open_stream(config, Deadly(10)), 0, 4, said.append))
+    assert len(said) == MAX_DEATHS - 1
+
+
+def test_other_errors_pass():
+    def open_batches(start):
+        return iter([1 // start])
+
+    with pytest.raises(ZeroDivisionError):
+        next(unbroken(open_batches, 0, 4, print))
