@@ -60,7 +60,7 @@ def execute(tmp_path_factory):
         after = notebook.cells.index(cell_of(notebook, "settings")) + 1
         notebook.cells.insert(after, nbformat.v4.new_code_cell("\n".join(lines)))
         resources = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources)
+        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
         return client.execute(env=environment(PIP_NO_INDEX="1"))
 
     with pytest.MonkeyPatch.context() as patch:
