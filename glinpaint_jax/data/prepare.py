@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from glinpaint_jax.data.sources import EncodedSource, FolderSource
 from glinpaint_jax.errors import UserError
 
 REPORT_EVERY = 0.2  # seconds
+STOPPING = 3  # seconds that a process has for its last image; a network folder may never answer
 
 
 def prepare(
@@ -88,8 +90,10 @@ def _messages(
     finally:
         for connection in processes:
             connection.close()  # tells them to stop
+        deadline = time.monotonic() + STOPPING
         for process in processes.values():
-            process.join()
+            process.join(max(0, deadline - time.monotonic()))
+            process.kill()
 
 
 def _start(folder: Path, plan: Plan) -> tuple[multiprocessing.Process, Connection]:
@@ -98,6 +102,7 @@ def _start(folder: Path, plan: Plan) -> tuple[multiprocessing.Process, Connectio
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, folder, plan), daemon=True)
     # A process inherits what is blocked: Ctrl-C is for this one alone.
+    resource_tracker.ensure_running()  # else started below, which would unblock
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
