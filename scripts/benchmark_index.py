@@ -2,7 +2,7 @@
 
     python scripts/benchmark_index.py [--records 8000000] [--shards 64] [--folder DIR]
 
-Two synthetic indices: ArrayRecord shards of one-pixel images (1.5 GB, in a folder below DIR that is
+Two synthetic indices: ArrayRecord shards of one-pixel images (1 GB, in a folder below DIR that is
 removed afterwards), and a folder with a list file as long as Places365-Challenge's. Each is opened
 as training opens it and read from the middle of the second epoch, in the process and by two
 workers; beside them the photographs of scikit-image, which need no index. Memory is the peak of

@@ -81,7 +81,7 @@ def _messages(
                     if isinstance(message, int):
                         continue
                     if waiting:
-                        connection.send(_task(plan, source, waiting.pop()))
+                        connection.send(shard_task(plan, source, waiting.pop()))
                         continue
                 except (EOFError, OSError):
                     raise UserError(_death(processes[connection])) from None
@@ -112,7 +112,7 @@ def _start(folder: Path, plan: Plan) -> tuple[multiprocessing.Process, Connectio
     return process, ours
 
 
-def _task(plan: Plan, source: EncodedSource, number: int) -> tuple[int, EncodedSource]:
+def shard_task(plan: Plan, source: EncodedSource, number: int) -> tuple[int, EncodedSource]:
     """A shard's number, and a source with no more of a folder's millions of names than it needs."""
     if isinstance(source, FolderSource):
         span = plan.span(number)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import pickle
 import tracemalloc
 import warnings
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from glinpaint_jax.data.datasets import open_sources, open_whole
 from glinpaint_jax.data.pipeline import train_batches
+from glinpaint_jax.data.prepare import shard_task
 from glinpaint_jax.data.shards import Plan, manifest, write_shard
 from glinpaint_jax.data.sources import UndecodableImage, decode
 from glinpaint_jax.errors import UserError
@@ -247,6 +249,17 @@ def test_truncated_shards_are_refused_with_what_to_do(size, tmp_path):
     with pytest.raises(UserError, match=r"damaged: .*--check") as error:
         open_whole(f"array_record:{path}")
     assert "\n" not in str(error.value)
+
+
+def test_a_worker_gets_the_names_of_its_shard_alone(tmp_path):
+    (tmp_path / "0.png").touch()
+    (tmp_path / "list.txt").write_text("0.png\n" * 100_000)
+    source = open_whole(f"folder:{tmp_path}:list.txt")
+    number, part = pickle.loads(
+        task := pickle.dumps(shard_task(Plan("x", 100_000, 100), source, 7))
+    )
+    assert len(task) < 1000 * (6 + 8) + 2000
+    assert number == 7 and part.name(7_999) == source.name(7_999)
 
 
 class Counted:
