@@ -3,6 +3,7 @@
 Commands:
   complete      fills holes in photographs: --checkpoint P --image I --mask M --output O
   evaluate      scores a checkpoint: --config C --checkpoint P [--limit N] [--json F] [--baselines]
+  prepare       writes any source of images as shards: SOURCE --output DIR --shards N
   import-torch  reads weights of MMagic's: FILE.pth --output DIR
   serve         a page in the browser: --checkpoint P [--port 7860]
   export        writes weights for others: P --format FORMAT --output FILE
@@ -14,7 +15,7 @@ Training: python -m glinpaint_jax.main --config configs/places.py
 import runpy
 import sys
 
-COMMANDS = ("complete", "evaluate", "import-torch", "export", "serve", "verify")
+COMMANDS = ("complete", "evaluate", "prepare", "import-torch", "export", "serve", "verify")
 
 
 def main() -> None:

@@ -49,9 +49,13 @@ def run(program: Callable[[], None], interrupted: str = "interrupted") -> None:
     _report_errors(lambda: app.run(lambda _: program(), flags_parser=_parse), interrupted)
 
 
-def run_command(program: Callable[[argparse.Namespace], None], parser: ArgumentParser) -> None:
+def run_command(
+    program: Callable[[argparse.Namespace], None],
+    parser: ArgumentParser,
+    interrupted: str = "interrupted",
+) -> None:
     """The same for a command without a config: `program` gets the arguments."""
-    _report_errors(lambda: program(parser.parse_args()), "interrupted")
+    _report_errors(lambda: program(parser.parse_args()), interrupted)
 
 
 def _report_errors(program: Callable[[], None], interrupted: str) -> None:

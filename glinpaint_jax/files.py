@@ -14,12 +14,12 @@ from glinpaint_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` for a file or a folder.
+def replacing(path: Path, prefix: str = "") -> Iterator[Path]:
+    """Yields a path beside `path` for a file or a folder, hidden; `prefix` says whose it is.
 
     What is written there is moved into place at the end, and removed if anything fails before.
     """
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         temporary.replace(path)

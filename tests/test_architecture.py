@@ -77,7 +77,7 @@ def test_data_workers_need_no_jax():
         assert not {module.split(".")[0] for module in imported_modules(path)} & {"jax", "flax"}
     code = (
         "import sys, glinpaint_jax.main, glinpaint_jax.commands.evaluate, "
-        "glinpaint_jax.data.sources, glinpaint_jax.data.masks; sys.exit('jax' in sys.modules)"
+        "glinpaint_jax.commands.prepare, glinpaint_jax.data.masks; sys.exit('jax' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 

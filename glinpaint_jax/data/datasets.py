@@ -11,8 +11,10 @@ import glob
 import os
 from pathlib import Path
 
+from glinpaint_jax.data.listing import EXTENSIONS
 from glinpaint_jax.data.sources import (
-    EXTENSIONS,
+    DAMAGE,
+    EncodedSource,
     FolderSource,
     HoldOut,
     PhotoSource,
@@ -58,9 +60,11 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> tuple[Source, d
 
     Raises UserError that says where it looked and how to go on.
     """
-    train, evaluation = _first_existing(spec, "source", eval_images)
+    train, evaluation = _first_existing(spec, "--config.data.source=", eval_images)
     if eval_spec:
-        evaluation = {"val": _first_existing(eval_spec, "eval_source", eval_images)[0]}
+        evaluation = {
+            "val": _first_existing(eval_spec, "--config.data.eval_source=", eval_images)[0]
+        }
     elif not evaluation:
         count = min(eval_images, int(MAX_HOLD_OUT * len(train)))
         if count == 0:
@@ -70,7 +74,15 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> tuple[Source, d
     return train, evaluation
 
 
-def _first_existing(spec: str, field: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
+def open_whole(spec: str) -> EncodedSource:
+    """All training images, none held out; a validation folder is opened by naming it.
+
+    Raises UserError like `open_sources`.
+    """
+    return _first_existing(spec, "", 1)[0]
+
+
+def _first_existing(spec: str, flag: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
     missing = []
     for alternative in spec.split("|"):
         try:
@@ -81,15 +93,14 @@ def _first_existing(spec: str, field: str, eval_images: int) -> tuple[Source, di
         for source in (train, *evaluation.values()):
             if len(source) == 0:
                 raise UserError(
-                    f"config.data.{field}={alternative} holds no images "
-                    f"({', '.join(EXTENSIONS)}); put some there or pass another --config.data."
-                    f"{field}"
+                    f"{flag}{alternative} holds no images ({', '.join(EXTENSIONS)}); put some "
+                    "there or name others"
                 )
         return train, evaluation
     raise UserError(
-        f"no data for config.data.{field}={spec}: {'; '.join(missing)}. Put images there, or name "
-        f"others: --config.data.{field}=folder:PATH (any folder of images), tfds:NAME:SPLIT or "
-        f"array_record:GLOB; to try out, --config.data.{field}=photos (those of scikit-image)"
+        f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or name others: "
+        f"{flag}folder:PATH (any folder of images), tfds:NAME:SPLIT or array_record:GLOB; to try "
+        f"out, {flag}photos (those of scikit-image)"
     )
 
 
@@ -171,4 +182,12 @@ def _open_array_record(pattern: str) -> Source:
     paths = sorted(glob.glob(pattern))
     if not paths:
         raise SourceNotFoundError(f"no file matches {pattern}")
-    return RecordSource(ArrayRecordDataSource(paths), pattern)
+    try:
+        return RecordSource(ArrayRecordDataSource(paths), pattern)
+    except RuntimeError as error:
+        if not str(error).startswith((*DAMAGE, "ArrayRecord")):
+            raise
+        raise UserError(
+            f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; "
+            "`python -m glinpaint_jax prepare --output DIR --check` names those in DIR"
+        ) from None

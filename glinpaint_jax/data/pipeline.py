@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig, MaskConfig
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.sources import EXTENSIONS, Source, UndecodableImage
+from glinpaint_jax.data.listing import EXTENSIONS
+from glinpaint_jax.data.sources import Source, UndecodableImage
 from glinpaint_jax.data.workers import read_ahead, start_worker
 from glinpaint_jax.errors import UserError
 

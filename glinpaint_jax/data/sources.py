@@ -1,7 +1,7 @@
 """Where photographs come from: random access to decoded uint8 RGB images. No jax."""
 
+import copy
 import functools
-import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from glinpaint_jax.data.listing import Names, found, listed
 from glinpaint_jax.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 Image = UInt8[np.ndarray, "h w 3"]
+DAMAGE = ("Corrupted", "Invalid")  # how ArrayRecord begins to speak of a record's or file's damage
 
 
 @runtime_checkable
@@ -24,6 +25,13 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Image: ...
 
     def name(self, index: int) -> str: ...
+
+
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """`encoded(i)` is a whole file's bytes, or raises UndecodableImage."""
+
+    def encoded(self, index: int) -> bytes: ...
 
 
 class SourceNotFoundError(UserError):
@@ -51,11 +59,15 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
     return pixels
 
 
-@functools.cache
-def _photo(name: str) -> Image:
+def _photo_file(name: str) -> bytes:
     import skimage
 
-    return decode((Path(skimage.__file__).parent / "data" / name).read_bytes(), name)
+    return (Path(skimage.__file__).parent / "data" / name).read_bytes()
+
+
+@functools.cache
+def _photo(name: str) -> Image:
+    return decode(_photo_file(name), name)
 
 
 class PhotoSource:
@@ -75,6 +87,9 @@ class PhotoSource:
     def __getitem__(self, index: int) -> Image:
         return self._images[index % len(self._images)]
 
+    def encoded(self, index: int) -> bytes:
+        return _photo_file(self._names[index % len(self._names)])
+
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"
 
@@ -86,21 +101,29 @@ class FolderSource:
         if not folder.is_dir():
             raise SourceNotFoundError(f"no folder {folder}")
         self._folder = folder
-        self._paths = _listed(folder, list_file) if list_file else _found(folder)
+        self._names = Names(listed(folder, list_file) if list_file else found(folder))
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Image:
+        return decode(self.encoded(index), self.name(index))
+
+    def encoded(self, index: int) -> bytes:
         name = self.name(index)
         try:
-            encoded = Path(name).read_bytes()
+            return Path(name).read_bytes()
         except OSError as error:
             raise UndecodableImage(f"{name}: {error.strerror}") from None
-        return decode(encoded, name)
 
     def name(self, index: int) -> str:
-        return str(self._folder / self._paths[index])
+        return str(self._folder / self._names[index])
+
+    def only(self, first: int, stop: int) -> "FolderSource":
+        """The images first .. stop - 1 alone, under the same numbers: light to send elsewhere."""
+        part = copy.copy(self)
+        part._names = self._names.only(first, stop)
+        return part
 
 
 class RecordSource:
@@ -115,8 +138,16 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Image:
-        record = self._records[index]
-        return decode(record if self._key is None else record[self._key], self.name(index))
+        return decode(self.encoded(index), self.name(index))
+
+    def encoded(self, index: int) -> bytes:
+        try:
+            record = self._records[index]
+        except RuntimeError as error:
+            if not str(error).startswith(DAMAGE):
+                raise
+            raise UndecodableImage(f"{self.name(index)}: {str(error).split(',')[0]}") from None
+        return record if self._key is None else record[self._key]
 
     def name(self, index: int) -> str:
         return f"{self._description} record {index}"
@@ -145,31 +176,3 @@ class HoldOut:
 
     def name(self, index: int) -> str:
         return self._source.name(self._position(index))
-
-
-def _found(folder: Path) -> list[str]:
-    """Images below `folder`, relative to it, sorted; links to folders are followed."""
-    paths = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        prefix = os.path.relpath(parent, folder)
-        paths += [
-            os.path.normpath(os.path.join(prefix, name))
-            for name in names
-            if name.lower().endswith(EXTENSIONS)
-        ]
-    return sorted(paths)
-
-
-def _listed(folder: Path, list_file: Path) -> list[str]:
-    """First words of the list's lines (MMagic and Places365 append labels), relative to `folder`.
-
-    Places365 writes a slash in front of its paths; they are below the folder all the same.
-    """
-    lines = list_file.read_text().splitlines()
-    paths = [line.split()[0].lstrip("/") for line in lines if line.strip()]
-    if paths and not (folder / paths[0]).is_file():
-        raise UserError(
-            f"{list_file} names {paths[0]}, which is not in {folder}; its lines are paths "
-            "relative to that folder"
-        )
-    return paths

@@ -10,8 +10,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS, open_sources
+from glinpaint_jax.data.listing import EXTENSIONS
 from glinpaint_jax.data.sources import (
-    EXTENSIONS,
     FolderSource,
     HoldOut,
     UndecodableImage,

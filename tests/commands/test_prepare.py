@@ -1,0 +1,384 @@
+"""`prepare` as people run it: killed, interrupted, on two hosts, on a full disk."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import pty
+import shlex
+import shutil
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glinpaint_jax.data.datasets import open_whole
+from tests.programs import ROOT, assert_refused, command, environment, run
+
+SHARDS = 4
+PIPES = ("25.png", "35.png")
+DEADLINE = 60  # seconds that a program may take to come to some point
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """40 of 100 kB, of which number 3 is broken."""
+    folder = tmp_path_factory.mktemp("source") / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 180, 180, 3), np.uint8)
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    (folder / "03.png").write_bytes(b"<html>404</html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """What an undisturbed run writes."""
+    folder = tmp_path_factory.mktemp("whole") / "shards"
+    result = prepare(images, folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    return folder, result
+
+
+def arguments_for(images, folder, *more):
+    source = ["glinpaint_jax", "prepare", f"folder:{images}", f"--output={folder}"]
+    return [*source, f"--shards={SHARDS}", *more]
+
+
+def prepare(images, folder, *more):
+    return run(*arguments_for(images, folder, *more))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@contextlib.contextmanager
+def at_work(images, folder, tmp_path):
+    """The command in the midst of its last two shards, the first two finished, and its source.
+
+    One image of each is a named pipe, whose readers wait until `writers` are closed.
+    """
+    copy = tmp_path / "copy"
+    shutil.copytree(images, copy)
+    for name in PIPES:
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+    process = subprocess.Popen(
+        command(*arguments_for(copy, folder, "--workers=2")),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        writers = [open_when_read(copy / name) for name in PIPES]
+        yield process, copy, writers
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=DEADLINE)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def open_when_read(pipe):
+    def opened():
+        with contextlib.suppress(OSError):  # nobody reads it yet
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+
+    return wait_for(opened)
+
+
+def serve(writers):
+    """Who reads the pipes goes on, with an image of no bytes."""
+    for writer in writers:
+        os.close(writer)
+
+
+def make_files_of_pipes(images, copy):
+    for name in PIPES:
+        (copy / name).unlink()
+        shutil.copy(images / name, copy / name)
+
+
+def workers_of(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+
+
+def whereabouts(folder):
+    """Of finished shards: changes when a file is written again or anew."""
+    stats = {path.name: path.stat() for path in folder.glob("records*")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def test_a_run_tells_what_it_wrote_and_how_to_train_on_it(images, whole):
+    folder, result = whole
+    lines = result.stdout.splitlines()
+    shard_lines, (total, train) = sorted(lines[:-2]), lines[-2:]
+    assert shard_lines[0] == "records-00000-of-00004.array_record: 9 images, 1 rejected"
+    assert len(shard_lines) == SHARDS
+    assert total.startswith(f"4 of 4 shards in {folder}: 39 images, ")
+    assert total.endswith(" MB, 1 rejected (see manifest.json)")
+    assert train == f"train with '--config.data.source=array_record:{folder}/*.array_record'"
+    source = open_whole(f"array_record:{folder}/*.array_record")
+    assert source.encoded(3) == (images / "04.png").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert manifest["entries"][0]["rejected"] == [
+        {"name": f"{images}/03.png", "reason": "not a whole JPEG, PNG, WebP or BMP (16 bytes)"}
+    ]
+    assert (manifest["length"], manifest["count"], manifest["rejected"]) == (40, 39, 1)
+
+
+def test_a_killed_run_goes_on_where_it_was(images, tmp_path):
+    folder = tmp_path / "shards"
+    with at_work(images, folder, tmp_path) as (process, copy, writers):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE)
+        serve(writers)
+        make_files_of_pipes(images, copy)
+        before = whereabouts(folder)
+        result = prepare(copy, folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("2 of 4 shards are finished and kept\n")
+    after = whereabouts(folder)
+    assert len(before) == 4 and before.items() <= after.items()
+    assert prepare(copy, tmp_path / "undisturbed").returncode == 0
+    assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+def test_workers_end_with_the_command(images, tmp_path):
+    folder = tmp_path / "shards"
+    with at_work(images, folder, tmp_path) as (process, _, writers):
+        workers = workers_of(process)
+        assert len(workers) == 2
+        process.kill()
+        process.wait(DEADLINE)
+        serve(writers)
+        wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
+        assert len(whereabouts(folder)) == 4 and not list(folder.glob(".records*"))
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_ctrl_c_is_one_line(stuck, images, tmp_path):
+    folder = tmp_path / "shards"
+    with at_work(images, folder, tmp_path) as (process, _, writers):
+        os.killpg(process.pid, signal.SIGINT)
+        if not stuck:
+            serve(writers)
+        _, errors = process.communicate(timeout=DEADLINE)
+        if stuck:
+            serve(writers)
+        assert process.returncode == 130
+        assert errors == "interrupted; finished shards are kept, the same command goes on\n"
+        assert stuck or not list(folder.glob(".records*"))
+        assert len(whereabouts(folder)) == 4 or not stuck  # else they may have been quicker
+
+
+def test_a_killed_worker_ends_the_command(images, tmp_path):
+    with at_work(images, tmp_path / "shards", tmp_path) as (process, _, writers):
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        serve(writers)
+        output, errors = process.communicate(timeout=DEADLINE)
+        result = subprocess.CompletedProcess([], process.returncode, output, errors)
+        assert_refused(result, "was killed by SIGKILL", "--workers", "the same command goes on")
+        assert len(whereabouts(tmp_path / "shards")) in (4, 6)  # the other one may be finished
+
+
+def test_two_hosts_write_what_one_writes(images, whole, tmp_path):
+    with concurrent.futures.ThreadPoolExecutor() as hosts:
+        ranges = ("--shard-range=0:1", "--shard-range=1:4")
+        results = list(hosts.map(lambda flag: prepare(images, tmp_path / "s", flag), ranges))
+    assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * 2
+    assert contents(tmp_path / "s") == contents(whole[0])
+
+
+def test_a_part_of_the_shards_is_no_manifest_yet(images, tmp_path):
+    result = prepare(images, tmp_path / "s", "--shard-range=1:2", "--workers=1")
+    assert result.stdout.splitlines()[-2].startswith(f"1 of 4 shards in {tmp_path}/s: 10 images")
+    assert result.stdout.endswith("will be written when the other shards are there\n")
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {
+        "plan.json",
+        "records-00001-of-00004.array_record",
+        "records-00001-of-00004.json",
+    }
+    checked = run("glinpaint_jax", "prepare", f"--output={tmp_path}/s", "--check")
+    assert checked.stdout.splitlines() == [
+        f"records-0000{k}-of-00004.array_record: missing" for k in (0, 2, 3)
+    ]
+    here = run("glinpaint_jax", "prepare", f"--output={tmp_path}/s", "--check", "--shard-range=1:2")
+    assert (here.returncode, here.stdout) == (0, f"1 of 4 shards in {tmp_path}/s are whole\n")
+
+
+def damaged(name, content):
+    """The same file with a byte flipped in its middle."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        ("records-00001-of-00004.array_record", "flipped", "another checksum"),
+        ("records-00002-of-00004.array_record", "truncated", "1000 bytes, not "),
+        ("records-00003-of-00004.array_record", "deleted", "missing"),
+        ("records-00000-of-00004.json", "deleted", "its .json is missing or damaged"),
+        ("records-00000-of-00004.json", "truncated", "its .json is missing or damaged"),
+        ("manifest.json", "flipped", "missing, or not what the shards' .json say"),
+        ("manifest.json", "deleted", "missing, or not what the shards' .json say"),
+    ],
+)
+def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, whole, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(whole[0], folder)
+    path = folder / name
+    content = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(damaged(name, content))
+    elif damage == "truncated":
+        path.write_bytes(content[:1000] if len(content) > 1000 else content[:-5])
+    else:
+        path.unlink()
+    result = run("glinpaint_jax", "prepare", f"--output={folder}", "--check", "--workers=2")
+    assert_refused(result, "1 of the files", "delete them and run: python -m glinpaint_jax prepare")
+    (line,) = result.stdout.splitlines()
+    assert line.startswith(f"{path.with_suffix('').name}.") and expected in line
+    path.unlink(missing_ok=True)
+    advice = shlex.split(result.stderr.partition("run: python -m ")[2])
+    assert run(*advice).returncode == 0
+    assert contents(folder) == contents(whole[0])
+    checked = run("glinpaint_jax", "prepare", f"--output={folder}", "--check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.stdout == f"4 of 4 shards in {folder} are whole\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--shards=5"], ["shards 4, not 5", "another --output"]),
+        (["--max-side=64"], ["max_side 0, not 64"]),
+        (["--shards=41"], ["--shards 41 of 40 images"]),
+        (["--shards=0"], ["'0' is not a number from 1"]),
+        (["--workers=x"], ["'x' is not a number from 1"]),
+        (["--max-side=70000"], ["70000", "65500"]),
+        (["--shard-range=2"], ["'2' is not A:B"]),
+        (["--shard-range=2:2"], ["2:2 of 4 shards"]),
+        (["--shard-range=0:5"], ["0:5 of 4 shards"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_other_plans_and_impossible_ones_are_refused(more, expected, images, whole):
+    before = contents(whole[0])
+    assert_refused(prepare(images, whole[0], *more), *expected)
+    assert contents(whole[0]) == before
+
+
+def test_another_source_is_refused(images, whole, tmp_path):
+    folder = whole[0]
+    result = run("glinpaint_jax", "prepare", "photos", f"--output={folder}", "--shards=4")
+    assert_refused(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
+    shutil.copytree(folder, tmp_path / "shards")
+    more = tmp_path / "more"
+    shutil.copytree(images, more)
+    plan = json.loads((folder / "plan.json").read_bytes()) | {"source": f"folder:{more}"}
+    (tmp_path / "shards" / "plan.json").write_text(json.dumps(plan))
+    shutil.copy(images / "00.png", more / "99.png")
+    assert_refused(prepare(more, tmp_path / "shards"), "length 40, not 41")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["folder:/nowhere", "--output={}", "--shards=2"], ["no data for folder:/nowhere", "tfds"]),
+        (["film:x", "--output={}", "--shards=2"], ["'film:x'", "array_record:GLOB"]),
+        (["photos", "--output={}"], ["SOURCE and --shards are needed"]),
+        (["--output={}", "--shards=2"], ["SOURCE and --shards are needed"]),
+        (["photos", "--shards=2"], ["--output"]),
+        (["photos", "--output={}/file", "--shards=2"], ["cannot write", "/file"]),
+        (["photos", "--output={}/file/below", "--shards=2"], ["cannot write", "/file/below"]),
+        (["photos", "--output=/proc/shards", "--shards=2"], ["cannot write /proc/shards"]),
+        (["photos", "--output={}/others", "--shards=2"], ["holds other .array_record files"]),
+        (["photos", "--output={}/damaged", "--shards=2"], ["cannot read", "plan.json: damaged"]),
+        (["--output={}", "--check"], ["no plan.json in", "nothing was prepared"]),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "a.array_record").touch()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "plan.json").write_text('{"source": "photos"')
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [argument.format(tmp_path) for argument in arguments]
+    assert_refused(run("glinpaint_jax", "prepare", *arguments), *expected)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_of_which_nothing_is_left_fails(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(SHARDS):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(b"broken")
+    result = prepare(tmp_path / "images", tmp_path / "shards")
+    assert_refused(result, "not one of 4 images of folder:", "manifest.json says why")
+
+
+@pytest.mark.parametrize("megabytes", [1, 3])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(megabytes, images, whole, tmp_path):
+    """Then, with more room, the same command goes on."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = f"size={megabytes}m"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder]).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        result = prepare(images, folder)
+        assert_refused(result, f"cannot write to {folder}", "No space left on device")
+        assert not list(folder.glob(".*"))
+        for path in folder.glob("*.array_record"):
+            assert path.read_bytes() == (whole[0] / path.name).read_bytes()
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+        assert prepare(images, folder).returncode == 0
+        assert contents(folder) == contents(whole[0])
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_terminals_get_a_bar(images, tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = subprocess.Popen(
+        command(*arguments_for(images, tmp_path / "shards")),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    os.close(ours)
+    output, _ = process.communicate(timeout=DEADLINE)
+    shown = shown.decode()
+    assert process.returncode == 0
+    assert "100%|" in shown and "40/40" in shown and "images/s" in shown
+    assert len(output.splitlines()) == 2
