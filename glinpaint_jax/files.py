@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -40,10 +41,21 @@ def refuse_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        keep_on_disk(temporary)
+
+
+def keep_on_disk(path: Path) -> None:
+    """Not in the kernel's memory alone, where a power failure would take it."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_space(folder: Path, size: int) -> None:

@@ -3,11 +3,9 @@
 `sha256sum --check manifest.sha256` reads the file too.
 """
 
-import hashlib
-import os
 from pathlib import Path
 
-from glinpaint_jax.files import write_atomically
+from glinpaint_jax.files import checksum, keep_on_disk, write_atomically
 
 NAME = "manifest.sha256"
 
@@ -16,9 +14,8 @@ def write_manifest(folder: Path) -> None:
     """Lists every file below `folder`, once they are on the disk and not only in its cache."""
     lines = []
     for path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        lines.append(f"{_checksum(path)}  {path.relative_to(folder)}\n")
+        keep_on_disk(path)
+        lines.append(f"{checksum(path)}  {path.relative_to(folder)}\n")
     write_atomically(folder / NAME, "".join(lines).encode())
 
 
@@ -26,7 +23,7 @@ def find_damage(folder: Path) -> str | None:
     """What differs from the manifest, in a few words; None where nothing does."""
     try:
         *lines, rest = (folder / NAME).read_bytes().decode().split("\n")
-        listed = {name: checksum for checksum, name in (line.split("  ", 1) for line in lines)}
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if rest:
             return f"{NAME} does not end with its last line"
         found = {str(path.relative_to(folder)): path for path in _files(folder)}
@@ -35,7 +32,7 @@ def find_damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if name not in listed:
                 return f"{name} is not in its {NAME}"
-            if _checksum(found[name]) != listed[name]:
+            if checksum(found[name]) != listed[name]:
                 return f"{name} has another checksum than when it was written"
     except FileNotFoundError:
         return f"it has no {NAME}, which is written last"
@@ -46,8 +43,3 @@ def find_damage(folder: Path) -> str | None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,19 @@
 """Running the programs as people do, in processes of their own."""
 
-import concurrent.futures
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
 ROOT = Path(__file__).parent.parent
+TIMEOUT = 300  # seconds
 # Ten steps through all the phases; checkpoints after 4, 8 and 10.
 SMALL = [
     "--config=configs/demo.py",
@@ -45,24 +50,93 @@ def execute(arguments, **changes):
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=TIMEOUT,
     )
 
 
-def run_processes(count, *arguments):
-    """`run` in processes that know each other, of one device each."""
+def run_processes(count, *arguments, devices=1):
+    """`run` in processes that know each other, of so many devices each."""
+    started = start_processes(count, *arguments, devices=devices)
+    return [process.result() for process in started]
+
+
+def start_processes(count, *arguments, devices=1):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     changes = {
-        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(count),
     }
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(lambda i: run(*arguments, **changes, JAX_PROCESS_ID=str(i)), range(count))
+    return [Started(*arguments, **changes, JAX_PROCESS_ID=str(i)) for i in range(count)]
+
+
+class Started:
+    """A program that is running, and what it has said so far."""
+
+    def __init__(self, *arguments, **changes):
+        self.lines = []
+        self._arrived = threading.Condition()
+        self._ended = False
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=ROOT,
+            env=environment(**changes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        with self.process.stderr:
+            for line in self.process.stderr:
+                with self._arrived:
+                    self.lines.append(line.rstrip())
+                    self._arrived.notify_all()
+        with self._arrived:
+            self._ended = True
+            self._arrived.notify_all()
+
+    def wait_for(self, *texts, seconds=TIMEOUT):
+        """Until a line holds one of the texts."""
+
+        def said():
+            return any(text in line for line in self.lines for text in texts)
+
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: said() or self._ended, seconds), self.lines
+            assert said(), self.lines
+
+    def result(self, seconds=TIMEOUT):
+        """Waits for the end; the same as of `run`."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self._reader.join(seconds)
+        errors = "".join(line + "\n" for line in self.lines)
+        return subprocess.CompletedProcess(
+            self.process.args, self.process.returncode, stderr=errors
+        )
+
+
+def final_state(workdir, step):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return manager.restore(step, args=args).state
+
+
+def assert_same_state(first, second):
+    """Bit for bit."""
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def read_jsonl(workdir):

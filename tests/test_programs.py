@@ -1,32 +1,18 @@
 """The programs as people run them, in processes of their own."""
 
 import json
-import signal
-import subprocess
-import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
 from tests.programs import (
-    ROOT,
     SMALL,
     assert_refused,
-    command,
-    environment,
     read_jsonl,
     run,
     run_processes,
 )
-
-
-def final_state(workdir):
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore())
-        return manager.restore(10, args=args).state
 
 
 def test_training_leaves_what_it_promises(finished_run):
@@ -49,35 +35,6 @@ def test_training_leaves_what_it_promises(finished_run):
     assert "generator 24,485 parameters: decoder " in result.stderr
     assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
     assert "step 10/10  joint" in result.stderr
-
-
-def test_a_killed_run_goes_on_exactly(finished_run, tmp_path):
-    """kill -9 after the first checkpoint; parameters, optimizers and data end bit for bit equal."""
-    workdir = tmp_path / "killed"
-    arguments = command("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "4" / "_CHECKPOINT_METADATA").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (workdir / "checkpoints" / "10").exists()
-
-    result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    assert "resuming at step" in result.stderr
-    uninterrupted, resumed = final_state(finished_run[0]), final_state(workdir)
-    assert jax.tree.structure(uninterrupted) == jax.tree.structure(resumed)
-    for a, b in zip(jax.tree.leaves(uninterrupted), jax.tree.leaves(resumed), strict=True):
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    losses = [
-        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(path)]
-        for path in (finished_run[0], workdir)
-    ]
-    assert losses[0] == losses[1]
 
 
 def test_two_processes_train_like_one_with_as_many_devices(finished_run, tmp_path):

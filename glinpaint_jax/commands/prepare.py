@@ -19,7 +19,7 @@ from pathlib import Path
 
 from glinpaint_jax import cli
 from glinpaint_jax.data.datasets import open_whole
-from glinpaint_jax.data.prepare import check, cores, prepare
+from glinpaint_jax.data.prepare import check, prepare
 from glinpaint_jax.data.shards import (
     MAX_SHARDS,
     MAX_SIDE,
@@ -29,6 +29,7 @@ from glinpaint_jax.data.shards import (
     read_plan,
     totals,
 )
+from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import refuse_unwritable, write_atomically
 

@@ -7,7 +7,6 @@ does this one: neither waits for the other in vain.
 import concurrent.futures
 import contextlib
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -171,10 +170,3 @@ def check(folder: Path, plan: Plan, numbers: Sequence[int], workers: int) -> Ite
                 yield f"{plan.file(number)}: {problem}"
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Those this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -9,9 +9,7 @@ The same plan gives the same bytes, on any host and after any number of kills.
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from glinpaint_jax.data.sources import EncodedSource, UndecodableImage, decode
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, replacing, write_atomically
+from glinpaint_jax.files import (
+    checksum,
+    keep_on_disk,
+    refuse_unwritable,
+    replacing,
+    write_atomically,
+)
 
 # Grain wants groups of one record. Images are compressed already: trying again takes four times
 # as long and gains nothing.
@@ -223,17 +227,6 @@ def damage(folder: Path, plan: Plan, number: int) -> str:
     except (OSError, RuntimeError) as error:
         return f"cannot be read: {error}"
     return "" if records == count else f"{records} records, not {count}"
-
-
-def checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def keep_on_disk(path: Path) -> None:
-    """Not in the kernel's memory alone, where a power failure would take it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def to_json(content: dict[str, Any]) -> bytes:

@@ -23,8 +23,14 @@ DEATH = "Worker process was terminated unexpectedly"  # grain's words
 def read_ahead() -> grain.ReadOptions:
     """Threads of this process, no more than cores: four on one core decode a fifth slower."""
     _keep_freed_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return grain.ReadOptions(min(cores or 1, MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
+    return grain.ReadOptions(min(cores(), MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
+
+
+def cores() -> int:
+    """Those this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start_worker(index: int, count: int) -> None:

@@ -1,0 +1,253 @@
+"""Faults, really made to happen: docs/reliability.md says what is promised of each."""
+
+import concurrent.futures
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.programs import (
+    SMALL,
+    Started,
+    assert_refused,
+    assert_same_state,
+    final_state,
+    read_jsonl,
+    run,
+)
+
+STEPS = 60
+RUN = [
+    "glinpaint_jax.main",
+    *SMALL,
+    f"--config.num_steps={STEPS}",
+    "--config.checkpoint_every=5",
+    "--config.eval_every=1000",
+    "--config.log_every=5",  # of which checkpoint_every is a multiple: resumed means are whole
+    "--config.phases.completion_end=20",
+    "--config.phases.discriminator_end=30",
+]
+ENDLESS = [*RUN, "--config.num_steps=1000000", "--config.log_every=1000000"]
+KILLS, CHAINS = 20, 2
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A workdir of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert run(*RUN, f"--workdir={workdir}").returncode == 0
+    return workdir
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 5 MB: room for two checkpoints of 1.5 MB, not for a third."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=5m", "none", folder], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def assert_as_uninterrupted(workdir, uninterrupted):
+    assert_same_state(final_state(workdir, STEPS), final_state(uninterrupted, STEPS))
+    records = [
+        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(folder)]
+        for folder in (workdir, uninterrupted)
+    ]
+    assert records[0] == records[1]
+
+
+def live_and_die(workdir, rng):
+    """One life of a run: kill -9 while it starts, trains or saves. The steps then whole."""
+    started = Started(*RUN, f"--workdir={workdir}")
+    if rng.random() < 0.8:
+        started.wait_for("starting from", "resuming at", "nothing to do")
+        time.sleep(rng.uniform(0, 6))
+    else:
+        time.sleep(rng.uniform(0, 5))
+    started.process.kill()
+    result = started.result()
+    assert result.returncode in (-signal.SIGKILL, 0), result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    newest = workdir / "newest_checkpoint"
+    return int(newest.read_text()) if newest.exists() else 0
+
+
+def test_a_run_killed_at_twenty_random_moments_ends_bit_for_bit_the_same(uninterrupted, tmp_path):
+    def chain(number):
+        rng, workdir = random.Random(number), tmp_path / str(number)
+        steps = [live_and_die(workdir, rng) for _ in range(KILLS // CHAINS)]
+        assert steps == sorted(steps)  # no life loses what another has saved
+        last = run(*RUN, f"--workdir={workdir}")
+        assert last.returncode == 0, last.stderr
+        return workdir
+
+    with concurrent.futures.ThreadPoolExecutor(CHAINS) as pool:
+        for workdir in pool.map(chain, range(CHAINS)):
+            assert_as_uninterrupted(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["training", "saving"])
+def test_a_signal_ends_a_run_after_a_save_and_it_goes_on(number, moment, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    started = Started(*RUN, f"--workdir={workdir}")
+    if moment == "training":
+        started.wait_for("step 10/")
+    else:
+        deadline = time.monotonic() + 240
+        while not list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")):
+            assert started.process.poll() is None and time.monotonic() < deadline
+    started.process.send_signal(number)
+    result = started.result()
+    assert result.returncode == 0, result.stderr
+    assert f"{number.name}: finishing the step and saving" in result.stderr
+    step = int((workdir / "newest_checkpoint").read_text())
+    assert 0 < step < STEPS
+    last = result.stderr.splitlines()[-1]
+    assert last == f"stopped at step {step} of {STEPS}; the same command goes on"
+    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+
+    result = run(*RUN, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert f"resuming at step {step} of {STEPS}" in result.stderr
+    assert_same_state(final_state(workdir, STEPS), final_state(uninterrupted, STEPS))
+
+
+def test_a_second_signal_exits_at_once(tmp_path):
+    started = Started(*ENDLESS, f"--workdir={tmp_path}/run")
+    started.wait_for("starting from")
+    os.kill(started.process.pid, signal.SIGSTOP)  # both arrive before anything is done about one
+    for number in (signal.SIGTERM, signal.SIGINT):
+        started.process.send_signal(number)
+    os.kill(started.process.pid, signal.SIGCONT)
+    result = started.result()
+    assert result.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert "stopped at step" not in result.stderr
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(tmp_path):
+    first = Started(*ENDLESS, f"--workdir={tmp_path}/run")
+    first.wait_for("starting from")
+    second = run(*ENDLESS, f"--workdir={tmp_path}/run")
+    assert_refused(second, f"in use by another run, process {first.process.pid} on ")
+    first.process.send_signal(signal.SIGTERM)
+    assert first.result().returncode == 0
+
+
+def test_a_damaged_step_is_named_set_aside_and_the_one_before_it_used(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    state = workdir / "checkpoints" / str(STEPS) / "state"
+    largest = max((p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    verified = run("glinpaint_jax", "verify", workdir)
+    assert verified.returncode == 1
+    assert f"{state.relative_to(tmp_path).parent}: state/" in verified.stdout
+
+    result = run(*RUN, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert f"checkpoint {STEPS} is not whole: state/" in result.stderr
+    assert f"resuming at step {STEPS - 5}" in result.stderr
+    assert_as_uninterrupted(workdir, uninterrupted)
+    assert (workdir / "set_aside" / str(STEPS)).is_dir()
+
+
+def test_a_full_disk_costs_the_saves_that_find_no_room_and_nothing_else(small_disk, uninterrupted):
+    workdir = small_disk / "run"
+    result = run(*RUN, f"--workdir={workdir}")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr, result.stderr
+    folder = workdir / "checkpoints"
+    for step in (15, 20):
+        assert f"cannot save step {step} in {folder}: No space left on device" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: cannot save step 25 in {folder}: No space left on device")
+    assert {path.name for path in folder.iterdir()} == {"5", "10"}
+    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    result = run(*RUN, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert_as_uninterrupted(workdir, uninterrupted)
+
+
+def test_a_disk_without_room_for_a_line_does_not_end_a_run_either(small_disk):
+    workdir = small_disk / "run"
+    started = Started(*RUN, "--config.checkpoint_every=1000000", f"--workdir={workdir}")
+    started.wait_for("step 10/")
+    with (small_disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    started.wait_for(f"cannot write records to {workdir}: No space left on device", "step 60/")
+    (small_disk / "filler").unlink()
+    result = started.result()
+    assert "Traceback" not in result.stderr, result.stderr
+    if result.returncode == 0:
+        steps = [r["step"] for r in read_jsonl(workdir) if "images_per_second" in r]
+        assert steps == list(range(5, STEPS + 1, 5))
+
+
+def test_a_run_that_is_not_finite_stops_with_its_checkpoints_whole(tmp_path):
+    result = run(
+        *RUN,
+        "--config.optimizer.learning_rate=1e38",
+        "--config.checkpoint_every=1",
+        "--config.max_skipped_updates=4",
+        f"--workdir={tmp_path}/run",
+    )
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert any(
+        line.startswith("step 2: update skipped, 1 in a row; not finite: l1_hole nan")
+        and "images: records [" in line
+        for line in lines
+    ), lines
+    assert lines[-1].startswith("error: 4 updates in a row were not finite, the last at step 5")
+    assert run("glinpaint_jax", "verify", f"{tmp_path}/run").returncode == 0
+
+
+def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
+    started = Started(*RUN, "--config.data.num_workers=2", f"--workdir={tmp_path}/run")
+    started.wait_for("step 10/")
+    children = subprocess.run(
+        ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for child in children.stdout.split():
+        os.kill(int(child), signal.SIGKILL)
+    result = started.result()
+    assert result.returncode == 0, result.stderr
+    assert "a data worker died with exit code -9" in result.stderr
+    assert_as_uninterrupted(tmp_path / "run", uninterrupted)
+
+
+def test_workers_end_with_a_killed_run(tmp_path):
+    started = Started(*ENDLESS, "--config.data.num_workers=2", f"--workdir={tmp_path}/run")
+    started.wait_for("starting from")
+    pattern = ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"]
+    deadline = time.monotonic() + 120
+    while len(workers := subprocess.run(pattern, capture_output=True).stdout.split()) < 2:
+        assert time.monotonic() < deadline
+    while not (tmp_path / "run" / "newest_checkpoint").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    started.process.kill()
+    started.result()
+    while any(os.path.exists(f"/proc/{worker.decode()}") for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
