@@ -16,10 +16,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<confi
 def main() -> None:
     config = cli.load_config()
     # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax import parallel
     from glinpaint_jax.training.loop import train
 
-    parallel.start()
+    cli.start()
     train(config, Path(WORKDIR.value or f"runs/{cli.config_path().stem}"))
 
 
