@@ -6,6 +6,7 @@ Commands:
   import-torch  reads weights of MMagic's: FILE.pth --output DIR
   serve         a page in the browser: --checkpoint P [--port 7860]
   export        writes weights for others: P --format FORMAT --output FILE
+  verify        compares checkpoints with their checksums: DIR
 P is a workdir, one of its steps, or a .pth file.
 Training: python -m glinpaint_jax.main --config configs/places.py
 """
@@ -13,7 +14,7 @@ Training: python -m glinpaint_jax.main --config configs/places.py
 import runpy
 import sys
 
-COMMANDS = ("complete", "evaluate", "import-torch", "export", "serve")
+COMMANDS = ("complete", "evaluate", "import-torch", "export", "serve", "verify")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -63,8 +64,9 @@ def run_command(program: Callable[[argparse.Namespace], None], parser: ArgumentP
 
 def _report_errors(program: Callable[[], None], interrupted: str) -> None:
     # TFDS warns of every dataset that is not prepared, absl of every flag it does not know, orbax
-    # of itself.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # of itself, and prints the errors that it raises as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         program()
     except UserError as error:

@@ -6,6 +6,7 @@ A file in ``configs/`` defines ``get_config() -> Config``; the command line repl
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from glinpaint_jax.errors import UserError
@@ -89,6 +90,8 @@ class Config:
     log_every: int = 100
     eval_every: int = 50_000
     checkpoint_every: int = 5_000
+    max_skipped_updates: int = 10  # in a row, not finite, before the run stops
+    max_failed_saves: int = 3  # in a row, before the run stops
     ema_decay: float = 0.0  # of the generator; 0: off
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -109,6 +112,7 @@ class Config:
             kind = type(defaults[path])
             allowed = (int, float) if kind is float else kind
             _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
+            _require(not isinstance(value, float) or isfinite(value), path, value, "finite")
         for minimum, paths in MINIMA.items():
             for path in paths:
                 _require(values[path] >= minimum, path, values[path], f"at least {minimum}")
@@ -127,12 +131,8 @@ class Config:
             self.image_size,
             f"a multiple of 4 (the generator's stride), such as {self.image_size // 4 * 4}",
         )
-        _require(
-            0 < self.optimizer.learning_rate < float("inf"),
-            "optimizer.learning_rate",
-            self.optimizer.learning_rate,
-            "positive and finite",
-        )
+        rate = self.optimizer.learning_rate
+        _require(rate > 0, "optimizer.learning_rate", rate, "positive")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1); 0 is off")
         _require(
             phases.completion_end <= phases.discriminator_end,
@@ -200,6 +200,8 @@ MINIMA = {
         "log_every",
         "eval_every",
         "checkpoint_every",
+        "max_skipped_updates",
+        "max_failed_saves",
         "data.eval_images",
         "data.crop_size",
         "mask.max_size",

@@ -126,6 +126,8 @@ def _initialize(address: str | None, count: int | None, process: int | None) -> 
     where = f"process 0 is expected at {address}" if address else "detected from the environment"
     come = f"not all processes have come within {JOIN_TIMEOUT} s; {where}; start all of them"
     _say_when_aborted(come)
+    # It would swallow SIGTERM, which training takes as a wish to stop.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             address,

@@ -3,10 +3,10 @@
 A workdir, one of its step directories (training/checkpoints.py), a `.pth` or `.safetensors` file
 with MMagic's keys, or what `import-torch` made of one:
 
-    WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch}
+    WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
 
-import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, replacing
+from glinpaint_jax.files import refuse_unwritable, replacing, require_space
 from glinpaint_jax.interop.weight_files import read_weights
+from glinpaint_jax.manifest import find_damage, write_manifest
 from glinpaint_jax.models.networks import Weights, abstract_variables
 from glinpaint_jax.saved_config import from_dict
 
@@ -25,11 +26,11 @@ FOLDER = "checkpoints"
 
 
 def load_weights(path: Path, ema: bool | None = None) -> Weights:
-    """The networks of a workdir (its newest step), a step directory, or a PyTorch weight file.
+    """The networks of a workdir (its newest whole step), a step, or a PyTorch weight file.
 
     Workdirs may be trained or imported; of trained ones, the optimizers are not read. `ema` asks
     for the generator's averaged weights or for its last ones; None: averaged where there are some.
-    Raises UserError where there is no checkpoint, or no average though `ema` is true.
+    Raises UserError where there is no whole checkpoint, or no average though `ema` is true.
     """
     if path.is_file():
         weights, _ = read_weights(path)
@@ -37,7 +38,7 @@ def load_weights(path: Path, ema: bool | None = None) -> Weights:
     else:
         path = path.absolute()
         is_step = (path / "state").is_dir() or is_imported(path)
-        step_path = path if is_step else _newest_step(path)
+        step_path = _whole(path) if is_step else _newest_step(path)
         imported = is_imported(step_path)
         weights = _load_imported(step_path) if imported else _load_trained(step_path, ema)
         averaged = weights.config.ema_decay > 0 and not imported
@@ -63,16 +64,12 @@ def save_imported(weights: Weights, workdir: Path) -> None:
             raise UserError(f"{workdir} exists and is not empty; choose another folder")
         place = workdir.absolute()
         place.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(place.parent, weights)
-        with replacing(place) as temporary, ocp.CheckpointManager(temporary / FOLDER) as manager:
-            manager.save(weights.step, args=ocp.args.Composite(**items))
-
-
-def _require_space(folder: Path, weights: Weights) -> None:
-    """Raises OSError where the disk is too full; orbax would notice late and loudly."""
-    leaves = jax.tree.leaves((weights.generator, weights.discriminator))
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(sum(leaf.nbytes for leaf in leaves)))
+        networks = jax.tree.leaves((weights.generator, weights.discriminator))
+        require_space(place.parent, sum(leaf.nbytes for leaf in networks))
+        with replacing(place) as temporary:
+            with ocp.CheckpointManager(temporary / FOLDER) as manager:
+                manager.save(weights.step, args=ocp.args.Composite(**items))
+            write_manifest(temporary / FOLDER / str(weights.step))
 
 
 def _load_imported(step_path: Path) -> Weights:
@@ -127,10 +124,26 @@ def steps_in(workdir: Path) -> list[int]:
 
 
 def _newest_step(workdir: Path) -> Path:
-    steps = steps_in(workdir)
-    if not steps:
-        raise UserError(
-            f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
-            f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
-        )
-    return workdir / FOLDER / str(steps[-1])
+    """The newest whole one, with a warning where there is a newer one."""
+    damaged = []
+    for step in reversed(steps_in(workdir)):
+        path = workdir / FOLDER / str(step)
+        damage = find_damage(path)
+        if damage is None:
+            if damaged:
+                warnings.warn(f"{'; '.join(damaged)}; using step {step}", stacklevel=3)
+            return path
+        damaged.append(f"{path} is not whole: {damage}")
+    if damaged:
+        raise UserError(f"no checkpoint in {workdir} is whole: {'; '.join(damaged)}")
+    raise UserError(
+        f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
+        f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
+    )
+
+
+def _whole(step_path: Path) -> Path:
+    damage = find_damage(step_path)
+    if damage is not None:
+        raise UserError(f"{step_path} is not whole: {damage}; use another step")
+    return step_path

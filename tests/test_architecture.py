@@ -16,6 +16,7 @@ RANKS = {
     "files": 1,
     "config": 1,
     "processes": 1,
+    "manifest": 2,
     "saved_config": 2,
     "parallel": 2,
     "data": 2,

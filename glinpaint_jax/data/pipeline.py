@@ -6,7 +6,6 @@ start at number n.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig, MaskConfig
 from glinpaint_jax.data import masks
 from glinpaint_jax.data.sources import EXTENSIONS, Source, UndecodableImage
+from glinpaint_jax.data.workers import read_ahead, start_worker
 from glinpaint_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -29,8 +29,6 @@ MIN_INDEX_SHUFFLE = 2**16  # below, grain's index shuffle is slow: 5 ms an index
 MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
-MAX_THREADS = 4  # that read ahead where there are no workers
-KEPT_BYTES = 2**25 - 2**16  # glibc takes note of blocks below 32 MB only
 
 
 def train_batches(
@@ -43,15 +41,15 @@ def train_batches(
     """
     dataset = (
         record_numbers(len(source), config.seed)
-        .random_map(MakeExample(source, config))[start + process :: count]
-        .batch(local_batch_size)
+        .random_map(MakeExample(source, config))[start:]
+        .batch(local_batch_size)[process::count]  # so a global batch has the stream's order
     )
     if config.data.num_workers == 0:
-        return iter(dataset.to_iter_dataset(_read_ahead()))
+        return iter(dataset.to_iter_dataset(read_ahead()))
     # One thread in each worker: processes, not threads, share the work.
     batches = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
         grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     return iter(batches)
 
@@ -76,27 +74,6 @@ def _epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(length)
 
 
-def _read_ahead() -> grain.ReadOptions:
-    """Threads of this process, no more than cores: four on one core decode a fifth slower."""
-    _keep_freed_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return grain.ReadOptions(min(cores or 1, MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
-
-
-def _start_worker(index: int, count: int) -> None:
-    cv2.setNumThreads(1)  # the processes share the cores
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Decoded images reuse one another's memory: fresh pages cost up to half the decoding time.
-
-    glibc keeps freed memory up to twice the largest block that it has seen freed, else returns it
-    to the kernel. Other allocators do not notice this.
-    """
-    np.empty(KEPT_BYTES, np.uint8)
-
-
 def eval_batches(
     source: Source, config: Config, *, local_batch_size: int, process: int, count: int
 ) -> Iterator[Example]:
@@ -116,7 +93,7 @@ def eval_batches(
         return made | {"valid": np.float32(position < images)}
 
     dataset = grain.MapDataset.range(positions)[process::count].map(example)
-    yield from dataset.batch(local_batch_size).to_iter_dataset(_read_ahead())
+    yield from dataset.batch(local_batch_size).to_iter_dataset(read_ahead())
 
 
 class MakeExample(grain.transforms.RandomMap):

@@ -1,30 +1,50 @@
 """Checkpoints: one orbax step directory holds the state, the config, the data position, metrics.
 
-    WORKDIR/checkpoints/STEP/{state,config,data,metrics}
+    WORKDIR/checkpoints/STEP/{state,config,data,metrics,manifest.sha256}
+    WORKDIR/newest_checkpoint    the last step that became whole
+    WORKDIR/set_aside/           what was found damaged
 
-Saving is asynchronous. The last two steps and the best by l1 error are kept.
+A step is whole once it has its manifest, which is written last. Saving is asynchronous. The last
+two steps and the best by l1 error are kept; none is deleted before a newer one is whole.
 """
 
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import require_space, write_atomically
+from glinpaint_jax.manifest import write_manifest
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.saved_config import differences, from_dict
+from glinpaint_jax.training.resume import NEWEST, TEMPORARY
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported
 
+DESCRIPTION_BYTES = 2**20  # of a step, beside its arrays
 # A resumed run may change these: they do not touch the mathematics.
 FREE_FIELDS = (
+    "init_from",  # read once
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "max_skipped_updates",
+    "max_failed_saves",
+    "data.source",  # may have moved; the number of its images must not change
     "data.num_workers",
     "data.eval_source",
     "data.eval_images",
@@ -32,49 +52,123 @@ FREE_FIELDS = (
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, workdir: Path):
-        def l1_of(metrics: dict[str, float]) -> float:
-            return metrics["l1"]
+    A save that fails is warned of and tried again at the next one; `max_failed_saves` of them in
+    a row raise UserError.
+    """
 
-        by_l1 = checkpoint_managers.BestN(
-            get_metric_fn=l1_of,
-            reverse=True,  # orbax keeps the end of the sorted list
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [checkpoint_managers.LatestN(2), by_l1]
-                ),
-                best_fn=l1_of,  # without it orbax does not write the metrics
-                best_mode="min",
-                cleanup_tmp_directories=True,
-            ),
-        )
+    def __init__(self, workdir: Path, warn: Callable[[str], Any], max_failed_saves: int = 1):
+        self._workdir = workdir
+        self._warn = warn
+        self._max_failed_saves = max_failed_saves
+        self._failed_saves = 0
+        self._manager: ocp.CheckpointManager | None = _open_manager(self.folder)
+        self._sealing: threading.Thread | None = None
+        self._step = 0
+        self._error: Exception | None = None
 
-    def save(self, state: TrainState, config: Config, step: int, l1: float | None) -> None:
-        """Starts saving; returns once the state may be donated. `l1` ranks the checkpoint."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                config=ocp.args.JsonSave(to_dict(config)),
-                data=ocp.args.JsonSave({"examples": step * config.global_batch_size}),
-            ),
-            metrics=None if l1 is None else {"l1": l1},
-        )
+    @property
+    def folder(self) -> Path:
+        return (self._workdir / FOLDER).absolute()
 
-    def restore(self, config: Config, mesh: Mesh) -> tuple[TrainState, int]:
-        """The newest state, spread over `mesh`, and the number of examples it has been fed.
+    def save(
+        self, state: TrainState, config: Config, step: int, images: int, l1: float | None = None
+    ) -> None:
+        """Starts saving; returns once the state may be donated.
 
-        Raises UserError where `config` differs from the saved one in what matters.
+        `images` is the length of the training source; `l1` ranks the checkpoint.
         """
-        step = self._manager.latest_step()
-        if is_imported(Path(self._manager.directory) / str(step)):
+        self.settle()
+        self._step = step
+        try:
+            self._require_space(state)
+            self._manager = self._manager or _open_manager(self.folder)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    config=ocp.args.JsonSave(to_dict(config)),
+                    data=ocp.args.JsonSave(
+                        {"examples": step * config.global_batch_size, "images": images}
+                    ),
+                ),
+                metrics=None if l1 is None else {"l1": l1},
+                force=True,
+            )
+        except Exception as error:  # whatever the layers beneath make of a full disk
+            self._error = error
+            self.settle()
+            return
+        self._sealing = threading.Thread(target=self._seal)
+        self._sealing.start()
+
+    def _require_space(self, state: TrainState) -> None:
+        """Raises OSError, in all processes, where the first of them finds no room for a step."""
+        number = 0
+        try:
+            if jax.process_index() == 0:
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                self.folder.mkdir(exist_ok=True)
+                require_space(self.folder, size + DESCRIPTION_BYTES)
+        except OSError as error:
+            number = error.errno
+        if jax.process_count() > 1:
+            number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def _seal(self) -> None:
+        """Waits until the step is on disk and makes it whole."""
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                write_manifest(self.folder / str(self._step))
+                write_atomically(self._workdir / NEWEST, f"{self._step}\n".encode())
+        except Exception as error:
+            self._error = error
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Takes note of how the last save ended, once it has; `wait` waits for that.
+
+        Raises UserError where one save too many has failed.
+        """
+        if self._sealing is not None:
+            if not wait and self._sealing.is_alive():
+                return
+            self._sealing.join()
+            self._sealing = None
+            if self._error is None:
+                self._failed_saves = 0
+        if self._error is None:
+            return
+        reason, self._error = _reason(self._error), None
+        self._failed_saves += 1
+        # Its remains take up room, and must not count as one of the last two.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = None  # a new one will know nothing of it
+        if jax.process_index() == 0:
+            for path in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / str(self._step)):
+                shutil.rmtree(path, ignore_errors=True)
+        problem = f"cannot save step {self._step} in {self.folder}: {reason}"
+        if self._failed_saves >= self._max_failed_saves:
+            raise UserError(
+                f"{problem}; {self._failed_saves} saves in a row have failed; make room or pass "
+                "another --workdir, then run the same command again"
+            )
+        self._warn(
+            f"{problem}; training goes on, {self._failed_saves} of at most "
+            f"{self._max_failed_saves} failed saves (config.max_failed_saves)"
+        )
+
+    def restore(self, config: Config, mesh: Mesh, step: int, images: int) -> tuple[TrainState, int]:
+        """The state of `step`, spread over `mesh`, and the number of examples it has been fed.
+
+        Raises UserError where `config` or the number of images differs from the saved one in
+        what matters.
+        """
+        if is_imported(self.folder / str(step)):
             raise UserError(
                 "the workdir holds imported weights, not a run; train from them with "
                 "--config.init_from=THIS_FOLDER and another --workdir"
@@ -83,16 +177,63 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(config=ocp.args.JsonRestore(), data=ocp.args.JsonRestore()),
         )
-        refuse_changes(from_dict(saved.config), config)
+        saved_config = from_dict(saved.config)
+        refuse_changes(saved_config, config)
+        if saved.data["images"] != images:
+            raise UserError(
+                f"config.data.source={config.data.source} has {images} training images, the run "
+                f"began with {saved.data['images']} ({saved_config.data.source}), so its data "
+                "would go on in another order; give it the old ones, or start another --workdir "
+                "with --config.init_from"
+            )
         abstract = abstract_state(config, mesh)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
         return restored.state, saved.data["examples"]
 
+    def finish(self) -> None:
+        """Waits until everything is on disk. Raises UserError where it cannot be."""
+        self._max_failed_saves = 1  # no later save will make up for this one
+        self.settle()
+
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.close()
+        """Waits for a save under way, which may fail with a warning."""
+        self._max_failed_saves = sys.maxsize
+        self.settle()
+        if self._manager is not None:
+            self._manager.close()
+
+
+def _open_manager(folder: Path) -> ocp.CheckpointManager:
+    def l1_of(metrics: dict[str, float]) -> float:
+        return metrics["l1"]
+
+    by_l1 = checkpoint_managers.BestN(
+        get_metric_fn=l1_of,
+        reverse=True,  # orbax keeps the end of the sorted list
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(2), by_l1]
+            ),
+            best_fn=l1_of,  # without it orbax does not write the metrics
+            best_mode="min",
+        ),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Why a save failed, in a few words: the layers beneath wrap the system's in many lines."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        if os.strerror(number) in text or getattr(error, "errno", None) == number:
+            return os.strerror(number)
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
 def abstract_state(config: Config, mesh: Mesh) -> Any:

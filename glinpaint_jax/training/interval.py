@@ -19,7 +19,7 @@ class Interval:
     """Gathers the metrics of steps, still on the devices, and reports their means.
 
     A finished interval is fetched only after the next step has been dispatched, so the devices
-    have work meanwhile.
+    have work meanwhile. Means are of the updates that were made; `skipped` counts the others.
     """
 
     def __init__(self, reporter: Reporter, config: Config):
@@ -68,11 +68,14 @@ class Interval:
         fetched = jax.device_get(self._metrics)
         now = time.perf_counter()
         seconds_per_step = (now - self._start) / len(fetched)
-        names = sorted({name for metrics in fetched for name in metrics})
+        kept = [metrics for metrics in fetched if not metrics["skipped"]]
+        names = sorted({name for metrics in kept for name in metrics} - {"skipped"})
         means = {
-            name: float(np.mean([metrics[name] for metrics in fetched if name in metrics]))
+            name: float(np.mean([metrics[name] for metrics in kept if name in metrics]))
             for name in names
         }
+        if len(kept) < len(fetched):
+            means["skipped"] = float(len(fetched) - len(kept))
         step, phase = self._last
         self._reporter.train(
             step,

@@ -1,6 +1,7 @@
 """The training run, one story: restore, step, log, evaluate, save."""
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +16,32 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source
+from glinpaint_jax.data.workers import unbroken
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
+from glinpaint_jax.files import locked, refuse_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.training.checkpoints import Checkpoints
 from glinpaint_jax.training.interval import Interval
 from glinpaint_jax.training.phases import Phase, phase_at
-from glinpaint_jax.training.report import Reporter
+from glinpaint_jax.training.report import Reporter, say
+from glinpaint_jax.training.resume import newest_whole_step
+from glinpaint_jax.training.skipped import SkippedUpdates
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
+from glinpaint_jax.training.stopping import stopping
 from glinpaint_jax.weights import load_weights, steps_in
 
 SAMPLE_COLUMNS = 8
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains to config.num_steps in `workdir`, from its newest checkpoint if it holds one.
+    """Trains to config.num_steps in `workdir`, from its newest whole checkpoint if it holds one.
 
-    `config` has been validated. Raises UserError for data, a batch size or a workdir that will
-    not do.
+    SIGTERM and SIGINT end it earlier, after the step at hand and a save. `config` has been
+    validated. Raises UserError for data, a batch size or a workdir that will not do, and for what
+    goes wrong underway and cannot be mended.
     """
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
@@ -44,43 +51,64 @@ def train(config: Config, workdir: Path) -> None:
     origin = None if steps_in(workdir) else starting_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
-        checkpoints = Checkpoints(workdir)
+        stop = closing.enter_context(stopping(mesh))
+        if jax.process_index() == 0:
+            closing.enter_context(locked(workdir / "lock"))
+        newest = newest_whole_step(workdir, say)
+        checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        state, examples, story = restore_or_create(checkpoints, config, mesh, origin)
+        if newest is None:
+            state, examples, story = create(config, mesh, origin or starting_networks(config))
+        else:
+            state, examples = checkpoints.restore(config, mesh, newest, len(train_source))
+            story = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
+        if start >= config.num_steps:
+            story = f"nothing to do: the workdir's run has finished its {start} steps"
 
-        reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
+        with refuse_unwritable(workdir):
+            reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
         describe(reporter, config, mesh, state, train_source, eval_sources)
         reporter.say(story)
         evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
         steps = make_steps(config, mesh)
         interval = Interval(reporter, config)
-        failures = FailureLog(train_source, reporter.warn)
-        batches = train_batches(
+        failures = FailureLog(train_source, say)
+        skipped = SkippedUpdates(config, train_source, reporter.say)
+        open_batches = functools.partial(
+            train_batches,
             train_source,
             config,
-            start=examples,
             local_batch_size=local_batch,
             process=jax.process_index(),
             count=jax.process_count(),
         )
+        batches = unbroken(open_batches, examples, config.global_batch_size, say)
         closing.callback(batches.close)
-        for step in range(start, config.num_steps):
-            phase = phase_at(step, config.phases)
+        for step in range(start + 1, config.num_steps + 1):  # the step at hand counts from 1
+            phase = phase_at(step - 1, config.phases)
             batch = to_global(failures.take(next(batches)), mesh)
             with interval.paused(when=phase not in interval.phases):  # the first call compiles
                 state, metrics = steps[phase](state, batch)
-            interval.add(step + 1, phase, metrics)
+            interval.add(step, phase, metrics)
+            skipped.add(step, metrics)
 
-            last, l1 = step + 1 == config.num_steps, None
-            if (step + 1) % config.eval_every == 0 or last:
+            stopped, last, l1 = stop.agreed(), step == config.num_steps, None
+            if last or (step % config.eval_every == 0 and not stopped):
                 with interval.paused():
-                    l1 = evaluate_state(state, step + 1, phase)
-            if (step + 1) % config.checkpoint_every == 0 or last:
+                    l1 = evaluate_state(state, step, phase)
+            if last or step % config.checkpoint_every == 0 or stopped:
                 with interval.paused():
-                    checkpoints.save(state, config, step + 1, l1)
+                    checkpoints.save(state, config, step, len(train_source), l1)
+            if stopped:
+                break
+            checkpoints.settle(wait=False)
         interval.close()
+        skipped.close()
+        checkpoints.finish()
+        if start < config.num_steps and not last:
+            reporter.say(f"stopped at step {step} of {config.num_steps}; the same command goes on")
 
 
 def make_workdir(workdir: Path) -> None:
@@ -131,25 +159,14 @@ def starting_networks(config: Config) -> Origin:
     return Origin(weights.generator, discriminator, story)
 
 
-def restore_or_create(
-    checkpoints: Checkpoints, config: Config, mesh: Mesh, origin: Origin | None
-) -> tuple[TrainState, int, str]:
-    """The state, the number of examples it has been fed, and a line that says where it is from.
-
-    `origin` is that of a new run; without one the newest checkpoint is restored.
-    """
-    if origin is None:
-        state, examples = checkpoints.restore(config, mesh)
-        step, last = int(state.step), config.num_steps
-        if step < last:
-            return state, examples, f"resuming at step {step} of {last}"
-        return state, examples, f"nothing to do: the workdir's run has finished its {step} steps"
-    create = jax.jit(
+def create(config: Config, mesh: Mesh, origin: Origin) -> tuple[TrainState, int, str]:
+    """The state of a new run, no examples, and a line that says where it is from."""
+    make = jax.jit(
         lambda networks: create_state(config, *networks),
         in_shardings=replicated(mesh),
         out_shardings=replicated(mesh),
     )
-    return create((origin.generator, origin.discriminator)), 0, origin.story
+    return make((origin.generator, origin.discriminator)), 0, origin.story
 
 
 def describe(
@@ -190,7 +207,7 @@ def make_evaluation(
         completion = completion_for(state.eval_variables)
         scores, rows = {}, []
         for name, source in sources.items():
-            scores[name] = evaluate(completion, source, config, mesh, reporter.warn)
+            scores[name] = evaluate(completion, source, config, mesh, say)
             rows.append(sample_rows(completion, source, config, mesh, columns))
         reporter.evaluation(step, phase.value, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))

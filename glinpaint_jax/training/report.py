@@ -1,26 +1,35 @@
 """What people see of a run: terminal, metrics.jsonl, TensorBoard, curves.png, samples/."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tensorboardX
 from tqdm import tqdm
 
 from glinpaint_jax.files import write_atomically
+from glinpaint_jax.training.events import Events
 from glinpaint_jax.training.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
+
+
+def say(line: str) -> None:
+    """One line above the progress bar if there is one, from whichever process it concerns."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 class Reporter:
     """Writes the records of one run; on all processes but the first it does nothing.
 
     `start_step` is the step the run resumes from: later records of a run that was stopped are
-    dropped, for they will be written again.
+    dropped, for they will be written again. Once it has begun, what cannot be written is warned
+    of and, but for pictures and events, written when it can be.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
@@ -29,10 +38,12 @@ class Reporter:
         if not active:
             return
         self._records = [r for r in read_records(workdir) if r["step"] <= start_step]
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
-        write_atomically(workdir / METRICS_FILE, lines.encode())
-        self._file = (workdir / METRICS_FILE).open("a")
-        self._tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
+        lines = "".join(json.dumps(record) + "\n" for record in self._records).encode()
+        write_atomically(workdir / METRICS_FILE, lines)
+        self._written = len(lines)  # bytes of the file
+        self._unwritten = b""
+        self._failing = False
+        self._events = Events(workdir, start_step + 1)
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -42,22 +53,15 @@ class Reporter:
         )
 
     def say(self, line: str) -> None:
-        """One line above the progress bar."""
+        """One line above the progress bar, from the first process alone."""
         if self._active:
-            tqdm.write(line, file=sys.stderr)
-            sys.stderr.flush()
-
-    def warn(self, line: str) -> None:
-        """One line, from whichever process it concerns."""
-        if self._active:
-            self.say(line)
-        else:
-            print(line, file=sys.stderr)
+            say(line)
 
     def text(self, name: str, content: str) -> None:
         """A text file in the workdir."""
         if self._active:
-            write_atomically(self._workdir / name, (content + "\n").encode())
+            with self._forgiving():
+                write_atomically(self._workdir / name, (content + "\n").encode())
 
     def advance(self, step: int) -> None:
         if self._active:
@@ -96,28 +100,53 @@ class Reporter:
         if not self._active:
             return
         path = self._workdir / "samples" / f"step_{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
         picture = mosaic(rows)
         _, encoded = cv2.imencode(".png", picture[..., ::-1])
-        write_atomically(path, encoded.tobytes())
-        self._tensorboard.add_image("samples", picture, step, dataformats="HWC")
+        with self._forgiving():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, encoded.tobytes())
+            self._events.image(step, "samples", picture)
+            draw_curves(self._records, self._workdir / "curves.png")
 
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            self._file.close()
-            self._tensorboard.close()
-            draw_curves(self._records, self._workdir / "curves.png")
+            with self._forgiving():
+                self._append()
+                self._events.close()
+                draw_curves(self._records, self._workdir / "curves.png")
 
     def _write(self, record: dict[str, Any]) -> None:
         if not self._active:
             return
         self._records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if name not in ("step", "phase"):
-                self._tensorboard.add_scalar(name, value, record["step"])
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        scalars = {n: value for n, value in record.items() if n not in ("step", "phase")}
+        with self._forgiving():
+            self._append()
+            self._events.scalars(record["step"], scalars)
+
+    def _append(self) -> None:
+        """Writes what is not yet in the records' file; half of a line is written over."""
+        with (self._workdir / METRICS_FILE).open("r+b") as file:
+            file.seek(self._written)
+            file.truncate()
+            file.write(self._unwritten)
+        self._written += len(self._unwritten)
+        self._unwritten = b""
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """A full disk shall not end a run: that is for its checkpoints to decide."""
+        try:
+            yield
+        except OSError as error:
+            if not self._failing:
+                reason = error.strerror or error
+                self.say(f"cannot write records to {self._workdir}: {reason}; training goes on")
+            self._failing = True
+        else:
+            self._failing = False
 
     def _status(self, step: int, text: str) -> None:
         if not self._active:

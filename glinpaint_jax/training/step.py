@@ -38,7 +38,8 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
 
     The batch is split over the mesh, everything else replicated, so batch norm and losses are
-    those of the global batch.
+    those of the global batch. A network whose losses, gradient or statistics are not finite is
+    left as it was; the metric `skipped` is then 1.
     """
     functions = {
         Phase.COMPLETION: completion_step,
@@ -66,9 +67,8 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
         return total, (terms, batch_stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
-    return advance(
-        config, state, generator=updated(config, state, state.generator, gradients, batch_stats)
-    ), terms
+    generator, skipped = updated(config, state, state.generator, gradients, batch_stats, terms)
+    return advance(config, state, generator), terms | {"skipped": skipped}
 
 
 def discriminator_step(
@@ -80,12 +80,9 @@ def discriminator_step(
         config, state.generator.params, state.generator.batch_stats, example
     )
     discriminator, terms = update_discriminator(config, state, example, prediction)
-    return advance(
-        config,
-        state,
-        generator=state.generator.replace(batch_stats=batch_stats),
-        discriminator=discriminator,
-    ), terms
+    batch_stats, _ = unless_broken(batch_stats, state.generator.batch_stats, batch_stats)
+    generator = state.generator.replace(batch_stats=batch_stats)
+    return advance(config, state, generator, discriminator), terms
 
 
 def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -117,12 +114,15 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         prediction
     )
     (gradients,) = pull_back(prediction_gradient)
-    return advance(
-        config,
-        state,
-        generator=updated(config, state, state.generator, gradients, batch_stats),
-        discriminator=discriminator.replace(batch_stats=discriminator_stats),
-    ), discriminator_terms | terms
+    generator, skipped = updated(config, state, state.generator, gradients, batch_stats, terms)
+    discriminator_stats, _ = unless_broken(
+        discriminator_stats, discriminator.batch_stats, discriminator_stats
+    )
+    discriminator = discriminator.replace(batch_stats=discriminator_stats)
+    skipped = jnp.maximum(skipped, discriminator_terms["skipped"])
+    return advance(config, state, generator, discriminator), discriminator_terms | terms | {
+        "skipped": skipped
+    }
 
 
 def generate(config: Config, params: Any, batch_stats: Any, example: Example) -> tuple[Array, Any]:
@@ -208,7 +208,8 @@ def update_discriminator(
         return total, (terms, stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(network.params)
-    return updated(config, state, network, gradients, batch_stats), terms
+    network, skipped = updated(config, state, network, gradients, batch_stats, terms)
+    return network, terms | {"skipped": skipped}
 
 
 def hole_origins(config: Config, example: Example) -> Array:
@@ -216,14 +217,26 @@ def hole_origins(config: Config, example: Example) -> Array:
 
 
 def updated(
-    config: Config, state: TrainState, network: NetworkState, gradients: Any, batch_stats: Any
-) -> NetworkState:
-    """`network` after one optimizer step."""
+    config: Config,
+    state: TrainState,
+    network: NetworkState,
+    gradients: Any,
+    batch_stats: Any,
+    terms: Metrics,
+) -> tuple[NetworkState, Array]:
+    """`network` after one optimizer step, and 0; or as it was, and 1, where that would break it."""
     optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
-    return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
+    new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
+    return unless_broken(new, network, (terms, batch_stats, optax.global_norm(gradients)))
+
+
+def unless_broken(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:
+    """`new`, and 0; or `old`, and 1, where a number of `evidence` is not finite."""
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evidence)]).all()
+    return jax.tree.map(partial(jnp.where, finite), new, old), 1 - finite.astype(jnp.float32)
 
 
 def advance(
