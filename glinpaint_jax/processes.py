@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +41,8 @@ def join(coordinator: str | None, process_count: int | None, process_id: int | N
         if launched_with_others():
             _initialize(None, None, None)
     elif given[1] != 1:
+        if given[2] == 0:
+            _refuse_used_port(int(given[0].rpartition(":")[2]))
         _initialize(*given)
 
 
@@ -122,10 +125,22 @@ def ask_metadata(attribute: str) -> str:
         return ""
 
 
+def _refuse_used_port(port: int) -> None:
+    # jax would end with a segmentation fault.
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen at port {port}: {error.strerror}; give all processes "
+            "another one in --coordinator"
+        ) from None
+
+
 def _initialize(address: str | None, count: int | None, process: int | None) -> None:
     where = f"process 0 is expected at {address}" if address else "detected from the environment"
-    come = f"not all processes have come within {JOIN_TIMEOUT} s; {where}; start all of them"
-    _say_when_aborted(come)
+    _say_when_aborted(
+        f"not all processes have come within {JOIN_TIMEOUT} s; {where}; start all of them"
+    )
     # It would swallow SIGTERM, which training takes as a wish to stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -139,22 +154,23 @@ def _initialize(address: str | None, count: int | None, process: int | None) -> 
         )
     except ValueError as error:
         raise UserError(
-            f"the environment speaks of several processes but lacks what jax needs ({error}) "
-            "pass --coordinator=HOST:PORT --process-count=N --process-id=I"
+            f"the environment speaks of several processes but lacks what jax needs: {error} "
+            "Pass --coordinator=HOST:PORT --process-count=N --process-id=I"
         ) from None
     except RuntimeError as error:
-        raise UserError(f"{come} ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"could not join the other processes: {reason}; {where}") from None
     _say_when_aborted(LOST.format(reason=""))
-    if _number("SLURM_STEP_NUM_TASKS"):
-        _use_all_visible_gpus()
-
-
-def _use_all_visible_gpus() -> None:
-    # Under SLURM jax takes for each process the one device numbered like it on its host. That is
-    # wrong for one task a host, and where SLURM itself has bound one device to each task.
-    one_a_host = os.environ["SLURM_STEP_NUM_TASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
-    if one_a_host or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ","):
+    if _gpus_are_divided_already():
         jax.config.update("jax_cuda_visible_devices", "all")
+
+
+def _gpus_are_divided_already() -> bool:
+    # Under SLURM and Open MPI jax takes for each process the one GPU numbered like it on its host.
+    # That is wrong for a single process on each host, and where one GPU is all that it can see.
+    tasks, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
+    alone = (tasks and tasks == nodes) or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return bool(alone) or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
 
 
 def _say_when_aborted(line: str) -> None:

@@ -49,20 +49,41 @@ def execute(arguments, **changes):
     )
 
 
-def run_processes(count, *arguments):
-    """`run` in processes that know each other, of one device each."""
+def free_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def several(count):
+    """For each of `count` processes of one device what tells it of the others."""
     changes = {
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_ADDRESS": free_address(),
         "JAX_NUM_PROCESSES": str(count),
     }
+    return [changes | {"JAX_PROCESS_ID": str(i)} for i in range(count)]
+
+
+def run_processes(count, *arguments):
+    """`run` in processes that know each other."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(lambda i: run(*arguments, **changes, JAX_PROCESS_ID=str(i)), range(count))
+        return list(pool.map(lambda changes: run(*arguments, **changes), several(count)))
+
+
+def start_processes(count, *arguments):
+    """The same, running; the caller ends them."""
+    return [
+        subprocess.Popen(
+            command(*arguments),
+            cwd=ROOT,
+            env=environment(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        for changes in several(count)
+    ]
 
 
 def read_jsonl(workdir):
