@@ -131,8 +131,8 @@ def _refuse_used_port(port: int) -> None:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise UserError(
-            f"process 0 cannot listen at port {port}: {error.strerror}; give all processes "
-            "another one in --coordinator"
+            f"process 0 cannot listen at port {port}: {os.strerror(error.errno)}; give all "
+            "processes another one in --coordinator"
         ) from None
 
 

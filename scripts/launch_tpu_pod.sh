@@ -73,9 +73,13 @@ start)
             .venv/bin/python -m glinpaint_jax.main$arguments && break
             sleep 10
         done"
-    each "! pgrep -f '[p]ython -m glinpaint_jax.main' > /dev/null ||
-        { echo 'error: it runs already; stop it first' >&2; exit 1; }"
-    each "cd glinpaint && nohup bash -c $(printf '%q' "$loop") > train.log 2>&1 < /dev/null &"
+    # A session of its own outlives the connection, and is signalled as a whole.
+    each "cd glinpaint || exit
+        if kill -0 -- -\$(cat train.pid 2> /dev/null) 2> /dev/null; then
+            echo 'error: it runs already; stop it first' >&2
+            exit 1
+        fi
+        setsid bash -c $(printf '%q' "$loop") > train.log 2>&1 < /dev/null & echo \$! > train.pid"
     echo "started on all hosts; bash scripts/launch_tpu_pod.sh logs"
     ;;
 logs)
@@ -83,9 +87,9 @@ logs)
         --command="tail -n 40 -F glinpaint/train.log"
     ;;
 stop)
-    # Also the loops around the programs, which would start them again. Nobody waits here for the
-    # programs: they end when they have saved, see `logs`.
-    each "pkill -TERM -f '[p]ython -m glinpaint_jax.main' || echo 'none ran here'"
+    # Also the loop around the program, which would start it again. The program itself ends when it
+    # has saved, see `logs`.
+    each "kill -TERM -- -\$(cat glinpaint/train.pid) || echo 'none runs here'"
     ;;
 each)
     [ $# -eq 1 ] || usage
