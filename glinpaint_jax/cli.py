@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,13 @@ from glinpaint_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; --config.field=value replaces a field."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; or JAX_COORDINATOR_ADDRESS in the environment."
+)
+PROCESS_COUNT = flags.DEFINE_integer(
+    "process-count", None, "Of all hosts together; or JAX_NUM_PROCESSES."
+)
+PROCESS_ID = flags.DEFINE_integer("process-id", None, "From 0 on; or JAX_PROCESS_ID.")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -67,10 +75,43 @@ def _report_errors(program: Callable[[], None], interrupted: str) -> None:
         program()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _exit(1)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
-        sys.exit(130)
+        _exit(130)
+    except Exception as error:
+        if not _has_joined_others():
+            raise
+        from glinpaint_jax import processes
+
+        if line := processes.lost_another(error):
+            sys.stderr.write(f"error: {line}\n")
+        else:
+            traceback.print_exc()
+        _exit(1)
+
+
+def _exit(status: int) -> NoReturn:
+    if _has_joined_others():
+        from glinpaint_jax import processes
+
+        sys.stdout.flush()
+        sys.stderr.flush()
+        processes.leave(status)
+    sys.exit(status)
+
+
+def _has_joined_others() -> bool:
+    jax = sys.modules.get("jax")  # what fails early has not imported it
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def start() -> None:
+    """Joins the other processes that the flags or the environment speak of."""
+    # Imported late: data workers import this module, and must not load jax.
+    from glinpaint_jax import parallel
+
+    parallel.start(COORDINATOR.value, PROCESS_COUNT.value, PROCESS_ID.value)
 
 
 def load_config() -> Config:

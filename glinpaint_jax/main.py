@@ -15,11 +15,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<confi
 
 def main() -> None:
     config = cli.load_config()
+    cli.start()
     # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax import parallel
     from glinpaint_jax.training.loop import train
 
-    parallel.start()
     train(config, Path(WORKDIR.value or f"runs/{cli.config_path().stem}"))
 
 

@@ -8,32 +8,18 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from glinpaint_jax import processes
 from glinpaint_jax.errors import UserError
 
 DATA_AXIS = "data"
 
 
-def start() -> None:
-    """Prepares jax for a program of one or several processes. Call it first.
-
-    Where the environment describes several processes this one joins the others: SLURM, Open MPI
-    and TPU pods are recognised by jax, anything else says so by JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    """
+def start(
+    coordinator: str | None = None, process_count: int | None = None, process_id: int | None = None
+) -> None:
+    """Prepares jax for a program of one or several processes; see `processes.join`. First call."""
     keep_compiled_programs()
-    count = int(os.environ.get("JAX_NUM_PROCESSES", 1))
-    if count > 1:
-        for name in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"):
-            if name not in os.environ:
-                raise UserError(f"JAX_NUM_PROCESSES is {count} but {name} is not set; set both")
-        address, process = os.environ["JAX_COORDINATOR_ADDRESS"], os.environ["JAX_PROCESS_ID"]
-        jax.distributed.initialize(address, count, int(process))
-    elif (
-        int(os.environ.get("SLURM_NTASKS", 1)) > 1
-        or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    ):
-        jax.distributed.initialize()
+    processes.join(coordinator, process_count, process_id)
 
 
 def keep_compiled_programs() -> None:

@@ -54,19 +54,21 @@ def execute(arguments, **changes):
     )
 
 
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 def run_processes(count, *arguments, devices=1):
     """`run` in processes that know each other, of so many devices each."""
-    started = start_processes(count, *arguments, devices=devices)
-    return [process.result() for process in started]
+    return [started.result() for started in start_processes(count, *arguments, devices=devices)]
 
 
 def start_processes(count, *arguments, devices=1):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     changes = {
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_ADDRESS": free_address(),
         "JAX_NUM_PROCESSES": str(count),
     }
     return [Started(*arguments, **changes, JAX_PROCESS_ID=str(i)) for i in range(count)]

@@ -15,6 +15,7 @@ RANKS = {
     "extras": 1,
     "files": 1,
     "config": 1,
+    "processes": 1,
     "manifest": 2,
     "saved_config": 2,
     "parallel": 2,

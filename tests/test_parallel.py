@@ -23,10 +23,3 @@ def test_batches_are_split_over_the_devices(mesh8):
         [2 * i, 2 * i + 1] for i in range(8)
     ]
     assert {shard.device for shard in shards} == set(jax.devices())
-
-
-def test_half_a_description_of_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS"):
-        parallel.start()

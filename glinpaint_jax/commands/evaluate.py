@@ -33,10 +33,7 @@ def main() -> None:
         raise UserError(f"--json={JSON.value}: no folder {Path(JSON.value).absolute().parent}")
     if LIMIT.value:
         config.data.eval_images = LIMIT.value
-    # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax import parallel
-
-    parallel.start()
+    cli.start()
     step, scores = score_checkpoint(config, Path(CHECKPOINT.value))
     print(table(scores))
     if JSON.value:
@@ -46,6 +43,7 @@ def main() -> None:
 
 def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
     """The checkpoint's step, and the scores of its generator and of the baselines asked for."""
+    # Imported late: data workers import this module, and must not load jax.
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
