@@ -14,6 +14,7 @@ RANKS = {
     "errors": 0,
     "extras": 1,
     "files": 1,
+    "machine": 1,
     "config": 1,
     "processes": 1,
     "manifest": 2,

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.machine import cores
 
 MAX_THREADS = 4  # that read ahead where there are no workers
 KEPT_BYTES = 2**25 - 2**16  # glibc takes note of blocks below 32 MB only
@@ -24,13 +25,6 @@ def read_ahead() -> grain.ReadOptions:
     """Threads of this process, no more than cores: four on one core decode a fifth slower."""
     _keep_freed_memory()
     return grain.ReadOptions(min(cores(), MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
-
-
-def cores() -> int:
-    """Those this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def start_worker(index: int, count: int) -> None:
