@@ -27,7 +27,7 @@ from glinpaint_jax.config import (
     PhasesConfig,
 )
 from glinpaint_jax.parallel import make_mesh
-from tests.programs import SMALL, run
+from tests.programs import SMALL, Started, run
 
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
 
@@ -63,6 +63,15 @@ def mesh8() -> jax.sharding.Mesh:
 @pytest.fixture(scope="session")
 def mesh1() -> jax.sharding.Mesh:
     return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(autouse=True)
+def no_program_outlives_its_test():
+    yield
+    while Started.all:
+        started = Started.all.pop()
+        started.process.kill()
+        started.result()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -77,7 +78,10 @@ def start_processes(count, *arguments, devices=1):
 class Started:
     """A program that is running, and what it has said so far."""
 
+    all: ClassVar[list["Started"]] = []
+
     def __init__(self, *arguments, **changes):
+        self.all.append(self)
         self.lines = []
         self._arrived = threading.Condition()
         self._ended = False
