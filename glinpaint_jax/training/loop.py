@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,15 +76,7 @@ def train(config: Config, workdir: Path) -> None:
         interval = Interval(reporter, config)
         failures = FailureLog(train_source, say)
         skipped = SkippedUpdates(config, train_source, reporter.say)
-        open_batches = functools.partial(
-            train_batches,
-            train_source,
-            config,
-            local_batch_size=local_batch,
-            process=jax.process_index(),
-            count=jax.process_count(),
-        )
-        batches = unbroken(open_batches, examples, config.global_batch_size, say)
+        batches = open_batches(train_source, config, local_batch, examples)
         closing.callback(batches.close)
         for step in range(start + 1, config.num_steps + 1):  # the step at hand counts from 1
             phase = phase_at(step - 1, config.phases)
@@ -167,6 +159,21 @@ def create(config: Config, mesh: Mesh, origin: Origin) -> tuple[TrainState, int,
         out_shardings=replicated(mesh),
     )
     return make((origin.generator, origin.discriminator)), 0, origin.story
+
+
+def open_batches(
+    source: Source, config: Config, local_batch: int, start: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the stream from example `start` on, whatever becomes of workers."""
+    share = functools.partial(
+        train_batches,
+        source,
+        config,
+        local_batch_size=local_batch,
+        process=jax.process_index(),
+        count=jax.process_count(),
+    )
+    return unbroken(share, start, config.global_batch_size, say)
 
 
 def describe(
