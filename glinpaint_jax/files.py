@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def keep_on_disk(path: Path) -> None:
-    """Not in the kernel's memory alone, where a power failure would take it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """A file or folder: not in the kernel's memory alone, where a power failure would take it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def checksum(path: Path) -> str:
@@ -69,9 +73,12 @@ def require_space(folder: Path, size: int) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, which says who holds it; the system frees it with the process.
 
-    Raises UserError where another process holds it.
+    Raises UserError where another process holds it, or the file cannot be opened; warns where the
+    file system has no locks.
     """
-    with path.open("a+") as file:
+    with refuse_unwritable(path):
+        opened = path.open("a+")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -80,7 +87,12 @@ def locked(path: Path) -> Iterator[None]:
                 f"{path.parent} is in use by another run, {file.read().strip()}; wait for it, "
                 "stop it, or pass another --workdir"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        except OSError as error:
+            warnings.warn(
+                f"cannot lock {path.parent} ({error.strerror}): nothing keeps a second run out",
+                stacklevel=3,
+            )
+        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+        with contextlib.suppress(OSError):  # a full disk is for others to report
+            path.write_text(owner)
         yield

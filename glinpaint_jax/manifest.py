@@ -17,6 +17,8 @@ def write_manifest(folder: Path) -> None:
         keep_on_disk(path)
         lines.append(f"{checksum(path)}  {path.relative_to(folder)}\n")
     write_atomically(folder / NAME, "".join(lines).encode())
+    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
+        keep_on_disk(path)
 
 
 def find_damage(folder: Path) -> str | None:

@@ -51,7 +51,7 @@ fi
 
 time_is_up=
 # Without the step's name the signal reaches all processes of all steps, and not this script.
-trap 'time_is_up=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+trap 'time_is_up=yes; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 
 for ((restart = 0; restart <= RESTARTS; restart++)); do
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((restart + 1)): $*"
@@ -71,6 +71,7 @@ for ((restart = 0; restart <= RESTARTS; restart++)); do
     [ "$status" -eq 0 ] && exit 0
     echo "the training program ended with status $status"
     sleep 5
+    [ -z "$time_is_up" ] || exec scontrol requeue "$SLURM_JOB_ID" # the notice came meanwhile
 done
 echo "error: $((RESTARTS + 1)) starts have failed; the lines above say why" >&2
 exit 1

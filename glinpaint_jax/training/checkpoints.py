@@ -1,7 +1,7 @@
 """Checkpoints: one orbax step directory holds the state, the config, the data position, metrics.
 
     WORKDIR/checkpoints/STEP/{state,config,data,metrics,manifest.sha256}
-    WORKDIR/newest_checkpoint    the last step that became whole
+    WORKDIR/newest_checkpoint    the last step that became whole; 0 before the first
     WORKDIR/set_aside/           what was found damaged
 
 A step is whole once it has its manifest, which is written last. Saving is asynchronous. The last
@@ -35,6 +35,7 @@ from glinpaint_jax.training.retention import delete_superseded
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported
 
+SAVE_TIMEOUT = 600  # seconds that processes wait for each other's part of a step
 DESCRIPTION_BYTES = 2**20  # of a step, beside its arrays
 
 
@@ -53,6 +54,7 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = _open_manager(self.folder)
         self._sealing: threading.Thread | None = None
         self._step = 0
+        self._manager_failed = False
         self._error: Exception | None = None
 
     @property
@@ -70,6 +72,7 @@ class Checkpoints:
         self._step = step
         try:
             self._require_space(state)
+            self._manager_failed = True  # until it has not
             self._manager = self._manager or _open_manager(self.folder)
             self._manager.save(
                 step,
@@ -87,6 +90,7 @@ class Checkpoints:
             self._error = error
             self.settle()
             return
+        self._manager_failed = False
         self._sealing = threading.Thread(target=self._seal)
         self._sealing.start()
 
@@ -98,6 +102,8 @@ class Checkpoints:
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
                 self.folder.mkdir(exist_ok=True)
                 require_space(self.folder, size + DESCRIPTION_BYTES)
+                if not (self._workdir / NEWEST).exists():
+                    write_atomically(self._workdir / NEWEST, b"0\n")
         except OSError as error:
             number = error.errno
         if jax.process_count() > 1:
@@ -109,12 +115,21 @@ class Checkpoints:
         """Waits until the step is on disk and makes it whole."""
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                write_manifest(self.folder / str(self._step))
-                write_atomically(self._workdir / NEWEST, f"{self._step}\n".encode())
-                delete_superseded(self.folder)
         except Exception as error:
+            self._error, self._manager_failed = error, True
+            return
+        if jax.process_index() != 0:
+            return
+        try:
+            write_manifest(self.folder / str(self._step))
+        except OSError as error:
             self._error = error
+            return
+        try:
+            write_atomically(self._workdir / NEWEST, f"{self._step}\n".encode())
+            delete_superseded(self.folder)
+        except OSError as error:  # the step is whole all the same
+            self._warn(f"cannot tidy up {self.folder}: {_reason(error)}")
 
     def settle(self, *, wait: bool = True) -> None:
         """Takes note of how the last save ended, once it has; `wait` waits for that.
@@ -133,11 +148,14 @@ class Checkpoints:
         problem = f"cannot save step {self._step} in {self.folder}: {_reason(self._error)}"
         self._error = None
         self._failed_saves += 1
-        # Its remains take up room, and must not count as one of the last two.
-        with contextlib.suppress(Exception):
-            self._manager.close()
-        self._manager = None  # a new one will know nothing of it
+        if self._manager_failed and self._manager is not None:
+            for _ in range(2):  # the first time it raises what has failed
+                with contextlib.suppress(Exception):
+                    self._manager.close()
+            self._manager = None  # a new one will know nothing of the step
+        self._manager_failed = False
         if jax.process_index() == 0:
+            # What there is of the step takes up room, and must not count as one of the last two.
             for path in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / str(self._step)):
                 shutil.rmtree(path, ignore_errors=True)
         count = f"failed save {self._failed_saves} in a row, of {self._max_failed_saves} allowed"
@@ -196,7 +214,10 @@ def _open_manager(folder: Path) -> ocp.CheckpointManager:
         folder,
         # Without best_fn orbax writes no metrics. What stays is not for it to say: it knows
         # nothing of manifests.
-        options=ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["l1"]),
+        options=ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics["l1"],
+            async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
+        ),
     )
 
 

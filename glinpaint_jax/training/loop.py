@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax import Array
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
@@ -30,7 +31,7 @@ from glinpaint_jax.training.resume import newest_whole_step
 from glinpaint_jax.training.skipped import SkippedUpdates
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
-from glinpaint_jax.training.stopping import stopping
+from glinpaint_jax.training.stopping import Stop, StopEvaluation, stopping
 from glinpaint_jax.weights import load_weights, steps_in
 
 SAMPLE_COLUMNS = 8
@@ -71,7 +72,7 @@ def train(config: Config, workdir: Path) -> None:
         closing.callback(reporter.close)
         describe(reporter, config, mesh, state, train_source, eval_sources)
         reporter.say(story)
-        evaluate_state = make_evaluation(config, mesh, eval_sources, reporter)
+        evaluate_state = make_evaluation(config, mesh, eval_sources, reporter, stop)
         steps = make_steps(config, mesh)
         interval = Interval(reporter, config)
         failures = FailureLog(train_source, say)
@@ -86,10 +87,11 @@ def train(config: Config, workdir: Path) -> None:
             interval.add(step, phase, metrics)
             skipped.add(step, metrics)
 
-            stopped, last, l1 = stop.agreed(), step == config.num_steps, None
-            if last or (step % config.eval_every == 0 and not stopped):
+            last, l1 = step == config.num_steps, None
+            if last or step % config.eval_every == 0:
                 with interval.paused():
                     l1 = evaluate_state(state, step, phase)
+            stopped = stop.agreed()
             if last or step % config.checkpoint_every == 0 or stopped:
                 with interval.paused():
                     checkpoints.save(state, config, step, len(train_source), l1)
@@ -203,19 +205,31 @@ def describe(
 
 
 def make_evaluation(
-    config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter
-) -> Callable[[TrainState, int, Phase], float]:
-    """A function that evaluates a state on all sets, reports, and returns the first set's l1."""
+    config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter, stop: Stop
+) -> Callable[[TrainState, int, Phase], float | None]:
+    """A function that evaluates a state on all sets, reports, and returns the first set's l1.
+
+    Where the run is to stop it does nothing, or nothing more, and returns None.
+    """
     generator, _ = make_networks(config)
     completion_for = make_generator_completion(config, generator, mesh)
     columns = SAMPLE_COLUMNS // len(sources)
 
-    def evaluate_state(state: TrainState, step: int, phase: Phase) -> float:
+    def evaluate_state(state: TrainState, step: int, phase: Phase) -> float | None:
         completion = completion_for(state.eval_variables)
+
+        def until_stopped(*batch: Any) -> Array:
+            if stop.agreed():
+                raise StopEvaluation
+            return completion(*batch)
+
         scores, rows = {}, []
-        for name, source in sources.items():
-            scores[name] = evaluate(completion, source, config, mesh, say)
-            rows.append(sample_rows(completion, source, config, mesh, columns))
+        try:
+            for name, source in sources.items():
+                scores[name] = evaluate(until_stopped, source, config, mesh, say)
+                rows.append(sample_rows(completion, source, config, mesh, columns))
+        except StopEvaluation:
+            return None
         reporter.evaluation(step, phase.value, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))
         return next(iter(scores.values()))["l1"]

@@ -20,8 +20,9 @@ METRICS_FILE = "metrics.jsonl"
 
 def say(line: str) -> None:
     """One line above the progress bar if there is one, from whichever process it concerns."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # it may go to a file on a full disk
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
 
 
 class Reporter:
@@ -158,9 +159,12 @@ class Reporter:
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a half-written last line is left out."""
+    """The records of a run, oldest first; half-written and damaged lines are left out."""
     path = workdir / METRICS_FILE
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    records = []
+    for line in path.read_text(errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records

@@ -11,11 +11,12 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import refuse_unwritable, write_atomically
 from glinpaint_jax.manifest import find_damage
 from glinpaint_jax.saved_config import differences
 from glinpaint_jax.weights import FOLDER
 
-NEWEST = "newest_checkpoint"  # a file with the last step that became whole
+NEWEST = "newest_checkpoint"  # a file with the last step that became whole, 0 before the first
 SET_ASIDE = "set_aside"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a save that is being written
 # A resumed run may change these: they do not touch the mathematics.
@@ -49,7 +50,7 @@ def newest_whole_step(workdir: Path, say: Callable[[str], Any]) -> int | None:
 
 def _sort_out(workdir: Path, say: Callable[[str], Any]) -> int | None:
     damaged, whole = {}, []
-    for path in sorted((workdir / FOLDER).glob("*")):
+    for path in sorted((workdir / FOLDER).resolve().glob("*")):
         if path.name.isdigit():
             damage = find_damage(path)
             if damage is None:
@@ -58,16 +59,24 @@ def _sort_out(workdir: Path, say: Callable[[str], Any]) -> int | None:
                 damaged[path] = damage
         elif TEMPORARY in path.name:
             damaged[path] = "its save was interrupted"
-    steps = [path.name for path in damaged if path.name.isdigit()]
+    newest = workdir / NEWEST
     # The first save of a run may have been interrupted: nothing that was whole is lost then.
-    if not whole and ((workdir / NEWEST).exists() or len(steps) > 1):
+    interrupted = (
+        newest.read_text() == "0\n"
+        if newest.exists()
+        else not any(path.name.isdigit() for path in damaged)
+    )
+    if not whole and not interrupted:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
         raise UserError(
             f"no checkpoint in {workdir / FOLDER} is whole ({found or 'it is empty'}), and the "
             "run in this workdir is not started anew; put back a copy, or pass another --workdir"
         )
-    for path, damage in damaged.items():
-        say(f"checkpoint {path.name} is not whole: {damage}; set aside in {_set_aside(path)}")
+    with refuse_unwritable(workdir):
+        for path, damage in damaged.items():
+            say(f"checkpoint {path.name} is not whole: {damage}; set aside in {_set_aside(path)}")
+        if whole and not (newest.exists() and newest.read_text() == f"{max(whole)}\n"):
+            write_atomically(newest, f"{max(whole)}\n".encode())
     return max(whole, default=None)
 
 

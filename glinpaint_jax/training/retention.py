@@ -24,5 +24,7 @@ def delete_superseded(folder: Path) -> None:
 
 
 def _l1(step_path: Path) -> float | None:
-    metrics = step_path / "metrics" / "metrics"
-    return json.loads(metrics.read_text())["l1"] if metrics.is_file() else None
+    try:
+        return float(json.loads((step_path / "metrics" / "metrics").read_text())["l1"])
+    except (OSError, ValueError, KeyError, TypeError):  # not evaluated, or damaged since
+        return None

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -16,12 +17,20 @@ from jax.sharding import Mesh
 from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 from glinpaint_jax.training.interval import STEPS_IN_FLIGHT
 
+ONE_WISH = 1.0  # seconds: `timeout` and some launchers send one wish twice
+
+
+class StopEvaluation(Exception):  # noqa: N818
+    """It would take longer than a run that is to end has."""
+
 
 class Stop:
     """Whether the run shall end, for all processes at the same step."""
 
     def __init__(self, mesh: Mesh):
         self.signal: signal.Signals | None = None
+        self._received = 0.0
+        self._is_agreed = False
         self._mesh = mesh
         self._any = jax.jit(
             jnp.max, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh)
@@ -29,24 +38,29 @@ class Stop:
         self._answers: collections.deque[jax.Array] = collections.deque()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first signal is a wish, the second an order."""
+        """A signal handler: the first signal is a wish, a later one an order."""
         if self.signal is not None:
-            os._exit(128 + number)
-        self.signal = signal.Signals(number)
+            if time.monotonic() - self._received > ONE_WISH:
+                os._exit(128 + number)
+            return
+        self.signal, self._received = signal.Signals(number), time.monotonic()
         message = f"{self.signal.name}: finishing the step and saving; once more to exit at once\n"
-        os.write(2, message.encode())  # print may be interrupted by itself
+        with contextlib.suppress(OSError):
+            os.write(2, message.encode())  # print may be interrupted by itself
 
     def agreed(self) -> bool:
-        """Asked once a step by every process; the answer is the same for all.
+        """Asked by every process equally often; the answer is the same for all.
 
         That of several processes is as old as the steps in flight, so that no device waits.
         """
         wish = self.signal is not None
-        if jax.process_count() == 1:
-            return wish
+        if jax.process_count() == 1 or self._is_agreed:
+            return wish or self._is_agreed
         wishes = np.full(self._mesh.local_mesh.devices.size, wish, np.int32)
         self._answers.append(self._any(to_global({"wish": wishes}, self._mesh)["wish"]))
-        return len(self._answers) > STEPS_IN_FLIGHT and bool(self._answers.popleft())
+        if len(self._answers) > STEPS_IN_FLIGHT:
+            self._is_agreed = bool(self._answers.popleft())
+        return self._is_agreed
 
 
 @contextlib.contextmanager

@@ -147,6 +147,22 @@ def test_failed_saves_leave_nothing_and_cost_nothing_whole(
     assert newest_whole_step(tmp_path, warnings.append) == 5
 
 
+def test_a_step_stays_whole_where_tidying_up_fails(
+    initial_state, step_config, mesh1, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    checkpoints, warnings = open_checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints_module, "delete_superseded", fail)
+    for step in (1, 2, 3):
+        save(checkpoints, initial_state, step_config, mesh1, step)
+    checkpoints.finish()
+    checkpoints.close()
+    assert all("Input/output error" in warning for warning in warnings) and len(warnings) == 3
+    assert newest_whole_step(tmp_path, pytest.fail) == 3
+
+
 def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path, monkeypatch):
     checkpoints, warnings = open_checkpoints(tmp_path, max_failed_saves=3)
     (tmp_path / FOLDER).rmdir()

@@ -109,22 +109,44 @@ def test_a_run_without_a_whole_step_is_not_started_anew(how, workdir):
     assert files(workdir) == before  # for whoever mends it
 
 
-def test_steps_without_manifests_are_not_thrown_away(workdir):
+@pytest.mark.parametrize("steps", [("3", "5"), ("5",)])
+def test_steps_without_manifests_are_not_thrown_away(steps, workdir):
     """Those of the versions before manifests."""
     (workdir / NEWEST).unlink()
     for step in ("3", "5"):
         (workdir / FOLDER / step / NAME).unlink()
+        if step not in steps:
+            shutil.rmtree(workdir / FOLDER / step)
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
         newest_whole_step(workdir, pytest.fail)
 
 
-def test_a_run_killed_in_its_first_save_starts_anew(workdir):
-    (workdir / NEWEST).unlink()
+@pytest.mark.parametrize("moment", ["writing", "before the manifest"])
+def test_a_run_killed_in_its_first_save_starts_anew(moment, workdir):
+    (workdir / NEWEST).write_text("0\n")
     shutil.rmtree(workdir / FOLDER / "3")
-    (workdir / FOLDER / "5").rename(workdir / FOLDER / "5.orbax-checkpoint-tmp")
+    if moment == "writing":
+        (workdir / FOLDER / "5").rename(workdir / FOLDER / "5.orbax-checkpoint-tmp")
+    else:
+        (workdir / FOLDER / "5" / NAME).unlink()
     said = []
     assert newest_whole_step(workdir, said.append) is None
     assert len(said) == 1
+
+
+def test_what_is_whole_is_known_to_be_so_from_then_on(workdir):
+    """Killed between the manifest of the first step and the note of it."""
+    (workdir / NEWEST).write_text("0\n")
+    assert newest_whole_step(workdir, pytest.fail) == 5
+    assert (workdir / NEWEST).read_text() == "5\n"
+
+
+def test_a_folder_that_is_a_link_keeps_what_is_damaged_on_its_own_disk(workdir, tmp_path):
+    (workdir / FOLDER).rename(tmp_path / "elsewhere")
+    (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")
+    flip(tmp_path / "elsewhere" / "5" / "state" / "manifest.ocdbt")
+    assert newest_whole_step(workdir, lambda _: None) == 3
+    assert (tmp_path / SET_ASIDE / "5").is_dir()
 
 
 def test_a_new_workdir_has_no_step(tmp_path):
