@@ -1,6 +1,7 @@
 """A strict world: 8 CPU devices, shapes checked, rank promotion and warnings are errors."""
 
 import os
+import signal
 import tempfile
 
 import jax
@@ -29,6 +30,8 @@ from glinpaint_jax.config import (
 from glinpaint_jax.parallel import make_mesh
 from tests.programs import SMALL, Started, run
 
+# Tests started in the background ignore Ctrl-C, and so would the programs they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
 
 

@@ -115,11 +115,14 @@ def test_only_launchers_of_several_processes_count(environ):
             assert processes.launched_with_others(), name
 
 
-def test_a_launcher_that_jax_does_not_know_is_refused_with_a_remedy(environ):
-    environ.setattr(processes, "_say_when_aborted", lambda line: None)
-    environ.setenv("OMPI_COMM_WORLD_SIZE", "2")  # Open MPI 5 names no coordinator
-    with pytest.raises(UserError, match=r"coordinator.* Pass --coordinator=HOST:PORT"):
-        processes.join(None, None, None)
+def test_a_launcher_that_jax_does_not_know_is_refused_with_a_remedy():
+    """In a process of its own: jax joins others only before it has computed anything."""
+    code = "from glinpaint_jax import processes; processes.join(None, None, None)"
+    # Open MPI 5 names no coordinator.
+    result = execute([sys.executable, "-c", code], OMPI_COMM_WORLD_SIZE="2")
+    last = result.stderr.splitlines()[-1]
+    assert "UserError" in last and "coordinator" in last
+    assert last.endswith("Pass --coordinator=HOST:PORT --process-count=N --process-id=I")
 
 
 @pytest.mark.parametrize(
