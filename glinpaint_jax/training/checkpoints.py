@@ -187,6 +187,11 @@ class Checkpoints:
                 "would go on in another order; give it the old ones, or start another --workdir "
                 "with --config.init_from"
             )
+        if saved_config.data.source != config.data.source and jax.process_index() == 0:
+            self._warn(
+                f"config.data.source was {saved_config.data.source}, is {config.data.source}: its "
+                f"{images} images are taken for the same ones"
+            )
         abstract = abstract_state(config, mesh)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))

@@ -102,11 +102,12 @@ def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_confi
 
 
 def test_a_source_may_move_but_not_grow(initial_state, step_config, mesh1, tmp_path):
-    checkpoints, _ = open_checkpoints(tmp_path)
+    checkpoints, warnings = open_checkpoints(tmp_path)
     save(checkpoints, initial_state, step_config, mesh1, 1)
     elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
     moved = dataclasses.replace(step_config, data=elsewhere)
     checkpoints.restore(moved, mesh1, 1, IMAGES)
+    assert "was photos, is folder:/elsewhere" in warnings[0]
     with pytest.raises(UserError, match=f"has {IMAGES + 1} training images, .* with {IMAGES}"):
         checkpoints.restore(moved, mesh1, 1, IMAGES + 1)
     checkpoints.close()
