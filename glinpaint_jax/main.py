@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<config name>].")
 

@@ -27,8 +27,8 @@ from glinpaint_jax.config import (
     ModelConfig,
     PhasesConfig,
 )
-from glinpaint_jax.parallel import make_mesh
-from tests.programs import SMALL, Started, run
+from glinpaint_jax.distributed import make_mesh
+from tests.helpers.programs import SMALL, Started, run
 
 # Tests started in the background ignore Ctrl-C, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ import pytest
 
 from glinpaint_jax import processes
 from glinpaint_jax.errors import UserError
-from tests.programs import (
+from tests.helpers.programs import (
     SMALL,
     assert_refused,
     execute,

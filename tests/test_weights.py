@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights
-from glinpaint_jax.parallel import replicated
-from glinpaint_jax.training.checkpoints import Checkpoints
+from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.conftest import make_small_config

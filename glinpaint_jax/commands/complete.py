@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Bool
 from tqdm import tqdm
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.data.masks import free_form_mask
+from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer, refuse_other_size
@@ -29,7 +30,6 @@ from glinpaint_jax.inference.photos import (
     write_bytes,
     write_photo,
 )
-from glinpaint_jax.parallel import keep_compiled_programs
 
 
 class Job(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import write_atomically
@@ -47,6 +47,7 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
+    from glinpaint_jax.distributed import make_mesh, replicated
     from glinpaint_jax.evaluation import baselines
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
@@ -54,7 +55,6 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
         make_generator_completion,
     )
     from glinpaint_jax.models.networks import make_networks
-    from glinpaint_jax.parallel import make_mesh, replicated
     from glinpaint_jax.weights import load_weights
 
     mesh = make_mesh()

@@ -14,10 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
+from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
 from glinpaint_jax.interop.mmagic import unlike_mmagic
-from glinpaint_jax.parallel import keep_compiled_programs
 from glinpaint_jax.weights import load_weights
 
 

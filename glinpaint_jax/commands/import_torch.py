@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Variables
 from glinpaint_jax.weights import save_imported

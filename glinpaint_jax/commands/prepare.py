@@ -17,7 +17,7 @@ import re
 import shlex
 from pathlib import Path
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 from glinpaint_jax.data.datasets import open_whole
 from glinpaint_jax.data.prepare import check, prepare
 from glinpaint_jax.data.shards import (

@@ -16,10 +16,10 @@ import tempfile
 import threading
 from pathlib import Path
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
+from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.parallel import keep_compiled_programs
 from glinpaint_jax.web.app import CSS, make_app, theme
 from glinpaint_jax.web.safety import LimitBody
 from glinpaint_jax.web.uploads import Limits, remove_older

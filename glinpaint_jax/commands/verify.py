@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from glinpaint_jax import cli
+from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.manifest import find_damage
 from glinpaint_jax.weights import FOLDER, steps_in

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from glinpaint_jax.config import Config
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
+from glinpaint_jax.distributed import batch_sharding, replicated, to_global
 from glinpaint_jax.evaluation import metrics
 from glinpaint_jax.models.generator import Generator
-from glinpaint_jax.models.masking import composite, make_example, to_pixel_range
-from glinpaint_jax.parallel import batch_sharding, replicated, to_global
+from glinpaint_jax.models.inputs import composite, make_example, to_pixel_range
 
 EVAL_BATCH = 16  # images on each device at once; no result depends on it
 

@@ -16,7 +16,7 @@ from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.photos import Photo, read_mask, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.masking import fill_hole, to_pixel_range, to_unit_range
+from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from glinpaint_jax.config import Config
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import Generator
-from glinpaint_jax.models.masking import composite, fill_hole
+from glinpaint_jax.models.inputs import composite, fill_hole
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 

@@ -18,20 +18,20 @@ from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.data.workers import unbroken
+from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
 from glinpaint_jax.files import locked, refuse_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
-from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
-from glinpaint_jax.training.checkpoints import Checkpoints
-from glinpaint_jax.training.interval import Interval
+from glinpaint_jax.runs.checkpoints import Checkpoints
+from glinpaint_jax.runs.progress import Interval
+from glinpaint_jax.runs.report import Reporter, say
+from glinpaint_jax.runs.resume import newest_whole_step
+from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stopping
 from glinpaint_jax.training.phases import Phase, phase_at
-from glinpaint_jax.training.report import Reporter, say
-from glinpaint_jax.training.resume import newest_whole_step
 from glinpaint_jax.training.skipped import SkippedUpdates
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
-from glinpaint_jax.training.stopping import Stop, StopEvaluation, stopping
 from glinpaint_jax.weights import load_weights, steps_in
 
 SAMPLE_COLUMNS = 8

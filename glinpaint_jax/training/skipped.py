@@ -12,7 +12,7 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.data.pipeline import record_numbers
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.training.interval import STEPS_IN_FLIGHT
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
 
 class SkippedUpdates:

@@ -11,7 +11,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.masking import (
+from glinpaint_jax.distributed import batch_sharding, replicated
+from glinpaint_jax.models.inputs import (
     Example,
     composite,
     cut_windows,
@@ -19,7 +20,6 @@ from glinpaint_jax.models.masking import (
     window_origins,
 )
 from glinpaint_jax.models.networks import make_networks
-from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import (

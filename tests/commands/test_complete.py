@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import skimage.data
 
-from tests.programs import assert_refused, run
+from tests.helpers.programs import assert_refused, run
 
 HOLE = (slice(20, 40), slice(30, 60))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glinpaint_jax.weights import load_weights
-from tests.programs import (
+from tests.helpers.programs import (
     SMALL,
     assert_refused,
     command,

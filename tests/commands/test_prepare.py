@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from glinpaint_jax.data.datasets import open_whole
-from tests.programs import ROOT, assert_refused, command, environment, run
+from tests.helpers.programs import ROOT, assert_refused, command, environment, run
 
 SHARDS = 4
 PIPES = ("25.png", "35.png")

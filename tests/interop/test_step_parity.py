@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.models.masking import make_example
+from glinpaint_jax.models.inputs import make_example
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state

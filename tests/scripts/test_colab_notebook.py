@@ -22,7 +22,7 @@ from PIL import Image
 
 from glinpaint_jax import Completer
 from glinpaint_jax.weights import load_weights
-from tests.programs import ROOT, SMALL, environment, read_jsonl
+from tests.helpers.programs import ROOT, SMALL, environment, read_jsonl
 
 
 def read_notebook():

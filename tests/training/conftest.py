@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.parallel import replicated, to_global
+from glinpaint_jax.distributed import replicated, to_global
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
 from tests.conftest import make_small_config

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from glinpaint_jax.config import PhasesConfig
+from glinpaint_jax.runs.progress import Interval
 from glinpaint_jax.training import loop
-from glinpaint_jax.training.interval import Interval
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the disk's cache had it
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import pytest
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.training.interval import STEPS_IN_FLIGHT
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 from glinpaint_jax.training.skipped import SkippedUpdates
 from tests.conftest import make_small_config
 from tests.data.test_pipeline import Numbered, numbers, take

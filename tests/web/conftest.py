@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.programs import ROOT, command, environment
+from tests.helpers.programs import ROOT, command, environment
 
 
 @contextlib.contextmanager

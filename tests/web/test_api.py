@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 
 from glinpaint_jax import Completer
-from tests.programs import assert_refused, run
+from tests.helpers.programs import assert_refused, run
 from tests.web.conftest import serving
 
 

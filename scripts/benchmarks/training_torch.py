@@ -1,6 +1,6 @@
 """Training steps and forward passes of the same networks in PyTorch, as fast as it can.
 
-For benchmark.py. channels_last; in bfloat16 by autocast; `compiled` by torch.compile.
+For training.py. channels_last; in bfloat16 by autocast; `compiled` by torch.compile.
 """
 
 from collections.abc import Callable

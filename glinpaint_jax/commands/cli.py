@@ -109,9 +109,9 @@ def _has_joined_others() -> bool:
 def start() -> None:
     """Joins the other processes that the flags or the environment speak of."""
     # Imported late: data workers import this module, and must not load jax.
-    from glinpaint_jax import parallel
+    from glinpaint_jax import distributed
 
-    parallel.start(COORDINATOR.value, PROCESS_COUNT.value, PROCESS_ID.value)
+    distributed.start(COORDINATOR.value, PROCESS_COUNT.value, PROCESS_ID.value)
 
 
 def load_config() -> Config:

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from glinpaint_jax.parallel import make_mesh
+from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.runs.checkpoints import abstract_state
 from glinpaint_jax.saved_config import from_dict
-from glinpaint_jax.training.checkpoints import abstract_state
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 300  # seconds
 # Ten steps through all the phases; checkpoints after 4, 8 and 10.
 SMALL = [

@@ -1,7 +1,7 @@
 """Training, completion and input against PyTorch, in one run. What the README's table comes from.
 
     pip install -e '.[torch]'
-    python scripts/benchmark.py [--batch 4] [--rounds 5] [--quick] [--no-compile] [--json FILE]
+    python scripts/benchmarks/training.py [--batch 4] [--rounds 5] [--quick] [--no-compile]
 
 On the device at hand, with random weights at full width, 256x256, in float32 and in bfloat16:
 training steps, the generator alone, the completion of a photograph of 6000x4000 with a hole of
@@ -25,21 +25,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import benchmark_completion
-import benchmark_input
-import benchmark_torch
+import completion
+import input_pipeline
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+import training_torch
 from absl import flags
 
 from glinpaint_jax.config import PRECISIONS, Config
 from glinpaint_jax.data.datasets import TRAINING_PHOTOS
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.sources import PhotoSource
+from glinpaint_jax.distributed import make_mesh, replicated, to_global
 from glinpaint_jax.models.networks import make_networks
-from glinpaint_jax.parallel import make_mesh, replicated, to_global
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
@@ -80,7 +80,7 @@ def main() -> None:
     print(
         f"{time.strftime('%Y-%m-%d')}: jax {jax.__version__} on {len(jax.devices())} x "
         f"{jax.devices()[0].device_kind}, torch {torch.__version__} on "
-        f"{benchmark_torch.DEVICE}, Python {platform.python_version()}",
+        f"{training_torch.DEVICE}, Python {platform.python_version()}",
         flush=True,
     )
     rows = []
@@ -207,7 +207,7 @@ def step_programs(phase: Phase, arguments: argparse.Namespace) -> dict[str, Prog
         config = Config(global_batch_size=arguments.batch, precision=precision)
         programs[f"JAX {precision}"] = jax_step(config, phase, images)
         for kind, compiled in torch_kinds(precision, arguments):
-            step = benchmark_torch.make_steps(config, images, BOX, compiled=compiled)[phase]
+            step = training_torch.make_steps(config, images, BOX, compiled=compiled)[phase]
             programs[kind] = Program(step)
     return programs
 
@@ -251,24 +251,24 @@ def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> di
             program, run=lambda apply=apply, on=operands: apply(*on).block_until_ready()
         )
         for kind, compiled in torch_kinds(precision, arguments):
-            forward = benchmark_torch.make_forward(config, size, batch, compiled=compiled)
+            forward = training_torch.make_forward(config, size, batch, compiled=compiled)
             programs[kind] = Program(forward)
     return programs
 
 
 def completion_row() -> dict[str, Any]:
     """Of the region of the hole alone; PyTorch's generator would have to see all of it."""
-    weights = benchmark_completion.random_weights()
-    seconds = benchmark_completion.complete("regions", 4000, 6000, 200, weights)
+    weights = completion.random_weights()
+    seconds = completion.complete("regions", 4000, 6000, 200, weights)
     values = [round(f(seconds), 3) for f in (statistics.median, min, max)]
     print("completion of 6000x4000, hole 200x200: {:.2f} s ({:.2f}-{:.2f})".format(*values))
     return {"name": "completion of 6000x4000, hole 200x200", "seconds": values}
 
 
 def input_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = benchmark_input.input_rows(seconds=0.3 if arguments.quick else 1.0)
+    rows = input_pipeline.input_rows(seconds=0.3 if arguments.quick else 1.0)
     for row in rows:
-        benchmark_input.print_row(row)
+        input_pipeline.print_row(row)
     return rows
 
 

@@ -3,10 +3,10 @@ import math
 import jax.numpy as jnp
 import pytest
 
+from glinpaint_jax.runs.progress import Interval
+from glinpaint_jax.runs.report import Reporter
 from glinpaint_jax.training import interval as interval_module
-from glinpaint_jax.training.interval import Interval
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.report import Reporter
 from tests.conftest import make_small_config
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glinpaint_jax.parallel import batch_sharding, replicated, to_global
-from glinpaint_jax.training.interval import STEPS_IN_FLIGHT
+from glinpaint_jax.distributed import batch_sharding, replicated, to_global
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
 ONE_WISH = 1.0  # seconds: `timeout` and some launchers send one wish twice
 

@@ -5,7 +5,14 @@ import signal
 import jax
 import numpy as np
 
-from tests.programs import SMALL, final_state, read_jsonl, run, run_processes, start_processes
+from tests.helpers.programs import (
+    SMALL,
+    final_state,
+    read_jsonl,
+    run,
+    run_processes,
+    start_processes,
+)
 
 STEPS = 6
 # Processes add up their devices' sums in another order: differences of 1e-7 in the first loss,

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Trains on all hosts of a Cloud TPU slice (a "pod"): one process a host, all its chips.
 #
-#   bash scripts/launch_tpu_pod.sh create            makes the slice
-#   bash scripts/launch_tpu_pod.sh install           copies the project to all hosts, installs it
-#   bash scripts/launch_tpu_pod.sh start --config configs/places.py --workdir /mnt/shared/places ...
-#   bash scripts/launch_tpu_pod.sh logs              follows the first host's lines
-#   bash scripts/launch_tpu_pod.sh stop              saves and stops; `start` again resumes
-#   bash scripts/launch_tpu_pod.sh delete            ends the slice, and what it costs
+#   bash scripts/cluster/launch_tpu_pod.sh create            makes the slice
+#   bash scripts/cluster/launch_tpu_pod.sh install           copies the project to all hosts, installs it
+#   bash scripts/cluster/launch_tpu_pod.sh start --config configs/places.py --workdir /mnt/shared/places ...
+#   bash scripts/cluster/launch_tpu_pod.sh logs              follows the first host's lines
+#   bash scripts/cluster/launch_tpu_pod.sh stop              saves and stops; `start` again resumes
+#   bash scripts/cluster/launch_tpu_pod.sh delete            ends the slice, and what it costs
 #
 # Run it from the project's folder, with gcloud logged in. First set the variables below, here or in
 # the environment. What follows `start` goes to the training program as it is.
@@ -15,7 +15,7 @@
 # the workdir at the same place, for each writes its part of a checkpoint there. A slice has no
 # shared disk of its own: before `start`, mount a Filestore (NFS) share on every host, or a bucket by
 # gcsfuse for the data and a Filestore share for the workdir. For example
-#   bash scripts/launch_tpu_pod.sh each 'sudo apt-get install -y nfs-common; sudo mkdir -p /mnt/shared;
+#   bash scripts/cluster/launch_tpu_pod.sh each 'sudo apt-get install -y nfs-common; sudo mkdir -p /mnt/shared;
 #       sudo mount 10.0.0.2:/share /mnt/shared; sudo chmod 777 /mnt/shared'
 # The batch (config.global_batch_size, 96 in places.py) must be a multiple of the chips.
 #
@@ -80,7 +80,7 @@ start)
             exit 1
         fi
         setsid bash -c $(printf '%q' "$loop") > train.log 2>&1 < /dev/null & echo \$! > train.pid"
-    echo "started on all hosts; bash scripts/launch_tpu_pod.sh logs"
+    echo "started on all hosts; bash scripts/cluster/launch_tpu_pod.sh logs"
     ;;
 logs)
     gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=0 \

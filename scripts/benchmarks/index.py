@@ -1,6 +1,6 @@
 """How long training over millions of images takes to begin, and what memory that needs (Linux).
 
-    python scripts/benchmark_index.py [--records 8000000] [--shards 64] [--folder DIR]
+    python scripts/benchmarks/index.py [--records 8000000] [--shards 64] [--folder DIR]
 
 Two synthetic indices: ArrayRecord shards of one-pixel images (1 GB, in a folder below DIR that is
 removed afterwards), and a folder with a list file as long as Places365-Challenge's. Each is opened

@@ -1,7 +1,7 @@
 """Images a second from training's input pipeline, against torch.utils.data at the same work.
 
     pip install -e '.[torch]'
-    python scripts/benchmark_input.py [--workers 2] [--seconds 0.6] [--json FILE]
+    python scripts/benchmarks/input_pipeline.py [--workers 2] [--seconds 0.6] [--json FILE]
 
 Both read JPEGs of half a megapixel from a folder, decode, crop 384x384, resize to 256x256 and draw
 a hole, by the same functions, and deliver batches of 16: once inside one process on one core, where

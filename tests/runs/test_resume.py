@@ -5,11 +5,11 @@ import shutil
 import jax
 import pytest
 
+from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.manifest import NAME
-from glinpaint_jax.parallel import replicated
-from glinpaint_jax.training.checkpoints import Checkpoints
-from glinpaint_jax.training.resume import NEWEST, SET_ASIDE, newest_whole_step
+from glinpaint_jax.runs.checkpoints import Checkpoints
+from glinpaint_jax.runs.resume import NEWEST, SET_ASIDE, newest_whole_step
 from glinpaint_jax.weights import FOLDER, load_weights
 
 

@@ -1,6 +1,6 @@
 """Time and peak memory of completing photographs, the regions of the holes against one whole pass.
 
-    python scripts/benchmark_completion.py [--checkpoint P] [--hole 200] [--memory-limit 20]
+    python scripts/benchmarks/completion.py [--checkpoint P] [--hole 200] [--memory-limit 20]
 
 One hole in the middle of photographs of several sizes; each case runs in a process of its own, once
 to compile and then up to three times (slow ones fewer), of which the median counts. Unless there is

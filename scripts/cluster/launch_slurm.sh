@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the nodes of a SLURM cluster.
 #
-#   sbatch [--nodes=4 ...] scripts/launch_slurm.sh --config configs/places.py --workdir /shared/runs/places
+#   sbatch [--nodes=4 ...] scripts/cluster/launch_slurm.sh --config configs/places.py --workdir /shared/runs/places
 #
 # Run it from the project's folder. What follows the script's name goes to the training program as
 # it is; options before it replace the #SBATCH lines below. Change those to what your cluster has:
@@ -39,7 +39,7 @@ set -euo pipefail
 PYTHON=${PYTHON:-.venv/bin/python}
 RESTARTS=${RESTARTS:-3}
 
-usage="sbatch scripts/launch_slurm.sh --config FILE --workdir SHARED_FOLDER [--config.field=value ...]"
+usage="sbatch scripts/cluster/launch_slurm.sh --config FILE --workdir SHARED_FOLDER [--config.field=value ...]"
 if [[ "$*" != *--config* || "$*" != *--workdir* ]]; then
     echo "usage: $usage" >&2
     exit 1

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from glinpaint_jax.files import write_atomically
+from glinpaint_jax.runs.pictures import draw_curves, mosaic
 from glinpaint_jax.training.events import Events
-from glinpaint_jax.training.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
 

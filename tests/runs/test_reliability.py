@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.programs import (
+from tests.helpers.programs import (
     SMALL,
     Started,
     assert_refused,

@@ -25,12 +25,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import require_space, write_atomically
 from glinpaint_jax.manifest import write_manifest
-from glinpaint_jax.parallel import replicated
+from glinpaint_jax.runs.resume import NEWEST, TEMPORARY, refuse_changes
 from glinpaint_jax.saved_config import from_dict
-from glinpaint_jax.training.resume import NEWEST, TEMPORARY, refuse_changes
 from glinpaint_jax.training.retention import delete_superseded
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported

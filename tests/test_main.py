@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.programs import (
+from tests.helpers.programs import (
     SMALL,
     assert_refused,
     read_jsonl,

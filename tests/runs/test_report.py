@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 from tensorboardX.proto import event_pb2
 
-from glinpaint_jax.training.pictures import GAP, mosaic
-from glinpaint_jax.training.report import METRICS_FILE, Reporter, read_records
+from glinpaint_jax.runs.pictures import GAP, mosaic
+from glinpaint_jax.runs.report import METRICS_FILE, Reporter, read_records
 
 SCORES = {"val": {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}}
 

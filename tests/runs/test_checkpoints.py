@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.config import OptimizerConfig
+from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.parallel import replicated
-from glinpaint_jax.training import checkpoints as checkpoints_module
-from glinpaint_jax.training.checkpoints import Checkpoints
-from glinpaint_jax.training.resume import newest_whole_step
+from glinpaint_jax.runs.checkpoints import Checkpoints
+from glinpaint_jax.runs.resume import newest_whole_step
+from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.weights import FOLDER
 
 IMAGES = 7

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Tries scripts/launch_slurm.sh on a real SLURM: a cluster of this one machine, two tasks on its
+# Tries scripts/cluster/launch_slurm.sh on a real SLURM: a cluster of this one machine, two tasks on its
 # CPU, Debian's slurm-wlm and munge. Needs root; installs the two packages if they are missing. All
 # else lives in a temporary folder and ends with this script.
 #
-#   sudo bash scripts/try_slurm.sh        [PYTHON=... where glinpaint_jax is installed]
+#   sudo bash scripts/cluster/try_slurm.sh        [PYTHON=... where glinpaint_jax is installed]
 #
 # 1. A short run, from start to end.
 # 2. A long one that is told to stop (scancel --signal=TERM): it saves.
 # 3. The same again: it resumes, a process is killed, and all are started again.
 # 4. The same again with a time limit: SLURM's notice makes it save and go back into the queue.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 export PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 NODE=localhost
 CONTROLLER_PORT=${CONTROLLER_PORT:-16817} # and the one after it
 
 [ "$(id -u)" -eq 0 ] || {
-    echo "error: SLURM's daemons are started as root here; sudo bash scripts/try_slurm.sh" >&2
+    echo "error: SLURM's daemons are started as root here; sudo bash scripts/cluster/try_slurm.sh" >&2
     exit 1
 }
 "$PYTHON" -c 'import jax' || {
@@ -103,7 +103,7 @@ export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1
 workdir=$folder/run
 submit() {
     sbatch --parsable --nodes=1 --ntasks-per-node=2 --gpus-per-node=0 --cpus-per-task=1 \
-        --output="$folder/$1.log" "${@:3}" scripts/launch_slurm.sh --config configs/demo.py \
+        --output="$folder/$1.log" "${@:3}" scripts/cluster/launch_slurm.sh --config configs/demo.py \
         --workdir "$workdir" --config.num_steps="$2" --config.global_batch_size=4 \
         --config.model.width=4 --config.data.eval_images=4 --config.log_every=20 \
         --config.eval_every=100000 --config.checkpoint_every=100 \

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.runs.report import Reporter
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.report import Reporter
 
 STEPS_IN_FLIGHT = 2  # the host runs ahead of the devices by at most so many steps
 

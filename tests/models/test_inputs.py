@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glinpaint_jax.models.masking import (
+from glinpaint_jax.models.inputs import (
     bbox_mask,
     composite,
     cut_windows,
