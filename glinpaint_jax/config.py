@@ -246,3 +246,32 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults.
+
+    Raises UserError for fields that this version does not know.
+    """
+    config = Config()
+    fields = flatten(values)
+    unknown = fields.keys() - flatten(to_dict(config)).keys()
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise UserError(f"a saved config has fields that this version does not know: {names}")
+    for path, value in fields.items():
+        *section, name = path.split(".")
+        setattr(getattr(config, section[0]) if section else config, name, value)
+    if isinstance(config.mask.fill, list):
+        config.mask.fill = tuple(config.mask.fill)
+    return config
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The leaf fields that differ, by path, with both values."""
+    old_values, new_values = flatten(to_dict(old)), flatten(to_dict(new))
+    return {
+        path: (value, new_values[path])
+        for path, value in old_values.items()
+        if value != new_values[path]
+    }

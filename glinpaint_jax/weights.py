@@ -14,13 +14,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from glinpaint_jax.config import to_dict
+from glinpaint_jax.config import from_dict, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, replacing, require_space
+from glinpaint_jax.files import (
+    find_damage,
+    refuse_unwritable,
+    replacing,
+    require_space,
+    write_manifest,
+)
 from glinpaint_jax.interop.weight_files import read_weights
-from glinpaint_jax.manifest import find_damage, write_manifest
 from glinpaint_jax.models.networks import Weights, abstract_variables
-from glinpaint_jax.saved_config import from_dict
 
 FOLDER = "checkpoints"
 

@@ -20,36 +20,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook("glinpaint_jax", "beartype.beartype")  # before anything of the package
 
-from glinpaint_jax.config import (
-    Config,
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    PhasesConfig,
-)
+from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import make_mesh
+from tests.helpers.configs import make_small_config
 from tests.helpers.programs import SMALL, Started, run
 
 # Tests started in the background ignore Ctrl-C, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
-
-
-def make_small_config(**changes) -> Config:
-    """32x32 images, width 4, phases of a few steps."""
-    values = {
-        "num_steps": 10,
-        "global_batch_size": 8,
-        "image_size": 32,
-        "log_every": 1,
-        "eval_every": 5,
-        "checkpoint_every": 4,
-        "model": ModelConfig(width=4),
-        "data": DataConfig(source="photos", eval_images=10, num_workers=0, crop_size=96),
-        "mask": MaskConfig(max_size=16, max_delta=4, margin=2),
-        "phases": PhasesConfig(completion_end=2, discriminator_end=5),
-    } | changes
-    return Config(**values).validate()
 
 
 @pytest.fixture

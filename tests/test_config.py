@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.config import Config, differences, from_dict, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.saved_config import from_dict
+from tests.helpers.configs import make_small_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -72,3 +72,25 @@ def test_masks_from_files_need_a_folder(small_config):
     small_config.mask.kind = "files"
     with pytest.raises(UserError, match=r"mask\.folder"):
         small_config.validate()
+
+
+def test_differences_name_leaf_fields():
+    old, new = make_small_config(), make_small_config(seed=3)
+    new.optimizer.learning_rate = 0.5
+    assert differences(old, new) == {"seed": (0, 3), "optimizer.learning_rate": (4e-4, 0.5)}
+    assert differences(old, old) == {}
+
+
+def test_configs_saved_before_a_field_existed_get_its_default():
+    saved = to_dict(make_small_config(seed=3))
+    del saved["ema_decay"], saved["losses"]["tv"]
+    assert from_dict(saved) == make_small_config(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"new": 1}, "new"), ({"model": {"depth": 3}}, r"model\.depth"), ({"model": 3}, "model")],
+)
+def test_fields_of_another_version_are_named(changes, named):
+    with pytest.raises(UserError, match=f"does not know: {named}$"):
+        from_dict(to_dict(Config()) | changes)

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from glinpaint_jax.manifest import NAME, find_damage, write_manifest
+from glinpaint_jax.files import NAME, find_damage, write_manifest
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
 

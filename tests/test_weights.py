@@ -14,7 +14,7 @@ from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
-from tests.conftest import make_small_config
+from tests.helpers.configs import make_small_config
 
 
 def assert_equal(first, second):

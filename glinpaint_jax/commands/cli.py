@@ -82,9 +82,9 @@ def _report_errors(program: Callable[[], None], interrupted: str) -> None:
     except Exception as error:
         if not _has_joined_others():
             raise
-        from glinpaint_jax import processes
+        from glinpaint_jax import distributed
 
-        if line := processes.lost_another(error):
+        if line := distributed.lost_another(error):
             sys.stderr.write(f"error: {line}\n")
         else:
             traceback.print_exc()
@@ -93,11 +93,11 @@ def _report_errors(program: Callable[[], None], interrupted: str) -> None:
 
 def _exit(status: int) -> NoReturn:
     if _has_joined_others():
-        from glinpaint_jax import processes
+        from glinpaint_jax import distributed
 
         sys.stdout.flush()
         sys.stderr.flush()
-        processes.leave(status)
+        distributed.leave(status)
     sys.exit(status)
 
 

@@ -29,9 +29,9 @@ from glinpaint_jax.data.shards import (
     read_plan,
     totals,
 )
+from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import refuse_unwritable, write_atomically
-from glinpaint_jax.machine import cores
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.manifest import find_damage
+from glinpaint_jax.files import find_damage
 from glinpaint_jax.weights import FOLDER, steps_in
 
 

@@ -13,7 +13,6 @@ import grain
 import numpy as np
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.machine import cores
 
 MAX_THREADS = 4  # that read ahead where there are no workers
 KEPT_BYTES = 2**25 - 2**16  # glibc takes note of blocks below 32 MB only
@@ -80,3 +79,10 @@ def unbroken(
                 "--config.data.num_workers"
             )
         warn(f"{problem}; the workers are started again, no example is lost")
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.extras import import_extra
+from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import refuse_unwritable, replacing
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.verify import (

@@ -13,12 +13,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import Config, from_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.models import discriminator
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.networks import Variables, Weights, abstract_variables
-from glinpaint_jax.saved_config import from_dict
 
 # PyTorch counts batches beside each running variance; nothing is computed from it.
 COUNTER = "num_batches_tracked"

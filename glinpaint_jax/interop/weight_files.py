@@ -11,8 +11,7 @@ from typing import Any
 
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.extras import import_extra
+from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.interop.mmagic import CONFIG, from_state_dict, printable, to_state_dict
 from glinpaint_jax.models.networks import Weights
 

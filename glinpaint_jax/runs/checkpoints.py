@@ -10,6 +10,7 @@ two steps and the best by l1 error are kept; none is deleted before a newer one 
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sys
@@ -24,14 +25,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.config import Config, from_dict, to_dict
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import require_space, write_atomically
-from glinpaint_jax.manifest import write_manifest
+from glinpaint_jax.files import require_space, write_atomically, write_manifest
 from glinpaint_jax.runs.resume import NEWEST, TEMPORARY, refuse_changes
-from glinpaint_jax.saved_config import from_dict
-from glinpaint_jax.training.retention import delete_superseded
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.weights import FOLDER, is_imported
 
@@ -241,3 +239,29 @@ def abstract_state(config: Config, mesh: Mesh) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         jax.eval_shape(lambda: create_state(config)),
     )
+
+
+LAST = 2
+DELETED = "deleted-"  # before the name of a step that is being deleted
+
+
+def delete_superseded(folder: Path) -> None:
+    """Deletes all other steps in `folder`. Call it once the newest step is whole.
+
+    One that is being deleted has another name: half of it is never taken for a damaged step.
+    """
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    errors = {step: error for step in steps if (error := _l1(folder / str(step))) is not None}
+    kept = {*steps[-LAST:], min(errors, key=errors.get, default=None)}
+    for step in steps:
+        if step not in kept:
+            (folder / str(step)).rename(folder / f"{DELETED}{step}")
+    for path in folder.glob(f"{DELETED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _l1(step_path: Path) -> float | None:
+    try:
+        return float(json.loads((step_path / "metrics" / "metrics").read_text())["l1"])
+    except (OSError, ValueError, KeyError, TypeError):  # not evaluated, or damaged since
+        return None

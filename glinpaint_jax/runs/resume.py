@@ -9,11 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import Config, differences
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, write_atomically
-from glinpaint_jax.manifest import find_damage
-from glinpaint_jax.saved_config import differences
+from glinpaint_jax.files import find_damage, refuse_unwritable, write_atomically
 from glinpaint_jax.weights import FOLDER
 
 NEWEST = "newest_checkpoint"  # a file with the last step that became whole, 0 before the first

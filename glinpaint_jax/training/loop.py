@@ -24,12 +24,11 @@ from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completio
 from glinpaint_jax.files import locked, refuse_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.progress import Interval
+from glinpaint_jax.runs.progress import Interval, SkippedUpdates
 from glinpaint_jax.runs.report import Reporter, say
 from glinpaint_jax.runs.resume import newest_whole_step
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stopping
 from glinpaint_jax.training.phases import Phase, phase_at
-from glinpaint_jax.training.skipped import SkippedUpdates
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
 from glinpaint_jax.weights import load_weights, steps_in

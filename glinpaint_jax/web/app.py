@@ -7,8 +7,7 @@ from typing import Any
 
 import PIL.Image
 
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.extras import import_extra
+from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.photos import FORMATS, read_photo

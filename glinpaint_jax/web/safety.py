@@ -5,7 +5,7 @@ from typing import Any
 
 import PIL.Image
 
-from glinpaint_jax.extras import import_extra
+from glinpaint_jax.errors import import_extra
 
 BODY_SLACK = 100_000  # what surrounds a file in a request
 

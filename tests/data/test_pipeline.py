@@ -1,4 +1,3 @@
-import itertools
 import platform
 import resource
 
@@ -15,47 +14,11 @@ from glinpaint_jax.data.pipeline import (
     crop_and_resize,
     eval_batches,
     record_numbers,
-    train_batches,
 )
-from glinpaint_jax.data.sources import FolderSource, UndecodableImage, decode
+from glinpaint_jax.data.sources import FolderSource, decode
 from glinpaint_jax.errors import UserError
-from tests.conftest import make_small_config
-
-
-class Numbered:
-    """Images of one colour, their number; those in `broken` cannot be decoded."""
-
-    def __init__(self, length, broken=()):
-        self._length, self._broken = length, set(broken)
-
-    def __len__(self):
-        return self._length
-
-    def __getitem__(self, index):
-        if index in self._broken:
-            raise UndecodableImage(self.name(index))
-        return np.full((40, 48, 3), index, np.uint8)
-
-    def name(self, index):
-        return f"image {index}"
-
-
-def take(source, config, batches, *, start=0, local_batch_size=4, process=0, count=1):
-    stream = train_batches(
-        source, config, start=start, local_batch_size=local_batch_size, process=process, count=count
-    )
-    return list(itertools.islice(stream, batches))
-
-
-def numbers(batches):
-    return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches]).tolist()
-
-
-def assert_equal(first, second):
-    for a, b in zip(first, second, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
+from tests.helpers.configs import make_small_config
+from tests.helpers.sources import Numbered, assert_equal, numbers, take
 
 
 def test_batches_carry_bytes_and_boxes(small_config):

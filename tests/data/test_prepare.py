@@ -19,8 +19,8 @@ from glinpaint_jax.data.prepare import shard_task
 from glinpaint_jax.data.shards import Plan, manifest, write_shard
 from glinpaint_jax.data.sources import UndecodableImage, decode
 from glinpaint_jax.errors import UserError
-from tests.conftest import make_small_config
-from tests.data.test_sources import TinyPhotos, encoded, gradient
+from tests.helpers.configs import make_small_config
+from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 
 def write_all(folder, spec, shards=2, max_side=0):

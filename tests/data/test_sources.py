@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
@@ -18,18 +17,7 @@ from glinpaint_jax.data.sources import (
     decode,
 )
 from glinpaint_jax.errors import UserError
-
-
-def gradient(height=24, width=32):
-    """A picture whose corners differ, so that every flip and rotation shows."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    return np.stack([rows * 8, columns * 7, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 
 def write_images(folder, count, value=lambda i: i):
@@ -206,27 +194,6 @@ def test_array_records_hold_encoded_images(tmp_path):
     train, _ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
     assert reds(train) == [0, 1, 2, 10, 11, 12]
     assert train.name(4).endswith("record 4")
-
-
-class TinyPhotos(tfds.core.GeneratorBasedBuilder):
-    """Red images numbered within their split; made without tensorflow."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3))})
-        return self.dataset_info_from_configs(features=features)
-
-    def _split_generators(self, manager):
-        return {"train": self._examples(0, 3), "validation": self._examples(100, 2)}
-
-    def _generate_examples(self, first, count):
-        raise NotImplementedError
-
-    def _examples(self, first, count):
-        for i in range(first, first + count):
-            # Encoded: TFDS would encode an array by tensorflow.
-            yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}
 
 
 def test_tfds_reads_prepared_datasets_with_their_validation_split(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from glinpaint_jax.config import DataConfig
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.workers import MAX_DEATHS, unbroken
 from glinpaint_jax.errors import UserError
-from tests.conftest import make_small_config
-from tests.data.test_pipeline import Numbered, assert_equal, take
+from tests.helpers.configs import make_small_config
+from tests.helpers.sources import Numbered, assert_equal, take
 
 
 def workers():

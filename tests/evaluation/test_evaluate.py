@@ -15,7 +15,7 @@ from glinpaint_jax.evaluation.evaluate import (
     sample_rows,
 )
 from glinpaint_jax.models.generator import Generator
-from tests.conftest import make_small_config
+from tests.helpers.configs import make_small_config
 
 
 def no_warning(line):

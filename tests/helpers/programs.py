@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from glinpaint_jax.config import from_dict
 from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.runs.checkpoints import abstract_state
-from glinpaint_jax.saved_config import from_dict
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 300  # seconds

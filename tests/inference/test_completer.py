@@ -13,8 +13,8 @@ from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import make_networks
-from tests.conftest import make_small_config
-from tests.interop.conftest import make_weights
+from tests.helpers.configs import make_small_config
+from tests.helpers.networks import make_weights
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Names, layouts and checks of the state dict; the numbers themselves are test_torch_module's."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,9 +10,9 @@ from glinpaint_jax.config import Config, MaskConfig, ModelConfig, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict, unlike_mmagic
 from glinpaint_jax.models.networks import Weights, abstract_variables
+from tests.helpers.networks import REFERENCE
 
 # Keys and shapes of MMagic's own modules.
-REFERENCE = json.loads((Path(__file__).parent / "mmagic_gl_state_dict.json").read_text())
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
-from tests.interop.conftest import to_torch, torch_networks
-from tests.training.conftest import make_batch, place
+from tests.helpers.networks import to_torch, torch_networks
+from tests.helpers.steps import make_batch, place
 
 # Relative: losses, gradients (to a tensor's largest), running statistics.
 TOLERANCES = {np.float32: (1e-5, 1e-3, 1e-5), np.float64: (1e-8, 1e-8, 1e-8)}

@@ -10,8 +10,8 @@ import torch
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.torch_module import Completion, load_networks
 from glinpaint_jax.models.networks import make_networks
-from tests.conftest import make_small_config
-from tests.interop.conftest import from_torch, make_weights, to_torch, torch_networks
+from tests.helpers.configs import make_small_config
+from tests.helpers.networks import from_torch, make_weights, to_torch, torch_networks
 
 
 def assert_close(got, expected):

@@ -21,7 +21,7 @@ from glinpaint_jax.interop.weight_files import (
     safetensors_bytes,
     unpickle,
 )
-from tests.interop.test_mmagic import REFERENCE
+from tests.helpers.networks import REFERENCE
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from glinpaint_jax.config import OptimizerConfig
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.resume import newest_whole_step
-from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.weights import FOLDER
 
 IMAGES = 7

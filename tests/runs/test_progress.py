@@ -3,11 +3,13 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from glinpaint_jax.runs.progress import Interval
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.runs import progress as interval_module
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT, Interval, SkippedUpdates
 from glinpaint_jax.runs.report import Reporter
-from glinpaint_jax.training import interval as interval_module
 from glinpaint_jax.training.phases import Phase
-from tests.conftest import make_small_config
+from tests.helpers.configs import make_small_config
+from tests.helpers.sources import Numbered, numbers, take
 
 
 @pytest.fixture
@@ -82,3 +84,48 @@ def test_skipped_updates_are_counted_and_not_averaged(tmp_path, clock, records):
         interval.add(step, Phase.COMPLETION, losses(l1=loss, skipped=skipped))
     interval.close()
     assert records[0][:3] == (3, "completion", {"l1": 3.0, "skipped": 1.0})
+
+
+FINE = {"l1_hole": jnp.asarray(0.5), "skipped": jnp.asarray(0.0)}
+BROKEN = {"l1_hole": jnp.asarray(jnp.nan), "skipped": jnp.asarray(1.0)}
+
+
+@pytest.fixture
+def config():
+    return make_small_config(global_batch_size=4, max_skipped_updates=3)
+
+
+def test_a_skipped_update_is_named_with_its_images(config):
+    source, said = Numbered(50), []
+    skipped = SkippedUpdates(config, source, said.append)
+    for step, metrics in enumerate([FINE, BROKEN, FINE, FINE], start=1):
+        skipped.add(step, metrics)
+    skipped.close()
+    (line,) = said
+    # The second batch, as the pipeline made it.
+    fed = numbers(take(source, config, 2)[1:])
+    assert (
+        f"step 2: update skipped, 1 in a row; not finite: l1_hole nan; images: records {fed}"
+        in (line)
+    )
+    assert line.endswith(f"the first image {fed[0]}")
+
+
+def test_many_in_a_row_end_the_run_and_few_do_not(config):
+    skipped = SkippedUpdates(config, Numbered(50), lambda _: None)
+    for step, metrics in enumerate([BROKEN, BROKEN, FINE, BROKEN, BROKEN], start=1):
+        skipped.add(step, metrics)
+    skipped.add(6, BROKEN)
+    with pytest.raises(UserError, match="3 updates in a row were not finite, the last at step 6"):
+        for step in range(7, 7 + STEPS_IN_FLIGHT):
+            skipped.add(step, FINE)
+
+
+def test_the_last_ones_are_judged_too(config):
+    skipped = SkippedUpdates(config, Numbered(50), lambda _: None)
+    skipped.add(1, BROKEN)
+    skipped.add(2, BROKEN)
+    skipped.close()
+    with pytest.raises(UserError, match="last at step 3"):
+        skipped.add(3, BROKEN)
+        skipped.close()

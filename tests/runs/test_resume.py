@@ -7,7 +7,7 @@ import pytest
 
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.manifest import NAME
+from glinpaint_jax.files import NAME
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.resume import NEWEST, SET_ASIDE, newest_whole_step
 from glinpaint_jax.weights import FOLDER, load_weights

@@ -1,32 +1,11 @@
 """A state and a batch, and the three steps compiled once for all tests."""
 
 import jax
-import numpy as np
 import pytest
 
-from glinpaint_jax.distributed import replicated, to_global
-from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
-from tests.conftest import make_small_config
-
-
-def make_state(config, mesh):
-    return jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
-
-
-def place(state, mesh):
-    """A copy on the devices that a step may donate."""
-    # device_get leaves PRNG keys on a device, where placing them again need not copy.
-    return jax.device_put(state.replace(rng=jax.random.key(0)), replicated(mesh))
-
-
-def make_batch(seed, config, mesh):
-    """Random images; on any mesh the same."""
-    rng = np.random.default_rng(seed)
-    b, size = config.global_batch_size, config.image_size
-    boxes = np.concatenate([rng.integers(2, 12, (b, 2)), rng.integers(10, 17, (b, 2))], axis=1)
-    images = rng.integers(0, 256, (b, size, size, 3), dtype=np.uint8)
-    return to_global({"image": images, "bbox": boxes.astype(np.int32)}, mesh)
+from tests.helpers.configs import make_small_config
+from tests.helpers.steps import make_state
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 from glinpaint_jax.models.networks import abstract_variables
 from glinpaint_jax.training.phases import Phase
-from tests.training.conftest import make_batch
+from tests.helpers.steps import make_batch
 
 COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"

@@ -12,7 +12,7 @@ from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
 from glinpaint_jax.training.loop import starting_networks
 from glinpaint_jax.training.state import create_state
-from tests.conftest import make_small_config
+from tests.helpers.configs import make_small_config
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from glinpaint_jax.config import OptimizerConfig
 from glinpaint_jax.training.state import learning_rate_at, make_optimizer
-from tests.training.conftest import make_state
+from tests.helpers.steps import make_state
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 

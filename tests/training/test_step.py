@@ -8,8 +8,8 @@ import pytest
 from glinpaint_jax.config import LossConfig, OptimizerConfig
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.step import make_steps
-from tests.conftest import make_small_config
-from tests.training.conftest import make_batch, make_state, place
+from tests.helpers.configs import make_small_config
+from tests.helpers.steps import make_batch, make_state, place
 
 RECONSTRUCTION = {"l1_hole", "mse_hole", "l1_valid", "tv"}
 DISCRIMINATION = {"discriminator_fake", "discriminator_real", "disc_shift"}

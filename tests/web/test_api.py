@@ -16,7 +16,7 @@ from gradio_client.utils import QueueError
 
 from glinpaint_jax import Completer
 from tests.helpers.programs import assert_refused, run
-from tests.web.conftest import serving
+from tests.helpers.serving import serving
 
 
 @pytest.fixture(scope="module")

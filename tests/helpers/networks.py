@@ -1,0 +1,48 @@
+"""Weights with non-trivial running statistics, and the PyTorch networks that hold them."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.interop.torch_module import load_networks
+from glinpaint_jax.models.networks import Weights, init_variables
+
+
+def make_weights(config, step=7):
+    """As if trained: every vector moved away from its initial ones and zeros."""
+    rng = np.random.default_rng(0)
+
+    def moved(leaf):
+        if leaf.ndim > 1:
+            return leaf
+        return (leaf + rng.uniform(-0.4, 0.4, leaf.shape)).astype(np.float32)
+
+    generator, discriminator = jax.device_get(jax.jit(lambda: init_variables(config))())
+    return Weights(config, step, *jax.tree.map(moved, (generator, discriminator)))
+
+
+def torch_networks(weights):
+    """The PyTorch generator and discriminator, of the weights' own type."""
+    state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
+    dtype = state["generator.encoder.enc1.conv.weight"].dtype
+    networks = load_networks(weights.config, state)
+    return [network.to(dtype) for network in networks if network is not None]
+
+
+def to_torch(array):
+    """NHWC, RGB -> NCHW, BGR; a single channel stays."""
+    return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
+
+
+def from_torch(tensor):
+    """The inverse."""
+    return np.moveaxis(tensor.numpy()[:, ::-1], 1, -1)
+
+
+REFERENCE = json.loads(
+    (Path(__file__).parent.parent / "interop" / "mmagic_gl_state_dict.json").read_text()
+)

@@ -1,0 +1,84 @@
+"""Image sources for tests, and ways to read from them."""
+
+import io
+import itertools
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from glinpaint_jax.data.pipeline import (
+    train_batches,
+)
+from glinpaint_jax.data.sources import (
+    UndecodableImage,
+)
+
+
+class Numbered:
+    """Images of one colour, their number; those in `broken` cannot be decoded."""
+
+    def __init__(self, length, broken=()):
+        self._length, self._broken = length, set(broken)
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        if index in self._broken:
+            raise UndecodableImage(self.name(index))
+        return np.full((40, 48, 3), index, np.uint8)
+
+    def name(self, index):
+        return f"image {index}"
+
+
+def take(source, config, batches, *, start=0, local_batch_size=4, process=0, count=1):
+    stream = train_batches(
+        source, config, start=start, local_batch_size=local_batch_size, process=process, count=count
+    )
+    return list(itertools.islice(stream, batches))
+
+
+def numbers(batches):
+    return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches]).tolist()
+
+
+def assert_equal(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def gradient(height=24, width=32):
+    """A picture whose corners differ, so that every flip and rotation shows."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 8, columns * 7, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+class TinyPhotos(tfds.core.GeneratorBasedBuilder):
+    """Red images numbered within their split; made without tensorflow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3))})
+        return self.dataset_info_from_configs(features=features)
+
+    def _split_generators(self, manager):
+        return {"train": self._examples(0, 3), "validation": self._examples(100, 2)}
+
+    def _generate_examples(self, first, count):
+        raise NotImplementedError
+
+    def _examples(self, first, count):
+        for i in range(first, first + count):
+            # Encoded: TFDS would encode an array by tensorflow.
+            yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}
