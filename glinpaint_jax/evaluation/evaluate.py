@@ -16,8 +16,9 @@ from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.distributed import batch_sharding, replicated, to_global
 from glinpaint_jax.evaluation import metrics
+from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
-from glinpaint_jax.models.inputs import composite, make_example, to_pixel_range
+from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
 
 EVAL_BATCH = 16  # images on each device at once; no result depends on it
 
@@ -59,10 +60,10 @@ def make_score(
     """A jitted function: completed images and their batch -> `Scores`; the same one every time."""
 
     def score(completed: Array, batch: GlobalBatch) -> Scores:
-        example = make_example(batch, fill)
-        image = to_pixel_range(example.image)
+        inputs = make_inputs(batch, fill)
+        image = to_pixel_range(inputs.image)
         return Scores.single_from_model_output(
-            l1=metrics.l1_error(completed, image, example.mask),
+            l1=metrics.l1_error(completed, image, inputs.mask),
             psnr=metrics.psnr(completed, image),
             ssim=metrics.ssim(completed, image),
             mask=batch["valid"],
@@ -76,13 +77,13 @@ def make_generator_completion(
 ) -> Callable[[Any], Completion]:
     """Generator variables -> `Completion`; compiled once, whatever the variables."""
 
-    def complete(variables: Any, batch: GlobalBatch) -> Array:
-        example = make_example(batch, config.mask.fill)
-        prediction = generator.apply(variables, example.masked_image, example.mask, train=False)
-        return to_pixel_range(composite(prediction, example.image, example.mask))
+    def complete_batch(variables: Any, batch: GlobalBatch) -> Array:
+        inputs = make_inputs(batch, config.mask.fill)
+        completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
+        return to_pixel_range(completed)
 
     jitted = jax.jit(
-        complete,
+        complete_batch,
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )

@@ -15,8 +15,9 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.photos import Photo, read_mask, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
+from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
+from glinpaint_jax.models.inputs import to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
@@ -43,16 +44,15 @@ class Completer:
         generator, _ = make_networks(weights.config)
         fill = weights.config.mask.fill
 
-        def predict(variables: Variables, pixels: Array, hole: Array) -> Array:
+        def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:
             image = to_unit_range(pixels.astype(jnp.float32))
             mask = hole.astype(jnp.float32)[..., None]
-            masked_image = fill_hole(image, mask, fill)
-            return to_pixel_range(generator.apply(variables, masked_image, mask, train=False))
+            return to_pixel_range(predict(generator, variables, image, mask, fill))
 
         self._tile = tile
         self._blend = blend
         self._variables = jax.device_put(weights.generator)
-        self._predict = jax.jit(predict)
+        self._predict = jax.jit(predict_pixels)
 
     @classmethod
     def load(cls, path: str | Path, tile: int = 512, blend: str = "none") -> "Completer":

@@ -28,8 +28,9 @@ from glinpaint_jax.interop.verify import (
     compare_torchscript,
 )
 from glinpaint_jax.interop.weight_files import pth_bytes, safetensors_bytes
+from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.networks import Weights, make_completion
+from glinpaint_jax.models.networks import Weights
 
 TOLERANCE = 1e-4  # largest difference to JAX that a written file may show
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on each
@@ -103,7 +104,7 @@ def stablehlo_bytes(weights: Weights) -> bytes:
     b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
     arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
     with jax.default_matmul_precision("highest"):
-        exported = jax.export.export(jax.jit(make_completion(weights)), platforms=PLATFORMS)
+        exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
         return bytes(exported(*arguments).serialize())
 
 

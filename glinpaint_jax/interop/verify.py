@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from glinpaint_jax.models.networks import Weights, make_completion, make_networks
+from glinpaint_jax.models.complete import make_complete_function
+from glinpaint_jax.models.networks import Weights, make_networks
 
 TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
 
@@ -58,7 +59,7 @@ def compare_safetensors(weights: Weights, path: Path) -> float:
 
 
 def _completion_difference(weights: Weights, complete: Completion) -> float:
-    reference = jax.jit(make_completion(weights))
+    reference = jax.jit(make_complete_function(weights))
     differences = []
     for number, (batch, height, width) in enumerate(TEST_SHAPES):
         rng = np.random.default_rng(number)

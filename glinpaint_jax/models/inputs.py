@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 
 @struct.dataclass
-class Example:
+class Inputs:
     """A batch on the device: images in [-1, 1], mask 1 = hole, bbox (top, left, height, width)."""
 
     image: Float[Array, "b h w 3"]
@@ -36,7 +36,7 @@ def bbox_mask(bbox: Int[Array, "b 4"], height: int, width: int) -> Float[Array, 
     return (inside & (columns >= left) & (columns < left + box_width)).astype(jnp.float32)
 
 
-def make_example(batch: dict[str, Array], fill: tuple[float, float, float]) -> Example:
+def make_inputs(batch: dict[str, Array], fill: tuple[float, float, float]) -> Inputs:
     """Scales a batch and fills its holes.
 
     `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for holes that are no
@@ -47,7 +47,7 @@ def make_example(batch: dict[str, Array], fill: tuple[float, float, float]) -> E
         mask = batch["mask"].astype(jnp.float32)
     else:
         mask = bbox_mask(batch["bbox"], image.shape[1], image.shape[2])
-    return Example(image, mask, fill_hole(image, mask, fill), batch["bbox"])
+    return Inputs(image, mask, fill_hole(image, mask, fill), batch["bbox"])
 
 
 def fill_hole(image: Array, mask: Array, fill: tuple[float, float, float]) -> Array:

@@ -1,18 +1,14 @@
 """Both networks of a config, and what training makes of them: their weights."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Float
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import Generator
-from glinpaint_jax.models.inputs import composite, fill_hole
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 
@@ -60,21 +56,3 @@ def init_variables(config: Config) -> tuple[Variables, Variables]:
 def abstract_variables(config: Config) -> tuple[Variables, Variables]:
     """Shapes and types of `init_variables`."""
     return jax.eval_shape(lambda: init_variables(config))
-
-
-def make_completion(
-    weights: Weights,
-) -> Callable[[Float[Array, "b h w 3"], Float[Array, "b h w 1"]], Float[Array, "b h w 3"]]:
-    """What exported files hold, in JAX: image in 0..1 and mask, 1 = hole -> completed image.
-
-    Computes in float32 also where the weights were trained in bfloat16.
-    """
-    generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
-
-    def complete(image: Array, mask: Array) -> Array:
-        hole = (mask > 0.5).astype(image.dtype)
-        masked_image = fill_hole(2 * image - 1, hole, weights.config.mask.fill)
-        prediction = generator.apply(weights.generator, masked_image, hole, train=False)
-        return composite((prediction + 1) / 2, image, hole)
-
-    return complete

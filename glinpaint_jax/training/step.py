@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import batch_sharding, replicated
 from glinpaint_jax.models.inputs import (
-    Example,
+    Inputs,
     composite,
     cut_windows,
-    make_example,
+    make_inputs,
     window_origins,
 )
 from glinpaint_jax.models.networks import make_networks
@@ -59,11 +59,11 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
 
 def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Updates the generator by reconstruction."""
-    example = make_example(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        prediction, batch_stats = generate(config, params, state.generator.batch_stats, example)
-        total, terms = reconstruction(config, prediction, example)
+        prediction, batch_stats = generate(config, params, state.generator.batch_stats, inputs)
+        total, terms = reconstruction(config, prediction, inputs)
         return total, (terms, batch_stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
@@ -75,11 +75,11 @@ def discriminator_step(
     config: Config, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator; of the generator only the running statistics move (MMagic)."""
-    example = make_example(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill)
     prediction, batch_stats = generate(
-        config, state.generator.params, state.generator.batch_stats, example
+        config, state.generator.params, state.generator.batch_stats, inputs
     )
-    discriminator, terms = update_discriminator(config, state, example, prediction)
+    discriminator, terms = update_discriminator(config, state, inputs, prediction)
     batch_stats, _ = unless_broken(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return advance(config, state, generator, discriminator), terms
@@ -90,19 +90,19 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
 
     One forward pass of the generator serves both.
     """
-    example = make_example(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill)
 
     def forward(params: Any) -> tuple[Array, Any]:
-        return generate(config, params, state.generator.batch_stats, example)
+        return generate(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
-    discriminator, discriminator_terms = update_discriminator(config, state, example, prediction)
+    discriminator, discriminator_terms = update_discriminator(config, state, inputs, prediction)
 
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
-        total, terms = reconstruction(config, prediction, example)
-        completed = composite(prediction, example.image, example.mask)
+        total, terms = reconstruction(config, prediction, inputs)
+        completed = composite(prediction, inputs.image, inputs.mask)
         logits, discriminator_stats = judge(
-            config, discriminator, discriminator.params, completed, hole_origins(config, example)
+            config, discriminator, discriminator.params, completed, hole_origins(config, inputs)
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -125,13 +125,13 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     }
 
 
-def generate(config: Config, params: Any, batch_stats: Any, example: Example) -> tuple[Array, Any]:
+def generate(config: Config, params: Any, batch_stats: Any, inputs: Inputs) -> tuple[Array, Any]:
     """The generator in training mode -> prediction and new running statistics."""
     generator, _ = make_networks(config)
     prediction, variables = generator.apply(
         {"params": params, "batch_stats": batch_stats},
-        example.masked_image,
-        example.mask,
+        inputs.masked_image,
+        inputs.mask,
         train=True,
         mutable=["batch_stats"],
     )
@@ -153,9 +153,9 @@ def judge(
     return logits, variables["batch_stats"]
 
 
-def reconstruction(config: Config, prediction: Array, example: Example) -> tuple[Array, Metrics]:
+def reconstruction(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
     """The weighted sum of the reconstruction losses in use, and each of them unweighted."""
-    weights, valid = config.losses, 1 - example.mask
+    weights, valid = config.losses, 1 - inputs.mask
     total, terms = jnp.zeros(()), {}
 
     def add(name: str, weight: float, loss: Callable[[], Array]) -> None:
@@ -164,7 +164,7 @@ def reconstruction(config: Config, prediction: Array, example: Example) -> tuple
             terms[name] = loss()
             total += weight * terms[name]
 
-    image, mask = example.image, example.mask
+    image, mask = inputs.image, inputs.mask
     add("l1_hole", weights.l1_hole, lambda: losses.l1(prediction, image, mask))
     add("mse_hole", weights.mse_hole, lambda: losses.mse(prediction, image, mask))
     add("l1_valid", weights.l1_valid, lambda: losses.l1(prediction, image, valid))
@@ -177,15 +177,15 @@ def reconstruction(config: Config, prediction: Array, example: Example) -> tuple
 
 
 def update_discriminator(
-    config: Config, state: TrainState, example: Example, prediction: Array
+    config: Config, state: TrainState, inputs: Inputs, prediction: Array
 ) -> tuple[NetworkState, Metrics]:
     """One optimizer step on fake and real; two passes, so that neither sees the other's statistics.
 
     The running statistics take in the fake batch first, then the real one, as in MMagic.
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
-    fake = composite(jax.lax.stop_gradient(prediction), example.image, example.mask)
-    fake_origins = real_origins = hole_origins(config, example)
+    fake = composite(jax.lax.stop_gradient(prediction), inputs.image, inputs.mask)
+    fake_origins = real_origins = hole_origins(config, inputs)
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
             jax.random.fold_in(state.rng, state.step),
@@ -198,7 +198,7 @@ def update_discriminator(
         logits, stats = judge(config, network, params, fake, fake_origins)
         fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
         after_fake = network.replace(batch_stats=stats)
-        logits, stats = judge(config, after_fake, params, example.image, real_origins)
+        logits, stats = judge(config, after_fake, params, inputs.image, real_origins)
         real_loss = losses.adversarial(logits, kind, real=True, discriminator=True)
         terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
         total = fake_loss + real_loss
@@ -212,8 +212,8 @@ def update_discriminator(
     return network, terms | {"skipped": skipped}
 
 
-def hole_origins(config: Config, example: Example) -> Array:
-    return window_origins(example.bbox, config.local_size, config.image_size)
+def hole_origins(config: Config, inputs: Inputs) -> Array:
+    return window_origins(inputs.bbox, config.local_size, config.image_size)
 
 
 def updated(

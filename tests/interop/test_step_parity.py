@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.models.inputs import make_example
+from glinpaint_jax.models.inputs import make_inputs
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
@@ -30,7 +30,7 @@ def torch_step(phase, networks, batch, config, dtype):
     generator, discriminator = (network.train().requires_grad_() for network in networks)
     bboxes = np.asarray(batch["bbox"])
     # Scaled by XLA, whose float32 division rounds differently than PyTorch's in the last bit.
-    example = jax.jit(make_example, static_argnums=1)(batch, config.mask.fill)
+    example = jax.jit(make_inputs, static_argnums=1)(batch, config.mask.fill)
     image = to_torch(np.asarray(example.image, dtype))
     mask = torch.zeros_like(image[:, :1])
     for i, (top, left, height, width) in enumerate(bboxes):

@@ -6,7 +6,7 @@ from glinpaint_jax.models.inputs import (
     bbox_mask,
     composite,
     cut_windows,
-    make_example,
+    make_inputs,
     to_pixel_range,
     to_unit_range,
     window_origins,
@@ -26,7 +26,7 @@ def test_holes_are_filled_and_the_rest_is_the_image(fill):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     bbox = np.array([[2, 3, 4, 2]] * 2, np.int32)
-    example = make_example({"image": jnp.asarray(image), "bbox": jnp.asarray(bbox)}, fill)
+    example = make_inputs({"image": jnp.asarray(image), "bbox": jnp.asarray(bbox)}, fill)
     filled = image.astype(np.float32)
     filled[:, 2:6, 3:5] = fill
     np.testing.assert_allclose(to_pixel_range(example.masked_image), filled, atol=1e-4)
@@ -41,7 +41,7 @@ def test_free_form_masks_are_taken_as_they_are():
         "bbox": jnp.zeros((1, 4), jnp.int32),
         "mask": jnp.asarray(mask),
     }
-    np.testing.assert_array_equal(make_example(batch, (0.0, 0.0, 0.0)).mask, mask)
+    np.testing.assert_array_equal(make_inputs(batch, (0.0, 0.0, 0.0)).mask, mask)
 
 
 def test_ranges_are_inverse_and_clipped():

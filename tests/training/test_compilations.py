@@ -50,7 +50,7 @@ def test_after_the_first_of_its_kind_no_step_log_evaluation_or_save_compiles(
     assert len(names_by_step) == config.num_steps == 10
     assert compiled == []  # by the last evaluation and save
     assert "jit(completion_step)" in names_by_step.pop(1)
-    assert "jit(complete)" in names_by_step.pop(3)  # the first evaluation and save came before
+    assert "jit(complete_batch)" in names_by_step.pop(3)  # after the first evaluation
     assert names_by_step.pop(5) == ["jit(discriminator_step)"]
     assert names_by_step.pop(8) == ["jit(joint_step)"]
     assert not any(names_by_step.values()), names_by_step

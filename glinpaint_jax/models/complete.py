@@ -1,0 +1,50 @@
+"""Completing an image with a trained generator: fill the hole, generate, composite."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jax import Array
+from jaxtyping import Float
+
+from glinpaint_jax.models.generator import Generator
+from glinpaint_jax.models.inputs import composite, fill_hole
+from glinpaint_jax.models.networks import Variables, Weights, make_networks
+
+Image = Float[Array, "b h w 3"]
+Mask = Float[Array, "b h w 1"]
+Colour = tuple[float, float, float]
+
+
+def predict(
+    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
+) -> Image:
+    """The generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled by `fill`.
+
+    `fill` is an RGB colour, 0..255. Batch norm uses its running statistics.
+    """
+    return generator.apply(variables, fill_hole(image, mask, fill), mask, train=False)
+
+
+def complete(
+    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
+) -> Image:
+    """`image` with the prediction in its hole; arguments as for `predict`."""
+    return composite(predict(generator, variables, image, mask, fill), image, mask)
+
+
+def make_complete_function(weights: Weights) -> Callable[[Image, Mask], Image]:
+    """The function that exported files contain: (image in 0..1, mask) -> completed image in 0..1.
+
+    Mask values above 0.5 mark the hole. Computes in float32 even if the weights were trained in
+    bfloat16.
+    """
+    generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
+
+    def complete_unit_range(image: Image, mask: Mask) -> Image:
+        hole = (mask > 0.5).astype(image.dtype)
+        completed = complete(
+            generator, weights.generator, 2 * image - 1, hole, weights.config.mask.fill
+        )
+        return composite((completed + 1) / 2, image, hole)  # valid pixels stay exact
+
+    return complete_unit_range
