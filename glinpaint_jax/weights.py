@@ -77,7 +77,7 @@ def save_imported(weights: Weights, workdir: Path) -> None:
 
 
 def _load_imported(step_path: Path) -> Weights:
-    config = from_dict(_read_json(step_path / "config"))
+    config = from_dict(read_json(step_path / "config"))
     generator, discriminator = abstract_variables(config)
     has_discriminator = (step_path / "discriminator").is_dir()
     return Weights(
@@ -85,19 +85,19 @@ def _load_imported(step_path: Path) -> Weights:
         _step_of(step_path),
         _read_arrays(step_path / "generator", generator),
         _read_arrays(step_path / "discriminator", discriminator) if has_discriminator else None,
-        torch=_read_json(step_path / "torch"),
+        torch=read_json(step_path / "torch"),
     )
 
 
 def _load_trained(step_path: Path, ema: bool | None) -> Weights:
-    config = from_dict(_read_json(step_path / "config"))
+    config = from_dict(read_json(step_path / "config"))
     generator, discriminator = abstract_variables(config)
     part = "ema" if config.ema_decay and ema is not False else "generator"
     state = _read_arrays(step_path / "state", {part: generator, "discriminator": discriminator})
     return Weights(config, _step_of(step_path), state[part], state["discriminator"])
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def read_json(folder: Path) -> dict[str, Any]:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         return checkpointer.restore(folder)
 

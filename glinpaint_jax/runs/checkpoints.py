@@ -1,11 +1,12 @@
-"""Checkpoints: one orbax step directory holds the state, the config, the data position, metrics.
+"""Checkpoints: one orbax step directory holds state, config, data position and metrics.
 
     WORKDIR/checkpoints/STEP/{state,config,data,metrics,manifest.sha256}
-    WORKDIR/newest_checkpoint    the last step that became whole; 0 before the first
-    WORKDIR/set_aside/           what was found damaged
+    WORKDIR/newest_checkpoint    the last complete step; 0 before the first one
+    WORKDIR/set_aside/           damaged steps and interrupted saves
 
-A step is whole once it has its manifest, which is written last. Saving is asynchronous. The last
-two steps and the best by l1 error are kept; none is deleted before a newer one is whole.
+A step is complete if it has its manifest, which is written last. Saving is asynchronous. The last
+two steps and the one with the lowest l1 error are kept; older steps are deleted only after a newer
+one is complete.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,55 +23,48 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config, from_dict, to_dict
-from glinpaint_jax.distributed import replicated
+from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import require_space, write_atomically, write_manifest
-from glinpaint_jax.runs.resume import NEWEST, TEMPORARY, refuse_changes
-from glinpaint_jax.training.state import TrainState, create_state
-from glinpaint_jax.weights import FOLDER, is_imported
+from glinpaint_jax.weights import FOLDER
 
+NEWEST = "newest_checkpoint"
+TEMPORARY = "orbax-checkpoint-tmp"  # part of the name of a step that is being written
+DELETED = "deleted-"  # prefix of a step that is being deleted
+KEPT_STEPS = 2
 SAVE_TIMEOUT = 600  # seconds that processes wait for each other's part of a step
-DESCRIPTION_BYTES = 2**20  # of a step, beside its arrays
+DESCRIPTION_BYTES = 2**20  # of a step, apart from its arrays
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Saves the checkpoints of one run.
 
-    A save that fails is warned of and tried again at the next one; `max_failed_saves` of them in
-    a row raise UserError.
+    A failed save causes a warning and is retried at the next step that is saved;
+    `max_failed_saves` failures in a row raise UserError.
     """
 
     def __init__(self, workdir: Path, warn: Callable[[str], Any], max_failed_saves: int = 1):
         self._workdir = workdir
+        self._folder = (workdir / FOLDER).absolute()
         self._warn = warn
         self._max_failed_saves = max_failed_saves
-        self._failed_saves = 0
-        self._manager: ocp.CheckpointManager | None = _open_manager(self.folder)
-        self._sealing: threading.Thread | None = None
-        self._step = 0
-        self._manager_failed = False
-        self._error: Exception | None = None
-
-    @property
-    def folder(self) -> Path:
-        return (self._workdir / FOLDER).absolute()
+        self._failed_saves = 0  # in a row
+        self._saving: int | None = None  # the step being written
+        self._manager: ocp.CheckpointManager | None = None  # opened by the first save
 
     def save(
-        self, state: TrainState, config: Config, step: int, images: int, l1: float | None = None
+        self, state: Any, config: Config, step: int, images: int, l1: float | None = None
     ) -> None:
-        """Starts saving; returns once the state may be donated.
+        """Starts saving; returns once `state` may be donated.
 
         `images` is the length of the training source; `l1` ranks the checkpoint.
         """
         self.settle()
-        self._step = step
+        self._saving = step
         try:
             self._require_space(state)
-            self._manager_failed = True  # until it has not
-            self._manager = self._manager or _open_manager(self.folder)
+            self._manager = self._manager or self._open_manager()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -84,22 +77,71 @@ class Checkpoints:
                 metrics=None if l1 is None else {"l1": l1},
                 force=True,
             )
-        except Exception as error:  # whatever the layers beneath make of a full disk
-            self._error = error
-            self.settle()
-            return
-        self._manager_failed = False
-        self._sealing = threading.Thread(target=self._seal)
-        self._sealing.start()
+        except Exception as error:  # orbax and tensorstore wrap a full disk in many types
+            self._handle_failure(error)
 
-    def _require_space(self, state: TrainState) -> None:
-        """Raises OSError, in all processes, where the first of them finds no room for a step."""
+    def settle(self, *, wait: bool = True) -> None:
+        """Finishes the bookkeeping of the last save if it has ended, or waits for it to end.
+
+        Raises UserError after too many failed saves in a row.
+        """
+        if self._saving is None or (not wait and self._manager.is_saving_in_progress()):
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._handle_failure(error)
+            return
+        step, self._saving, self._failed_saves = self._saving, None, 0
+        if jax.process_index() != 0:
+            return
+        try:
+            write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
+            delete_superseded(self._folder)
+        except OSError as error:  # the step is complete all the same
+            self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
+
+    def finish(self) -> None:
+        """Waits for the last save. Raises UserError if it failed."""
+        self.settle()
+        if self._failed_saves:
+            raise UserError(
+                f"the last step could not be saved; fix {self._folder} and rerun the command"
+            )
+
+    def close(self) -> None:
+        """Waits for a save in progress; a failure only causes a warning."""
+        self._max_failed_saves = sys.maxsize
+        self.settle()
+        if self._manager is not None:
+            self._manager.close()
+
+    def _open_manager(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                # Orbax writes metrics only with a best_fn. It keeps every step: its own policies
+                # delete old steps before the new one has its manifest.
+                best_fn=lambda metrics: metrics["l1"],
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=SAVE_TIMEOUT, post_finalization_callback=self._seal
+                ),
+            ),
+        )
+
+    def _seal(self) -> None:
+        """Writes the manifest. Orbax calls this when all files are written, before its rename."""
+        (temporary,) = self._folder.glob(f"{self._saving}.{TEMPORARY}*")
+        write_manifest(temporary)
+
+    def _require_space(self, state: Any) -> None:
+        """Raises OSError in every process if process 0 finds no room for the step."""
         number = 0
         try:
             if jax.process_index() == 0:
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-                self.folder.mkdir(exist_ok=True)
-                require_space(self.folder, size + DESCRIPTION_BYTES)
+                self._folder.mkdir(exist_ok=True)
+                require_space(self._folder, size + DESCRIPTION_BYTES)
                 if not (self._workdir / NEWEST).exists():
                     write_atomically(self._workdir / NEWEST, b"0\n")
         except OSError as error:
@@ -109,123 +151,30 @@ class Checkpoints:
         if number:
             raise OSError(number, os.strerror(number))
 
-    def _seal(self) -> None:
-        """Waits until the step is on disk and makes it whole."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            self._error, self._manager_failed = error, True
-            return
-        if jax.process_index() != 0:
-            return
-        try:
-            write_manifest(self.folder / str(self._step))
-        except OSError as error:
-            self._error = error
-            return
-        try:
-            write_atomically(self._workdir / NEWEST, f"{self._step}\n".encode())
-            delete_superseded(self.folder)
-        except OSError as error:  # the step is whole all the same
-            self._warn(f"cannot tidy up {self.folder}: {_reason(error)}")
-
-    def settle(self, *, wait: bool = True) -> None:
-        """Takes note of how the last save ended, once it has; `wait` waits for that.
-
-        Raises UserError where one save too many has failed.
-        """
-        if self._sealing is not None:
-            if not wait and self._sealing.is_alive():
-                return
-            self._sealing.join()
-            self._sealing = None
-            if self._error is None:
-                self._failed_saves = 0
-        if self._error is None:
-            return
-        problem = f"cannot save step {self._step} in {self.folder}: {_reason(self._error)}"
-        self._error = None
+    def _handle_failure(self, error: Exception) -> None:
+        """Removes what is left of the failed step; warns, or raises UserError if it was the last
+        one allowed."""
+        step, self._saving = self._saving, None
         self._failed_saves += 1
-        if self._manager_failed and self._manager is not None:
-            for _ in range(2):  # the first time it raises what has failed
+        if self._manager is not None:
+            for _ in range(2):  # the first close raises the error of the save
                 with contextlib.suppress(Exception):
                     self._manager.close()
-            self._manager = None  # a new one will know nothing of the step
-        self._manager_failed = False
+            self._manager = None  # a new one knows nothing of the failed step
         if jax.process_index() == 0:
-            # What there is of the step takes up room, and must not count as one of the last two.
-            for path in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / str(self._step)):
+            for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
                 shutil.rmtree(path, ignore_errors=True)
-        count = f"failed save {self._failed_saves} in a row, of {self._max_failed_saves} allowed"
+        message = (
+            f"cannot save step {step} in {self._folder}: {_describe(error)}; failed save "
+            f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
+        )
         if self._failed_saves >= self._max_failed_saves:
-            raise UserError(f"{problem}; {count}; mend that and run the same command again")
-        self._warn(f"{problem}; {count} (config.max_failed_saves)")
-
-    def restore(self, config: Config, mesh: Mesh, step: int, images: int) -> tuple[TrainState, int]:
-        """The state of `step`, spread over `mesh`, and the number of examples it has been fed.
-
-        Raises UserError where `config` or the number of images differs from the saved one in
-        what matters.
-        """
-        if is_imported(self.folder / str(step)):
-            raise UserError(
-                "the workdir holds imported weights, not a run; train from them with "
-                "--config.init_from=THIS_FOLDER and another --workdir"
-            )
-        saved = self._manager.restore(
-            step,
-            args=ocp.args.Composite(config=ocp.args.JsonRestore(), data=ocp.args.JsonRestore()),
-        )
-        saved_config = from_dict(saved.config)
-        refuse_changes(saved_config, config)
-        if saved.data["images"] != images:
-            raise UserError(
-                f"config.data.source={config.data.source} has {images} training images, the run "
-                f"began with {saved.data['images']} ({saved_config.data.source}), so its data "
-                "would go on in another order; give it the old ones, or start another --workdir "
-                "with --config.init_from"
-            )
-        if saved_config.data.source != config.data.source and jax.process_index() == 0:
-            self._warn(
-                f"config.data.source was {saved_config.data.source}, is {config.data.source}: its "
-                f"{images} images are taken for the same ones"
-            )
-        abstract = abstract_state(config, mesh)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return restored.state, saved.data["examples"]
-
-    def finish(self) -> None:
-        """Waits for the last save. Raises UserError where that has failed."""
-        self.settle()
-        if self._failed_saves:
-            raise UserError(
-                f"step {self._step} is not saved; mend {self.folder} and run the same command again"
-            )
-
-    def close(self) -> None:
-        """Waits for a save under way, which may fail with a warning."""
-        self._max_failed_saves = sys.maxsize
-        self.settle()
-        if self._manager is not None:
-            self._manager.close()
+            raise UserError(f"{message}; fix that and rerun the command")
+        self._warn(f"{message} (config.max_failed_saves)")
 
 
-def _open_manager(folder: Path) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        folder,
-        # Without best_fn orbax writes no metrics. What stays is not for it to say: it knows
-        # nothing of manifests.
-        options=ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics["l1"],
-            async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
-        ),
-    )
-
-
-def _reason(error: Exception) -> str:
-    """Why a save failed, in a few words: the layers beneath wrap the system's in many lines."""
+def _describe(error: Exception) -> str:
+    """A short reason for a failed save; libraries wrap the system's error in many lines."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     text = " ".join(str(error).split())
@@ -233,26 +182,15 @@ def _reason(error: Exception) -> str:
     return next((words for words in known if words in text), f"{type(error).__name__}: {text}")
 
 
-def abstract_state(config: Config, mesh: Mesh) -> Any:
-    """Shapes, types and shardings of the state of `config`."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda: create_state(config)),
-    )
-
-
-LAST = 2
-DELETED = "deleted-"  # before the name of a step that is being deleted
-
-
 def delete_superseded(folder: Path) -> None:
-    """Deletes all other steps in `folder`. Call it once the newest step is whole.
+    """Deletes all steps but the last KEPT_STEPS and the best; call it once the newest is complete.
 
-    One that is being deleted has another name: half of it is never taken for a damaged step.
+    A step is renamed before it is deleted, so that a half-deleted one is never taken for a damaged
+    one.
     """
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     errors = {step: error for step in steps if (error := _l1(folder / str(step))) is not None}
-    kept = {*steps[-LAST:], min(errors, key=errors.get, default=None)}
+    kept = {*steps[-KEPT_STEPS:], min(errors, key=errors.get, default=None)}
     for step in steps:
         if step not in kept:
             (folder / str(step)).rename(folder / f"{DELETED}{step}")

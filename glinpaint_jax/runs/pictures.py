@@ -1,4 +1,4 @@
-"""Pictures of a run: the mosaic of samples and the curves."""
+"""Pictures of a run: sample mosaics and training curves."""
 
 import io
 import itertools
@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 from glinpaint_jax.files import write_atomically
 
 GAP = 4  # pixels between images
-COLOURS = {"completion": "#cfe8cf", "discriminator": "#f3dcc0", "joint": "#d5dff2"}
+PHASE_COLOURS = ("#cfe8cf", "#f3dcc0", "#d5dff2")  # in the order the phases appear
 
 
 def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Rows of images on white, small ones enlarged by whole pixels."""
+    """Tiles rows of images on white; images below 128 pixels are enlarged by whole pixels."""
     factor = max(1, 128 // rows.shape[2])
     rows = rows.repeat(factor, axis=2).repeat(factor, axis=3)
     padding = ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0))
@@ -26,7 +26,7 @@ def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height wi
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Losses above, l1 error of each evaluation set below, the phases as coloured ground."""
+    """Plots losses above, the l1 error of each evaluation set below, phases as background."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,10 +55,17 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def _shade_phases(axes: Any, records: list[dict[str, Any]]) -> None:
+    phases = list(dict.fromkeys(record["phase"] for record in records))
     start = 0
     for phase, group in itertools.groupby(records, key=lambda record: record["phase"]):
         end = max(record["step"] for record in group)
-        axes.axvspan(start, end, color=COLOURS[phase], alpha=0.6, lw=0)
+        axes.axvspan(
+            start,
+            end,
+            color=PHASE_COLOURS[phases.index(phase) % len(PHASE_COLOURS)],
+            alpha=0.6,
+            lw=0,
+        )
         axes.annotate(
             phase,
             ((start + end) / 2, 0.02),

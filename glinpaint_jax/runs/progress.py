@@ -1,10 +1,9 @@
-"""Losses and speed between two log lines, without making the devices wait."""
+"""Follows the steps of a run: losses, speed and skipped updates, without making devices wait."""
 
 import collections
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,127 +14,119 @@ from glinpaint_jax.data.pipeline import record_numbers
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs.report import Reporter
-from glinpaint_jax.training.phases import Phase
 
-STEPS_IN_FLIGHT = 2  # the host runs ahead of the devices by at most so many steps
+STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the devices
+
+Metrics = dict[str, Array]  # scalars on the devices; "skipped" is 1 if an update was not made
 
 
-class Interval:
-    """Gathers the metrics of steps, still on the devices, and reports their means.
+class Progress:
+    """Takes the metrics of each dispatched step and reports their means every `log_every` steps.
 
-    A finished interval is fetched only after the next step has been dispatched, so the devices
-    have work meanwhile. Means are of the updates that were made; `skipped` counts the others.
+    A step is looked at once STEPS_IN_FLIGHT later ones have been dispatched, so the devices always
+    have work. Skipped updates are left out of the means and named with their images;
+    config.max_skipped_updates in a row end the run.
     """
 
-    def __init__(self, reporter: Reporter, config: Config):
-        self.phases: set[Phase] = set()  # all those seen
+    def __init__(self, reporter: Reporter, config: Config, source: Source):
         self._reporter = reporter
-        self._log_every = config.log_every
-        self._batch_size = config.global_batch_size
-        self._num_steps = config.num_steps
-        self._metrics: list[dict[str, Array]] = []
-        self._last: tuple[int, Phase] | None = None
+        self._config = config
+        self._source = source
+        self._in_flight: collections.deque[tuple[int, str, Metrics]] = collections.deque()
+        self._finished: list[Metrics] = []  # since the last report
+        self._last: tuple[int, str] = (0, "")  # step and phase of the newest finished step
+        self._skipped_in_a_row = 0
+        self._phases: set[str] = set()  # those that have been compiled
         self._start = time.perf_counter()
 
-    def add(self, step: int, phase: Phase, metrics: dict[str, Array]) -> None:
-        """Takes the metrics of the step that was just dispatched; `step` counts from 1."""
-        if self._is_due():
-            self._report()
-        self._metrics.append(metrics)
-        self._last = (step, phase)
-        self.phases.add(phase)
-        if len(self._metrics) > STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._metrics[-1 - STEPS_IN_FLIGHT])
+    def add(self, step: int, phase: str, metrics: Metrics) -> None:
+        """Takes the metrics of the step just dispatched; `step` counts from 1.
+
+        Raises UserError if too many updates in a row have been skipped.
+        """
+        self._in_flight.append((step, phase, metrics))
         self._reporter.advance(step)
+        if len(self._in_flight) > STEPS_IN_FLIGHT:
+            self._finish_oldest()
 
     @contextmanager
-    def paused(self, *, when: bool = True) -> Iterator[None]:
-        """Does not count the time within: compiling, evaluating, saving."""
-        if not when:
+    def dispatching(self, phase: str) -> Iterator[None]:
+        """Wraps the call of a step. The first of a phase compiles, which may take minutes."""
+        if phase in self._phases:
             yield
             return
-        if self._is_due():
-            self._report()
-        jax.block_until_ready(self._metrics[-1:])
+        self._phases.add(phase)
+        with self.paused(), self._reporter.say_if_slow(f"compiling the {phase} step ..."):
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Waits for the steps in flight, and excludes what follows from the speed."""
+        self._finish_all()
         paused_at = time.perf_counter()
         yield
         self._start += time.perf_counter() - paused_at
 
     def close(self) -> None:
-        """Reports what is left."""
-        if self._metrics:
+        """Waits for the steps in flight and reports what is left."""
+        self._finish_all()
+        if self._finished:
             self._report()
 
-    def _is_due(self) -> bool:
-        return bool(self._metrics) and self._last[0] % self._log_every == 0
+    def _finish_all(self) -> None:
+        while self._in_flight:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        step, phase, metrics = self._in_flight.popleft()
+        if jax.device_get(metrics["skipped"]):
+            self._note_skipped(step, metrics)
+        else:
+            self._skipped_in_a_row = 0
+        self._finished.append(metrics)
+        self._last = (step, phase)
+        if step % self._config.log_every == 0:
+            self._report()
 
     def _report(self) -> None:
-        fetched = jax.device_get(self._metrics)
+        finished = jax.device_get(self._finished)
         now = time.perf_counter()
-        seconds_per_step = (now - self._start) / len(fetched)
-        kept = [metrics for metrics in fetched if not metrics["skipped"]]
+        seconds_per_step = (now - self._start) / len(finished)
+        kept = [metrics for metrics in finished if not metrics["skipped"]]
         names = sorted({name for metrics in kept for name in metrics} - {"skipped"})
         means = {
             name: float(np.mean([metrics[name] for metrics in kept if name in metrics]))
             for name in names
         }
-        if len(kept) < len(fetched):
-            means["skipped"] = float(len(fetched) - len(kept))
+        if len(kept) < len(finished):
+            means["skipped"] = float(len(finished) - len(kept))
         step, phase = self._last
         self._reporter.train(
             step,
-            phase.value,
+            phase,
             means,
-            images_per_second=self._batch_size / seconds_per_step,
-            seconds_left=(self._num_steps - step) * seconds_per_step,
+            images_per_second=self._config.global_batch_size / seconds_per_step,
+            seconds_left=(self._config.num_steps - step) * seconds_per_step,
         )
-        self._metrics = []
+        self._finished = []
         self._start = now
 
-
-class SkippedUpdates:
-    """Names them, and ends a run that has skipped config.max_skipped_updates in a row."""
-
-    def __init__(self, config: Config, source: Source, warn: Callable[[str], Any]):
-        self._config = config
-        self._source = source
-        self._warn = warn
-        self._in_flight: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
-        self._in_a_row = 0
-
-    def add(self, step: int, metrics: dict[str, Array]) -> None:
-        """Takes the metrics of the step just dispatched, counted from 1; judges an older one.
-
-        Raises UserError for the last of too many.
-        """
-        self._in_flight.append((step, metrics))
-        if len(self._in_flight) > STEPS_IN_FLIGHT:
-            self._judge(*self._in_flight.popleft())
-
-    def close(self) -> None:
-        """Judges what is left."""
-        while self._in_flight:
-            self._judge(*self._in_flight.popleft())
-
-    def _judge(self, step: int, metrics: dict[str, Array]) -> None:
-        if not jax.device_get(metrics["skipped"]):
-            self._in_a_row = 0
-            return
-        self._in_a_row += 1
+    def _note_skipped(self, step: int, metrics: Metrics) -> None:
+        self._skipped_in_a_row += 1
         losses = jax.device_get(metrics)
         broken = [f"{name} {value}" for name, value in losses.items() if not np.isfinite(value)]
         size = self._config.global_batch_size
         order = record_numbers(len(self._source), self._config.seed)
         records = [int(order[number]) for number in range((step - 1) * size, step * size)]
-        self._warn(
-            f"step {step}: update skipped, {self._in_a_row} in a row; not finite: "
+        self._reporter.say(
+            f"step {step}: update skipped, {self._skipped_in_a_row} in a row; not finite: "
             f"{', '.join(broken) or 'a gradient or statistic'}; images: records {records}, the "
             f"first {self._source.name(records[0])}"
         )
-        if self._in_a_row >= self._config.max_skipped_updates:
+        if self._skipped_in_a_row >= self._config.max_skipped_updates:
             raise UserError(
-                f"{self._in_a_row} updates in a row were not finite, the last at step {step} "
-                "(config.max_skipped_updates); parameters and checkpoints are finite still. Look "
-                "at the images named above, or go on from a checkpoint with a lower "
+                f"{self._skipped_in_a_row} updates in a row were not finite, the last at step "
+                f"{step} (config.max_skipped_updates); parameters and checkpoints are still "
+                "finite. Check the images named above, or continue from a checkpoint with a lower "
                 "--config.optimizer.learning_rate: --config.init_from=THIS_WORKDIR --workdir=NEW"
             )

@@ -1,8 +1,10 @@
-"""What people see of a run: terminal, metrics.jsonl, TensorBoard, curves.png, samples/."""
+"""Everything a run shows: terminal, metrics.jsonl, TensorBoard, curves.png and samples/."""
 
 import contextlib
 import json
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,31 +12,32 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from glinpaint_jax.files import write_atomically
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
+SLOW = 3.0  # seconds
+RGB_COLORS = 3  # of TensorBoard's image summaries
 
 
 def say(line: str) -> None:
-    """One line above the progress bar if there is one, from whichever process it concerns."""
-    with contextlib.suppress(OSError):  # it may go to a file on a full disk
+    """Prints a line to stderr, above the progress bar if there is one; from any process."""
+    with contextlib.suppress(OSError):  # stderr may be a file on a full disk
         tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
 
 
 class Reporter:
-    """Writes the records of one run; on all processes but the first it does nothing.
+    """Writes the records of one run; does nothing in any process but the first.
 
-    `start_step` is the step the run resumes from: later records of a run that was stopped are
-    dropped, for they will be written again. Once it has begun, what cannot be written is warned
-    of and, but for pictures and events, written when it can be.
+    `start_step` is the step the run resumes from: records of later steps are dropped, since those
+    steps are repeated. A full disk during the run only causes a warning; records are written once
+    there is room again, pictures and events are lost.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
@@ -48,7 +51,7 @@ class Reporter:
         self._written = len(lines)  # bytes of the file
         self._unwritten = b""
         self._failing = False
-        self._events = Events(workdir, start_step + 1)
+        self._events = EventFile(workdir, start_step + 1)
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -58,14 +61,25 @@ class Reporter:
         )
 
     def say(self, line: str) -> None:
-        """One line above the progress bar, from the first process alone."""
+        """Prints a line, from the first process only."""
         if self._active:
             say(line)
 
+    @contextlib.contextmanager
+    def say_if_slow(self, line: str) -> Iterator[None]:
+        """Prints `line` if the body takes longer than SLOW seconds."""
+        timer = threading.Timer(SLOW, self.say, [line])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def text(self, name: str, content: str) -> None:
-        """A text file in the workdir."""
+        """Writes a text file to the workdir."""
         if self._active:
-            with self._forgiving():
+            with self._warn_on_error():
                 write_atomically(self._workdir / name, (content + "\n").encode())
 
     def advance(self, step: int) -> None:
@@ -81,7 +95,7 @@ class Reporter:
         images_per_second: float,
         seconds_left: float,
     ) -> None:
-        """The mean losses since the last record, and the speed at which the run goes on."""
+        """Records the mean losses since the last record, and the speed."""
         record = {"step": step, "phase": phase}
         record |= {f"train/{name}": value for name, value in means.items()}
         self._write(record | {"images_per_second": images_per_second})
@@ -90,7 +104,7 @@ class Reporter:
         self._status(step, f"{phase}  {images_per_second:.3g} images/s  {left} left  {losses}")
 
     def evaluation(self, step: int, phase: str, scores: dict[str, dict[str, float]]) -> None:
-        """Scores by set."""
+        """Records the scores of each evaluation set."""
         record = {"step": step, "phase": phase}
         for name, values in scores.items():
             record |= {f"eval/{name}/{metric}": value for metric, value in values.items()}
@@ -101,22 +115,22 @@ class Reporter:
         self._write(record)
 
     def samples(self, step: int, rows: np.ndarray) -> None:
-        """A picture of uint8 rows [3, columns, h, w, 3]: masked, completed, original."""
+        """Saves a picture of `rows`, uint8 [3, columns, h, w, 3]: masked, completed, original."""
         if not self._active:
             return
         path = self._workdir / "samples" / f"step_{step:06d}.png"
         picture = mosaic(rows)
-        _, encoded = cv2.imencode(".png", picture[..., ::-1])
-        with self._forgiving():
+        png = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+        with self._warn_on_error():
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, encoded.tobytes())
-            self._events.image(step, "samples", picture)
+            write_atomically(path, png)
+            self._events.image(step, "samples", png, *picture.shape[:2])
             draw_curves(self._records, self._workdir / "curves.png")
 
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            with self._forgiving():
+            with self._warn_on_error():
                 self._append()
                 self._events.close()
                 draw_curves(self._records, self._workdir / "curves.png")
@@ -127,12 +141,12 @@ class Reporter:
         self._records.append(record)
         self._unwritten += json.dumps(record).encode() + b"\n"
         scalars = {n: value for n, value in record.items() if n not in ("step", "phase")}
-        with self._forgiving():
+        with self._warn_on_error():
             self._append()
             self._events.scalars(record["step"], scalars)
 
     def _append(self) -> None:
-        """Writes what is not yet in the records' file; half of a line is written over."""
+        """Writes the pending records, over whatever an earlier failure left half written."""
         with (self._workdir / METRICS_FILE).open("r+b") as file:
             file.seek(self._written)
             file.truncate()
@@ -141,14 +155,14 @@ class Reporter:
         self._unwritten = b""
 
     @contextlib.contextmanager
-    def _forgiving(self) -> Iterator[None]:
-        """A full disk shall not end a run: that is for its checkpoints to decide."""
+    def _warn_on_error(self) -> Iterator[None]:
+        """Warns once instead of ending the run; a failed checkpoint is what ends it."""
         try:
             yield
         except OSError as error:
             if not self._failing:
                 reason = error.strerror or error
-                self.say(f"cannot write records to {self._workdir}: {reason}; training goes on")
+                self.say(f"cannot write records to {self._workdir}: {reason}; training continues")
             self._failing = True
         else:
             self._failing = False
@@ -163,7 +177,7 @@ class Reporter:
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; half-written and damaged lines are left out."""
+    """Returns a run's records, oldest first, without half-written or damaged lines."""
     path = workdir / METRICS_FILE
     if not path.is_file():
         return []
@@ -174,44 +188,55 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     return records
 
 
-class Events:
-    """Appends to a file in `folder`; after an error, to a new one.
+class EventFile:
+    """TensorBoard's event file, written synchronously.
 
-    What earlier runs have written for `start_step` and later is hidden. Raises OSError.
+    After an error it continues in a new file. Hides what earlier runs wrote for `start_step` and
+    later. Raises OSError.
     """
 
     def __init__(self, folder: Path, start_step: int):
         self._folder = folder
         self._start_step = start_step
-        self._writer: EventsWriter | None = None
+        self._writer: RecordWriter | None = None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._write(step, *(summary.scalar(name, value) for name, value in values.items()))
+        self._write(
+            step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """`picture` is uint8 [h, w, 3]."""
-        self._write(step, summary.image(name, picture, dataformats="HWC"))
+    def image(self, step: int, name: str, png: bytes, height: int, width: int) -> None:
+        image = Summary.Image(
+            encoded_image_string=png, height=height, width=width, colorspace=RGB_COLORS
+        )
+        self._write(step, [Summary.Value(tag=name, image=image)])
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
-    def _write(self, step: int, *summaries: Summary) -> None:
+    def _write(self, step: int, values: list[Summary.Value]) -> None:
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
         try:
             if self._writer is None:
                 self._writer = self._open()
-            for one in summaries:
-                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=one))
+            self._writer.write(event.SerializeToString())
             self._writer.flush()
         except OSError:
             if self._writer is not None:
-                with contextlib.suppress(OSError):  # the file cannot be mended
+                with contextlib.suppress(OSError):
                     self._writer.close()
             self._writer = None
             raise
 
-    def _open(self) -> EventsWriter:
-        writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
+    def _open(self) -> RecordWriter:
+        now = time.time()
+        name = f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{time.time_ns()}"
+        writer = RecordWriter((self._folder / name).open("wb"))
         start = SessionLog(status=SessionLog.START)
-        writer.write_event(Event(wall_time=time.time(), step=self._start_step, session_log=start))
+        for event in (
+            Event(wall_time=now, file_version="brain.Event:2"),
+            Event(wall_time=now, step=self._start_step, session_log=start),
+        ):
+            writer.write(event.SerializeToString())
         return writer

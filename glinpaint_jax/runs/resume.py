@@ -1,4 +1,4 @@
-"""How a run goes on: from its newest whole step, and with which changes to its config."""
+"""Resuming a run: from its newest complete step, with the config changes that are allowed."""
 
 import itertools
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from glinpaint_jax.config import Config, differences
+from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import find_damage, refuse_unwritable, write_atomically
-from glinpaint_jax.weights import FOLDER
+from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
+from glinpaint_jax.weights import FOLDER, is_imported, read_json
 
-NEWEST = "newest_checkpoint"  # a file with the last step that became whole, 0 before the first
 SET_ASIDE = "set_aside"
-TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a save that is being written
-# A resumed run may change these: they do not touch the mathematics.
+# Fields that may change when a run resumes: they do not affect what is computed.
 FREE_FIELDS = (
-    "init_from",  # read once
+    "init_from",  # only read when a run starts
     "log_every",
     "eval_every",
     "checkpoint_every",
@@ -31,14 +31,16 @@ FREE_FIELDS = (
     "data.eval_images",
 )
 
+Say = Callable[[str], Any]
 
-def newest_whole_step(workdir: Path, say: Callable[[str], Any]) -> int | None:
-    """The step to resume from; None in a workdir whose run has saved nothing yet.
 
-    Steps that are not whole are set aside and named; unfinished saves, too. Process 0 decides for
-    all. Raises UserError where there are steps but none is whole.
+def newest_complete_step(workdir: Path, say: Say) -> int | None:
+    """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
+
+    Moves damaged steps and interrupted saves to set_aside/ and names them. Process 0 decides for
+    all processes. Raises UserError if there are steps but none is complete.
     """
-    step = _sort_out(workdir, say) if jax.process_index() == 0 else None
+    step = _sort_steps(workdir, say) if jax.process_index() == 0 else None
     if jax.process_count() > 1:
         mine = np.int32(-1 if step is None else step)
         agreed = int(multihost_utils.broadcast_one_to_all(mine))
@@ -46,49 +48,40 @@ def newest_whole_step(workdir: Path, say: Callable[[str], Any]) -> int | None:
     return step
 
 
-def _sort_out(workdir: Path, say: Callable[[str], Any]) -> int | None:
-    damaged, whole = {}, []
-    for path in sorted((workdir / FOLDER).resolve().glob("*")):
-        if path.name.isdigit():
-            damage = find_damage(path)
-            if damage is None:
-                whole.append(int(path.name))
-            else:
-                damaged[path] = damage
-        elif TEMPORARY in path.name:
-            damaged[path] = "its save was interrupted"
-    newest = workdir / NEWEST
-    # The first save of a run may have been interrupted: nothing that was whole is lost then.
-    interrupted = (
-        newest.read_text() == "0\n"
-        if newest.exists()
-        else not any(path.name.isdigit() for path in damaged)
-    )
-    if not whole and not interrupted:
-        found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+def restore(
+    workdir: Path, step: int, config: Config, images: int, abstract_state: Any, say: Say
+) -> tuple[Any, int]:
+    """Returns the state saved at `step` and the number of examples it has seen.
+
+    `abstract_state` holds shapes, types and shardings; `images` is the length of the training
+    source. Raises UserError if `config` or `images` differ from the saved ones in what matters.
+    """
+    step_path = (workdir / FOLDER / str(step)).absolute()
+    if is_imported(step_path):
         raise UserError(
-            f"no checkpoint in {workdir / FOLDER} is whole ({found or 'it is empty'}), and the "
-            "run in this workdir is not started anew; put back a copy, or pass another --workdir"
+            f"{workdir} holds imported weights, not a run; train from them with "
+            "--config.init_from=THIS_FOLDER and another --workdir"
         )
-    with refuse_unwritable(workdir):
-        for path, damage in damaged.items():
-            say(f"checkpoint {path.name} is not whole: {damage}; set aside in {_set_aside(path)}")
-        if whole and not (newest.exists() and newest.read_text() == f"{max(whole)}\n"):
-            write_atomically(newest, f"{max(whole)}\n".encode())
-    return max(whole, default=None)
+    saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
+    check_config_changes(saved, config)
+    if data["images"] != images:
+        raise UserError(
+            f"config.data.source={config.data.source} has {images} training images, but the run "
+            f"began with {data['images']} ({saved.data.source}), so it would continue with other "
+            "data; pass the old source, or start in another --workdir with --config.init_from"
+        )
+    if saved.data.source != config.data.source and jax.process_index() == 0:
+        say(
+            f"config.data.source was {saved.data.source}, is {config.data.source}: assuming that "
+            f"its {images} images are the same"
+        )
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(step_path / "state", abstract_state)
+    return state, data["examples"]
 
 
-def _set_aside(path: Path) -> Path:
-    """Moves a checkpoint out of the way, under its own name or one with a number."""
-    folder = path.parent.with_name(SET_ASIDE)
-    folder.mkdir(exist_ok=True)
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    place = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(place)
-
-
-def refuse_changes(saved: Config, wanted: Config) -> None:
-    """Raises UserError naming the fields that may not change when a run resumes."""
+def check_config_changes(saved: Config, wanted: Config) -> None:
+    """Raises UserError naming every changed field that must not change when a run resumes."""
     free = set(FREE_FIELDS)
     if wanted.optimizer.schedule == "constant":
         free.add("num_steps")
@@ -100,5 +93,46 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
     if changes:
         raise UserError(
             f"the workdir holds a run with another config: {', '.join(changes)}; "
-            "pass the old values to resume it, or another --workdir to start anew"
+            "pass the old values to resume it, or another --workdir to start a new run"
         )
+
+
+def _sort_steps(workdir: Path, say: Say) -> int | None:
+    damaged, complete = {}, []
+    for path in sorted((workdir / FOLDER).resolve().glob("*")):
+        if path.name.isdigit():
+            damage = find_damage(path)
+            if damage is None:
+                complete.append(int(path.name))
+            else:
+                damaged[path] = damage
+        elif TEMPORARY in path.name:
+            damaged[path] = "its save was interrupted"
+    newest = workdir / NEWEST
+    # If only the first save of a run was interrupted, nothing is lost.
+    nothing_lost = (
+        newest.read_text() == "0\n"
+        if newest.exists()
+        else not any(path.name.isdigit() for path in damaged)
+    )
+    if not complete and not nothing_lost:
+        found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+        raise UserError(
+            f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
+            "is not restarted from scratch; restore a copy, or pass another --workdir"
+        )
+    with refuse_unwritable(workdir):
+        for path, damage in damaged.items():
+            say(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
+        if complete and not (newest.exists() and newest.read_text() == f"{max(complete)}\n"):
+            write_atomically(newest, f"{max(complete)}\n".encode())
+    return max(complete, default=None)
+
+
+def _set_aside(path: Path) -> Path:
+    """Moves a checkpoint to set_aside/, with a number added if its name is taken."""
+    folder = path.parent.with_name(SET_ASIDE)
+    folder.mkdir(exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    place = next(folder / name for name in names if not (folder / name).exists())
+    return path.rename(place)

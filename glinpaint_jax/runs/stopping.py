@@ -1,4 +1,4 @@
-"""Ending a run before its time: SIGTERM, SIGINT and the notices of pre-emption that are SIGTERM."""
+"""Stopping a run early: SIGTERM and SIGINT, including the SIGTERM of a pre-emption notice."""
 
 import collections
 import contextlib
@@ -17,18 +17,18 @@ from jax.sharding import Mesh
 from glinpaint_jax.distributed import batch_sharding, replicated, to_global
 from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
-ONE_WISH = 1.0  # seconds: `timeout` and some launchers send one wish twice
+SAME_REQUEST = 1.0  # seconds: `timeout` and some launchers send the same request twice
 
 
 class StopEvaluation(Exception):  # noqa: N818
-    """It would take longer than a run that is to end has."""
+    """Ends an evaluation that would delay the stop of the run."""
 
 
 class Stop:
-    """Whether the run shall end, for all processes at the same step."""
+    """Whether the run has been asked to stop; all processes agree on the step."""
 
     def __init__(self, mesh: Mesh):
-        self.signal: signal.Signals | None = None
+        self._signal: signal.Signals | None = None
         self._received = 0.0
         self._is_agreed = False
         self._mesh = mesh
@@ -38,39 +38,38 @@ class Stop:
         self._answers: collections.deque[jax.Array] = collections.deque()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first signal is a wish, a later one an order."""
-        if self.signal is not None:
-            if time.monotonic() - self._received > ONE_WISH:
+        """The signal handler: the first signal asks to stop, a later one exits at once."""
+        if self._signal is not None:
+            if time.monotonic() - self._received > SAME_REQUEST:
                 os._exit(128 + number)
             return
-        self.signal, self._received = signal.Signals(number), time.monotonic()
-        message = f"{self.signal.name}: finishing the step and saving; once more to exit at once\n"
+        self._signal, self._received = signal.Signals(number), time.monotonic()
+        message = f"{self._signal.name}: finishing the step and saving; repeat to exit at once\n"
         with contextlib.suppress(OSError):
-            os.write(2, message.encode())  # print may be interrupted by itself
+            os.write(2, message.encode())  # print is not reentrant
 
-    def agreed(self) -> bool:
-        """Asked by every process equally often; the answer is the same for all.
+    def is_agreed(self) -> bool:
+        """Whether to stop now; every process must ask equally often and gets the same answer.
 
-        That of several processes is as old as the steps in flight, so that no device waits.
+        With several processes the answer is STEPS_IN_FLIGHT calls old, so no device waits for it.
         """
-        wish = self.signal is not None
+        asked = self._signal is not None
         if jax.process_count() == 1 or self._is_agreed:
-            return wish or self._is_agreed
-        wishes = np.full(self._mesh.local_mesh.devices.size, wish, np.int32)
-        self._answers.append(self._any(to_global({"wish": wishes}, self._mesh)["wish"]))
+            return asked or self._is_agreed
+        mine = np.full(self._mesh.local_mesh.devices.size, asked, np.int32)
+        self._answers.append(self._any(to_global({"asked": mine}, self._mesh)["asked"]))
         if len(self._answers) > STEPS_IN_FLIGHT:
             self._is_agreed = bool(self._answers.popleft())
         return self._is_agreed
 
 
 @contextlib.contextmanager
-def stopping(mesh: Mesh) -> Iterator[Stop]:
-    """Takes SIGTERM and SIGINT as wishes to stop, as long as it lasts."""
+def stop_on_signals(mesh: Mesh) -> Iterator[Stop]:
+    """Handles SIGTERM and SIGINT as requests to stop while the context is active."""
     stop = Stop(mesh)
-    # Only the main thread of a program can handle signals.
     numbers = (signal.SIGTERM, signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
-        numbers = ()
+        numbers = ()  # only the main thread can set signal handlers
     before = {number: signal.signal(number, stop.receive) for number in numbers}
     try:
         yield stop

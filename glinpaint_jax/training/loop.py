@@ -1,4 +1,4 @@
-"""The training run, one story: restore, step, log, evaluate, save."""
+"""The training run: restore, step, log, evaluate, save."""
 
 import contextlib
 import functools
@@ -24,12 +24,12 @@ from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completio
 from glinpaint_jax.files import locked, refuse_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.progress import Interval, SkippedUpdates
+from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say
-from glinpaint_jax.runs.resume import newest_whole_step
-from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stopping
-from glinpaint_jax.training.phases import Phase, phase_at
-from glinpaint_jax.training.state import TrainState, create_state
+from glinpaint_jax.runs.resume import newest_complete_step, restore
+from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
+from glinpaint_jax.training.phases import phase_at
+from glinpaint_jax.training.state import TrainState, abstract_state, create_state
 from glinpaint_jax.training.step import make_steps
 from glinpaint_jax.weights import load_weights, steps_in
 
@@ -37,75 +37,95 @@ SAMPLE_COLUMNS = 8
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains to config.num_steps in `workdir`, from its newest whole checkpoint if it holds one.
+    """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM and SIGINT end it earlier, after the step at hand and a save. `config` has been
-    validated. Raises UserError for data, a batch size or a workdir that will not do, and for what
-    goes wrong underway and cannot be mended.
+    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated.
+    Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
     """
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
     train_source, eval_sources = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
-    origin = None if steps_in(workdir) else starting_networks(config)
+    networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
-        stop = closing.enter_context(stopping(mesh))
+        stop = closing.enter_context(stop_on_signals(mesh))
         if jax.process_index() == 0:
             closing.enter_context(locked(workdir / "lock"))
-        newest = newest_whole_step(workdir, say)
-        checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
-        closing.callback(checkpoints.close)
+        newest = newest_complete_step(workdir, say)
         if newest is None:
-            state, examples, story = create(config, mesh, origin or starting_networks(config))
+            state, examples, origin = create(config, mesh, networks or initial_networks(config))
         else:
-            state, examples = checkpoints.restore(config, mesh, newest, len(train_source))
-            story = f"resuming at step {newest} of {config.num_steps}"
+            state, examples = restore(
+                workdir, newest, config, len(train_source), abstract_state(config, mesh), say
+            )
+            origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
-        if start >= config.num_steps:
-            story = f"nothing to do: the workdir's run has finished its {start} steps"
-
         with refuse_unwritable(workdir):
             reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
         describe(reporter, config, mesh, state, train_source, eval_sources)
-        reporter.say(story)
-        evaluate_state = make_evaluation(config, mesh, eval_sources, reporter, stop)
-        steps = make_steps(config, mesh)
-        interval = Interval(reporter, config)
-        failures = FailureLog(train_source, say)
-        skipped = SkippedUpdates(config, train_source, reporter.say)
+        reporter.say(origin)
+        if start >= config.num_steps:
+            reporter.say(f"nothing to do: the run has finished its {start} steps")
+            return
+        checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
+        closing.callback(checkpoints.close)
+        run = Run(config, mesh, train_source, eval_sources, reporter, checkpoints, stop)
         batches = open_batches(train_source, config, local_batch, examples)
         closing.callback(batches.close)
-        for step in range(start + 1, config.num_steps + 1):  # the step at hand counts from 1
-            phase = phase_at(step - 1, config.phases)
-            batch = to_global(failures.take(next(batches)), mesh)
-            with interval.paused(when=phase not in interval.phases):  # the first call compiles
-                state, metrics = steps[phase](state, batch)
-            interval.add(step, phase, metrics)
-            skipped.add(step, metrics)
-
-            last, l1 = step == config.num_steps, None
-            if last or step % config.eval_every == 0:
-                with interval.paused():
-                    l1 = evaluate_state(state, step, phase)
-            stopped = stop.agreed()
-            if last or step % config.checkpoint_every == 0 or stopped:
-                with interval.paused():
-                    checkpoints.save(state, config, step, len(train_source), l1)
-            if stopped:
-                break
-            checkpoints.settle(wait=False)
-        interval.close()
-        skipped.close()
+        step = run_steps(run, state, start, batches)
         checkpoints.finish()
-        if start < config.num_steps and not last:
-            reporter.say(f"stopped at step {step} of {config.num_steps}; the same command goes on")
+        if step < config.num_steps:
+            reporter.say(f"stopped at step {step} of {config.num_steps}; rerun to resume")
+
+
+class Run(NamedTuple):
+    """What the steps of a run share."""
+
+    config: Config
+    mesh: Mesh
+    train_source: Source
+    eval_sources: dict[str, Source]
+    reporter: Reporter
+    checkpoints: Checkpoints
+    stop: Stop
+
+
+def run_steps(
+    run: Run, state: TrainState, start: int, batches: Iterator[dict[str, np.ndarray]]
+) -> int:
+    """Trains from step `start` to the end or a request to stop; returns the last step."""
+    config, mesh, checkpoints = run.config, run.mesh, run.checkpoints
+    steps = make_steps(config, mesh)
+    evaluate_state = make_evaluation(config, mesh, run.eval_sources, run.reporter, run.stop)
+    progress = Progress(run.reporter, config, run.train_source)
+    failures = FailureLog(run.train_source, say)
+    for step in range(start + 1, config.num_steps + 1):  # counts from 1
+        phase = phase_at(step - 1, config.phases)
+        batch = to_global(failures.take(next(batches)), mesh)
+        with progress.dispatching(phase.value):
+            state, metrics = steps[phase](state, batch)
+        progress.add(step, phase.value, metrics)
+
+        is_last, l1 = step == config.num_steps, None
+        if is_last or step % config.eval_every == 0:
+            with progress.paused():
+                l1 = evaluate_state(state, step, phase.value)
+        stopped = run.stop.is_agreed()
+        if is_last or stopped or step % config.checkpoint_every == 0:
+            with progress.paused():
+                checkpoints.save(state, config, step, len(run.train_source), l1)
+        if stopped:
+            break
+        checkpoints.settle(wait=False)
+    progress.close()
+    return step
 
 
 def make_workdir(workdir: Path) -> None:
-    """Raises UserError where files cannot be written there."""
+    """Creates the workdir. Raises UserError if files cannot be written there."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -116,18 +136,18 @@ def make_workdir(workdir: Path) -> None:
         ) from None
 
 
-class Origin(NamedTuple):
-    """What a new run starts from: networks, None for random ones, and a line that says so."""
+class InitialNetworks(NamedTuple):
+    """The networks a new run starts from (None: random weights), and a line that says so."""
 
     generator: Variables | None
     discriminator: Variables | None
-    story: str
+    description: str
 
 
-def starting_networks(config: Config) -> Origin:
-    """Those of config.init_from. Raises UserError where it holds another generator."""
+def initial_networks(config: Config) -> InitialNetworks:
+    """Loads config.init_from. Raises UserError if its generator does not fit the config."""
     if not config.init_from:
-        return Origin(None, None, f"starting from random weights, seed {config.seed}")
+        return InitialNetworks(None, None, f"starting from random weights, seed {config.seed}")
     weights = load_weights(Path(config.init_from))
     for name in ("width", "output"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
@@ -140,32 +160,32 @@ def starting_networks(config: Config) -> Origin:
     def shapes(tree: Any) -> Any:
         return jax.tree.map(np.shape, tree)
 
-    discriminator, story = weights.discriminator, f"starting from {config.init_from}"
+    discriminator, description = weights.discriminator, f"starting from {config.init_from}"
     if discriminator is None:
-        story += ", which holds no discriminator: that starts from random weights"
+        description += ", without a discriminator, which starts from random weights"
     elif shapes(discriminator) != shapes(abstract_variables(config)[1]):
         discriminator = None
-        story += (
+        description += (
             f", whose discriminator is for images of {weights.config.image_size}, not "
-            f"{config.image_size}: that starts from random weights"
+            f"{config.image_size}; it starts from random weights"
         )
-    return Origin(weights.generator, discriminator, story)
+    return InitialNetworks(weights.generator, discriminator, description)
 
 
-def create(config: Config, mesh: Mesh, origin: Origin) -> tuple[TrainState, int, str]:
-    """The state of a new run, no examples, and a line that says where it is from."""
+def create(config: Config, mesh: Mesh, networks: InitialNetworks) -> tuple[TrainState, int, str]:
+    """Returns the state of a new run, 0 examples seen, and a line that says where it starts."""
     make = jax.jit(
-        lambda networks: create_state(config, *networks),
+        lambda variables: create_state(config, *variables),
         in_shardings=replicated(mesh),
         out_shardings=replicated(mesh),
     )
-    return make((origin.generator, origin.discriminator)), 0, origin.story
+    return make((networks.generator, networks.discriminator)), 0, networks.description
 
 
 def open_batches(
     source: Source, config: Config, local_batch: int, start: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of the stream from example `start` on, whatever becomes of workers."""
+    """Opens this process's share of the stream from example `start` on; dead workers restart."""
     share = functools.partial(
         train_batches,
         source,
@@ -185,7 +205,7 @@ def describe(
     train_source: Source,
     eval_sources: dict[str, Source],
 ) -> None:
-    """What is about to run; the parameters one by one in parameters.txt."""
+    """Prints what is about to run; writes the list of parameters to parameters.txt."""
     networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
     for name, params in networks.items():
         parts = ", ".join(
@@ -205,20 +225,20 @@ def describe(
 
 def make_evaluation(
     config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter, stop: Stop
-) -> Callable[[TrainState, int, Phase], float | None]:
-    """A function that evaluates a state on all sets, reports, and returns the first set's l1.
+) -> Callable[[TrainState, int, str], float | None]:
+    """Returns a function (state, step, phase) -> l1 of the first set, which reports all scores.
 
-    Where the run is to stop it does nothing, or nothing more, and returns None.
+    If the run is asked to stop, it ends early and returns None.
     """
     generator, _ = make_networks(config)
     completion_for = make_generator_completion(config, generator, mesh)
     columns = SAMPLE_COLUMNS // len(sources)
 
-    def evaluate_state(state: TrainState, step: int, phase: Phase) -> float | None:
+    def evaluate_state(state: TrainState, step: int, phase: str) -> float | None:
         completion = completion_for(state.eval_variables)
 
         def until_stopped(*batch: Any) -> Array:
-            if stop.agreed():
+            if stop.is_agreed():
                 raise StopEvaluation
             return completion(*batch)
 
@@ -229,7 +249,7 @@ def make_evaluation(
                 rows.append(sample_rows(completion, source, config, mesh, columns))
         except StopEvaluation:
             return None
-        reporter.evaluation(step, phase.value, scores)
+        reporter.evaluation(step, phase, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))
         return next(iter(scores.values()))["l1"]
 

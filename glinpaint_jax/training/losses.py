@@ -1,6 +1,6 @@
-"""Losses, each a pure function to a scalar. Images lie in [-1, 1], masks are 1 in the hole.
+"""Losses: pure functions to a scalar. Images are in [-1, 1], masks are 1 in the hole.
 
-Formulas are MMagic's (mmagic/models/losses), so weights carry over.
+The formulas are MMagic's (mmagic/models/losses), so its loss weights apply unchanged.
 """
 
 import jax
@@ -16,12 +16,12 @@ EPSILON = 1e-12  # MMagic's guard against an empty region
 
 
 def masked_mean(values: Image, weight: Mask) -> Scalar:
-    """Mean over the channels of the pixels that `weight` selects in the whole batch."""
+    """Mean over the pixels with weight 1 in the whole batch, and their channels."""
     return jnp.sum(values * weight) / (values.shape[-1] * jnp.sum(weight) + EPSILON)
 
 
 def l1(prediction: Image, image: Image, weight: Mask) -> Scalar:
-    """Mean absolute error where `weight` is 1: the hole, or the valid region."""
+    """Mean absolute error where `weight` is 1 (the hole or the valid region)."""
     return masked_mean(jnp.abs(prediction - image), weight)
 
 
@@ -31,7 +31,7 @@ def mse(prediction: Image, image: Image, weight: Mask) -> Scalar:
 
 
 def total_variation(completed: Image, mask: Mask) -> Scalar:
-    """Mean absolute difference to the pixel below and to the right, for pixels in the hole."""
+    """Mean absolute difference of the hole's pixels to the pixels below and to the right."""
     down = jnp.abs(completed[:, :-1] - completed[:, 1:])
     right = jnp.abs(completed[:, :, :-1] - completed[:, :, 1:])
     return masked_mean(down, mask[:, :-1]) + masked_mean(right, mask[:, :, :-1])
@@ -40,7 +40,7 @@ def total_variation(completed: Image, mask: Mask) -> Scalar:
 def adversarial(
     logits: Float[Array, "b 1"], kind: str, *, real: bool, discriminator: bool
 ) -> Scalar:
-    """How far `logits` are from being judged `real`, to the discriminator or the generator.
+    """Loss of `logits` for the target `real`, for the discriminator or the generator.
 
     `kind`: 'vanilla' (binary cross-entropy, the paper's equation 3), 'lsgan', 'hinge' or 'wgan'.
     """
@@ -58,7 +58,6 @@ def adversarial(
 def discriminator_shift(fake_loss: Scalar, real_loss: Scalar) -> Scalar:
     """Keeps the discriminator's losses from drifting.
 
-    MMagic squares the two adversarial losses (one_stage.py, forward_train_d) and not, as PGGAN
-    did, the logits.
+    Like MMagic (one_stage.py, forward_train_d) it squares the two losses; PGGAN squares the logits.
     """
     return 0.5 * (jnp.square(fake_loss) + jnp.square(real_loss))

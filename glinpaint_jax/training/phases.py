@@ -6,16 +6,16 @@ from glinpaint_jax.config import PhasesConfig
 
 
 class Phase(enum.Enum):
-    COMPLETION = "completion"  # the generator alone, by reconstruction
+    COMPLETION = "completion"  # the generator alone, reconstruction loss
     DISCRIMINATOR = "discriminator"  # the discriminator alone
     JOINT = "joint"  # both
 
 
 def phase_at(step: int, phases: PhasesConfig) -> Phase:
-    """The phase of `step`, counted from 0 as in MMagic.
+    """Returns the phase of `step`, counted from 0 as in MMagic.
 
-    With disc_step n > 1 only every n-th discriminator update is followed by a generator update;
-    the steps between are DISCRIMINATOR steps.
+    With disc_step n > 1, only every n-th step of the joint phase updates the generator; the steps
+    between are DISCRIMINATOR steps.
     """
     if step <= phases.completion_end:
         return Phase.COMPLETION

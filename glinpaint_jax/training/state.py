@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config, OptimizerConfig
+from glinpaint_jax.distributed import replicated
 from glinpaint_jax.models.networks import Variables, init_variables
 
 
@@ -26,10 +28,7 @@ class NetworkState:
 
 @struct.dataclass
 class TrainState:
-    """`step` counts the finished steps; `ema` holds averaged generator variables, or None.
-
-    Leaves are arrays, or their shapes where a state is only described.
-    """
+    """`step` counts finished steps; `ema` holds the averaged generator variables, or None."""
 
     step: Any
     generator: NetworkState
@@ -39,14 +38,14 @@ class TrainState:
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The generator's variables that evaluation and export use."""
+        """The generator's variables for evaluation and export."""
         return self.generator.variables if self.ema is None else self.ema
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Gradient -> update direction; the step multiplies it by -`learning_rate_at`.
 
-    Constants are PyTorch's defaults, which MMagic and the paper's followers use.
+    The constants are PyTorch's defaults, as in MMagic.
     """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adam":
@@ -69,9 +68,9 @@ def create_state(
     generator_variables: Variables | None = None,
     discriminator_variables: Variables | None = None,
 ) -> TrainState:
-    """A fresh state for `config`. Networks that are not given are random, from its seed alone.
+    """Returns a new state for `config`; networks that are not given are initialised from its seed.
 
-    Jit it: eager initialisation is slow.
+    Call it under jit: eager initialisation is slow.
     """
     random_generator, random_discriminator = init_variables(config)
     if generator_variables is None:
@@ -89,7 +88,15 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         generator=generator_state,
         discriminator=network_state(discriminator_variables),
-        # Copies: a donated state must not hold one buffer twice.
+        # Copied: a donated state must not contain a buffer twice.
         ema=jax.tree.map(jnp.copy, generator_state.variables) if config.ema_decay else None,
         rng=jax.random.key(config.seed),
+    )
+
+
+def abstract_state(config: Config, mesh: Mesh) -> Any:
+    """Returns the shapes, types and shardings of the state of `config`."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda: create_state(config)),
     )

@@ -1,4 +1,4 @@
-"""The training step of each phase (the paper's algorithm 1, in MMagic's order), pure functions."""
+"""The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,9 +37,9 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
 
-    The batch is split over the mesh, everything else replicated, so batch norm and losses are
-    those of the global batch. A network whose losses, gradient or statistics are not finite is
-    left as it was; the metric `skipped` is then 1.
+    The batch is sharded over the mesh and everything else is replicated, so batch norm and losses
+    are those of the global batch. A network is left unchanged if its losses, gradient or
+    statistics are not finite; the metric `skipped` is then 1.
     """
     functions = {
         Phase.COMPLETION: completion_step,
@@ -58,50 +58,54 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
 
 
 def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Updates the generator by reconstruction."""
+    """Updates the generator by its reconstruction loss."""
     inputs = make_inputs(batch, config.mask.fill)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        prediction, batch_stats = generate(config, params, state.generator.batch_stats, inputs)
-        total, terms = reconstruction(config, prediction, inputs)
+        prediction, batch_stats = generator_forward(
+            config, params, state.generator.batch_stats, inputs
+        )
+        total, terms = reconstruction_loss(config, prediction, inputs)
         return total, (terms, batch_stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
-    generator, skipped = updated(config, state, state.generator, gradients, batch_stats, terms)
-    return advance(config, state, generator), terms | {"skipped": skipped}
+    generator, skipped = apply_gradients(
+        config, state, state.generator, gradients, batch_stats, terms
+    )
+    return next_state(config, state, generator), terms | {"skipped": skipped}
 
 
 def discriminator_step(
     config: Config, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """Updates the discriminator; of the generator only the running statistics move (MMagic)."""
+    """Updates the discriminator, and the generator's running statistics as MMagic does."""
     inputs = make_inputs(batch, config.mask.fill)
-    prediction, batch_stats = generate(
+    prediction, batch_stats = generator_forward(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
-    batch_stats, _ = unless_broken(batch_stats, state.generator.batch_stats, batch_stats)
+    batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
-    return advance(config, state, generator, discriminator), terms
+    return next_state(config, state, generator, discriminator), terms
 
 
 def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, then the generator against the updated discriminator.
 
-    One forward pass of the generator serves both.
+    Both updates share one forward pass of the generator.
     """
     inputs = make_inputs(batch, config.mask.fill)
 
     def forward(params: Any) -> tuple[Array, Any]:
-        return generate(config, params, state.generator.batch_stats, inputs)
+        return generator_forward(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
     discriminator, discriminator_terms = update_discriminator(config, state, inputs, prediction)
 
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
-        total, terms = reconstruction(config, prediction, inputs)
+        total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
-        logits, discriminator_stats = judge(
+        logits, discriminator_stats = discriminator_forward(
             config, discriminator, discriminator.params, completed, hole_origins(config, inputs)
         )
         terms["adversarial"] = losses.adversarial(
@@ -114,19 +118,23 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         prediction
     )
     (gradients,) = pull_back(prediction_gradient)
-    generator, skipped = updated(config, state, state.generator, gradients, batch_stats, terms)
-    discriminator_stats, _ = unless_broken(
+    generator, skipped = apply_gradients(
+        config, state, state.generator, gradients, batch_stats, terms
+    )
+    discriminator_stats, _ = keep_if_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
     discriminator = discriminator.replace(batch_stats=discriminator_stats)
     skipped = jnp.maximum(skipped, discriminator_terms["skipped"])
-    return advance(config, state, generator, discriminator), discriminator_terms | terms | {
+    return next_state(config, state, generator, discriminator), discriminator_terms | terms | {
         "skipped": skipped
     }
 
 
-def generate(config: Config, params: Any, batch_stats: Any, inputs: Inputs) -> tuple[Array, Any]:
-    """The generator in training mode -> prediction and new running statistics."""
+def generator_forward(
+    config: Config, params: Any, batch_stats: Any, inputs: Inputs
+) -> tuple[Array, Any]:
+    """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config)
     prediction, variables = generator.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -138,10 +146,10 @@ def generate(config: Config, params: Any, batch_stats: Any, inputs: Inputs) -> t
     return prediction, variables["batch_stats"]
 
 
-def judge(
+def discriminator_forward(
     config: Config, network: NetworkState, params: Any, image: Array, origins: Array
 ) -> tuple[Array, Any]:
-    """The discriminator in training mode -> logits and new running statistics."""
+    """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
     logits, variables = discriminator.apply(
         {"params": params, "batch_stats": network.batch_stats},
@@ -153,8 +161,11 @@ def judge(
     return logits, variables["batch_stats"]
 
 
-def reconstruction(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
-    """The weighted sum of the reconstruction losses in use, and each of them unweighted."""
+def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
+    """Returns the weighted sum of the reconstruction losses in use, and each one unweighted.
+
+    The paper's equation 2 is `mse_hole`; MMagic uses `l1_hole`.
+    """
     weights, valid = config.losses, 1 - inputs.mask
     total, terms = jnp.zeros(()), {}
 
@@ -179,9 +190,10 @@ def reconstruction(config: Config, prediction: Array, inputs: Inputs) -> tuple[A
 def update_discriminator(
     config: Config, state: TrainState, inputs: Inputs, prediction: Array
 ) -> tuple[NetworkState, Metrics]:
-    """One optimizer step on fake and real; two passes, so that neither sees the other's statistics.
+    """One optimizer step of the discriminator (the maximization of the paper's equation 3).
 
-    The running statistics take in the fake batch first, then the real one, as in MMagic.
+    Fake and real images take separate passes, each normalized by its own statistics. The running
+    statistics see the fake batch first, as in MMagic.
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
     fake = composite(jax.lax.stop_gradient(prediction), inputs.image, inputs.mask)
@@ -195,10 +207,12 @@ def update_discriminator(
         )
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        logits, stats = judge(config, network, params, fake, fake_origins)
+        logits, stats = discriminator_forward(config, network, params, fake, fake_origins)
         fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
         after_fake = network.replace(batch_stats=stats)
-        logits, stats = judge(config, after_fake, params, inputs.image, real_origins)
+        logits, stats = discriminator_forward(
+            config, after_fake, params, inputs.image, real_origins
+        )
         real_loss = losses.adversarial(logits, kind, real=True, discriminator=True)
         terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
         total = fake_loss + real_loss
@@ -208,7 +222,7 @@ def update_discriminator(
         return total, (terms, stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(network.params)
-    network, skipped = updated(config, state, network, gradients, batch_stats, terms)
+    network, skipped = apply_gradients(config, state, network, gradients, batch_stats, terms)
     return network, terms | {"skipped": skipped}
 
 
@@ -216,7 +230,7 @@ def hole_origins(config: Config, inputs: Inputs) -> Array:
     return window_origins(inputs.bbox, config.local_size, config.image_size)
 
 
-def updated(
+def apply_gradients(
     config: Config,
     state: TrainState,
     network: NetworkState,
@@ -224,28 +238,28 @@ def updated(
     batch_stats: Any,
     terms: Metrics,
 ) -> tuple[NetworkState, Array]:
-    """`network` after one optimizer step, and 0; or as it was, and 1, where that would break it."""
+    """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite."""
     optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
-    return unless_broken(new, network, (terms, batch_stats, optax.tree.norm(gradients)))
+    return keep_if_finite(new, network, (terms, batch_stats, optax.tree.norm(gradients)))
 
 
-def unless_broken(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:
-    """`new`, and 0; or `old`, and 1, where a number of `evidence` is not finite."""
+def keep_if_finite(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:
+    """Returns (new, 0), or (old, 1) if anything in `evidence` is not finite."""
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evidence)]).all()
     return jax.tree.map(partial(jnp.where, finite), new, old), 1 - finite.astype(jnp.float32)
 
 
-def advance(
+def next_state(
     config: Config,
     state: TrainState,
     generator: NetworkState,
     discriminator: NetworkState | None = None,
 ) -> TrainState:
-    """The state of the next step; the EMA follows the generator, faster in the first steps."""
+    """Returns the state of the next step. The EMA follows the generator, faster in early steps."""
     ema = state.ema
     if ema is not None:
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))

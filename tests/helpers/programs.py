@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict
 from glinpaint_jax.distributed import make_mesh
-from glinpaint_jax.runs.checkpoints import abstract_state
+from glinpaint_jax.training.state import abstract_state
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 300  # seconds

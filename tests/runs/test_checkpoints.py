@@ -11,7 +11,8 @@ from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.resume import newest_whole_step
+from glinpaint_jax.runs.resume import newest_complete_step, restore
+from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import FOLDER
 
 IMAGES = 7
@@ -32,6 +33,10 @@ def save(checkpoints, state, config, mesh, step, l1=None):
     checkpoints.save(placed, config, step, IMAGES, l1)
 
 
+def restore_step(workdir, config, mesh, step=1, images=IMAGES, say=pytest.fail):
+    return restore(workdir, step, config, images, abstract_state(config, mesh), say)
+
+
 def open_checkpoints(workdir, max_failed_saves=1):
     """And the list of its warnings."""
     warnings = []
@@ -46,7 +51,7 @@ def test_restored_state_is_bit_equal_on_any_number_of_devices(
     save(checkpoints, initial_state, step_config, mesh8, 3)
     checkpoints.close()
     mesh = request.getfixturevalue(target)
-    state, examples = open_checkpoints(tmp_path)[0].restore(step_config, mesh, 3, IMAGES)
+    state, examples = restore_step(tmp_path, step_config, mesh, 3)
     assert examples == 3 * step_config.global_batch_size
     assert len(state.generator.params["encoder"]["enc1"]["conv"]["kernel"].devices()) == (
         mesh.devices.size
@@ -75,11 +80,11 @@ def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mes
     save(checkpoints, initial_state, step_config, mesh1, 1)
     checkpoints.settle()
     changed = dataclasses.replace(step_config, log_every=7)
-    checkpoints.restore(changed, mesh1, 1, IMAGES)  # log_every may change
+    restore_step(tmp_path, changed, mesh1)  # log_every may change
     changed.optimizer = OptimizerConfig(learning_rate=1.0)
     changed.global_batch_size = 16
     with pytest.raises(UserError) as error:
-        checkpoints.restore(changed, mesh1, 1, IMAGES)
+        restore_step(tmp_path, changed, mesh1)
     message = str(error.value)
     assert "global_batch_size (8 -> 16)" in message
     assert "optimizer.learning_rate (0.004 -> 1.0)" in message
@@ -92,25 +97,25 @@ def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_confi
         config = dataclasses.replace(step_config, optimizer=OptimizerConfig(schedule=schedule))
         checkpoints, _ = open_checkpoints(tmp_path / schedule)
         save(checkpoints, initial_state, config, mesh1, 1)
+        checkpoints.close()
         config.num_steps += 10
         if schedule == "constant":
-            checkpoints.restore(config, mesh1, 1, IMAGES)
+            restore_step(tmp_path / schedule, config, mesh1)
         else:
             with pytest.raises(UserError, match="num_steps"):
-                checkpoints.restore(config, mesh1, 1, IMAGES)
-        checkpoints.close()
+                restore_step(tmp_path / schedule, config, mesh1)
 
 
 def test_a_source_may_move_but_not_grow(initial_state, step_config, mesh1, tmp_path):
     checkpoints, warnings = open_checkpoints(tmp_path)
     save(checkpoints, initial_state, step_config, mesh1, 1)
+    checkpoints.close()
     elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
     moved = dataclasses.replace(step_config, data=elsewhere)
-    checkpoints.restore(moved, mesh1, 1, IMAGES)
+    restore_step(tmp_path, moved, mesh1, say=warnings.append)
     assert "was photos, is folder:/elsewhere" in warnings[0]
     with pytest.raises(UserError, match=f"has {IMAGES + 1} training images, .* with {IMAGES}"):
-        checkpoints.restore(moved, mesh1, 1, IMAGES + 1)
-    checkpoints.close()
+        restore_step(tmp_path, moved, mesh1, images=IMAGES + 1)
 
 
 @pytest.mark.parametrize("failing", ["write_manifest", "require_space"])
@@ -145,7 +150,7 @@ def test_failed_saves_leave_nothing_and_cost_nothing_whole(
     checkpoints.close()
     assert len(warnings) == 4
     assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"2", "5"}
-    assert newest_whole_step(tmp_path, warnings.append) == 5
+    assert newest_complete_step(tmp_path, warnings.append) == 5
 
 
 def test_a_step_stays_whole_where_tidying_up_fails(
@@ -161,7 +166,7 @@ def test_a_step_stays_whole_where_tidying_up_fails(
     checkpoints.finish()
     checkpoints.close()
     assert all("Input/output error" in warning for warning in warnings) and len(warnings) == 3
-    assert newest_whole_step(tmp_path, pytest.fail) == 3
+    assert newest_complete_step(tmp_path, pytest.fail) == 3
 
 
 def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path, monkeypatch):
@@ -169,7 +174,7 @@ def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path,
     (tmp_path / FOLDER).rmdir()
     (tmp_path / FOLDER).write_text("a file where the folder should be")
     save(checkpoints, initial_state, step_config, mesh1, 1)
-    with pytest.raises(UserError, match="step 1 is not saved"):
+    with pytest.raises(UserError, match="the last step could not be saved"):
         checkpoints.finish()
     assert f"cannot save step 1 in {tmp_path / FOLDER}: File exists" in warnings[0]
     checkpoints.close()

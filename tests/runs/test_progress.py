@@ -4,10 +4,9 @@ import jax.numpy as jnp
 import pytest
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.runs import progress as interval_module
-from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT, Interval, SkippedUpdates
+from glinpaint_jax.runs import progress as progress_module
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT, Progress
 from glinpaint_jax.runs.report import Reporter
-from glinpaint_jax.training.phases import Phase
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, numbers, take
 
@@ -16,7 +15,7 @@ from tests.helpers.sources import Numbered, numbers, take
 def clock(monkeypatch):
     """Seconds that the test sets."""
     times = {"now": 0.0}
-    monkeypatch.setattr(interval_module.time, "perf_counter", lambda: times["now"])
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: times["now"])
     return times
 
 
@@ -29,103 +28,124 @@ def records(monkeypatch):
     return found
 
 
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(Reporter, "say", lambda self, line: lines.append(line))
+    return lines
+
+
 def losses(**values):
     return {name: jnp.asarray(value) for name, value in ({"skipped": 0.0} | values).items()}
 
 
-def make_interval(tmp_path, log_every):
-    config = make_small_config(log_every=log_every)
-    return Interval(Reporter(tmp_path, 0, 10, active=False), config)
+def make_progress(tmp_path, source=None, **changes):
+    config = make_small_config(**changes)
+    return Progress(Reporter(tmp_path, 0, 10, active=False), config, source or Numbered(50))
 
 
 def test_means_and_speed_of_each_interval(tmp_path, clock, records):
-    interval = make_interval(tmp_path, 2)
+    progress = make_progress(tmp_path, log_every=2)
     for step, loss in enumerate([1.0, 3.0, 10.0, 20.0], start=1):
         clock["now"] = float(step)
-        interval.add(step, Phase.COMPLETION, losses(l1=loss))
-    assert [record[0] for record in records] == [2]  # 4 waits for a step after it
-    interval.close()
+        progress.add(step, "completion", losses(l1=loss))
+    assert [record[0] for record in records] == [2]  # step 4 is still in flight
+    clock["now"] = 5.0
+    progress.close()
     assert [(step, phase, means) for step, phase, means, _ in records] == [
         (2, "completion", {"l1": 2.0}),
         (4, "completion", {"l1": 15.0}),
     ]
-    # Two steps of 8 images: fetched at 3 s, the rest at 4 s.
-    assert [speed["images_per_second"] for *_, speed in records] == [16 / 3, 16 / 1]
-    assert [speed["seconds_left"] for *_, speed in records] == [8 * 3 / 2, 6 * 1 / 2]
+    # Two steps of 8 images each; step 2 was fetched at 4 s, step 4 at 5 s.
+    assert [speed["images_per_second"] for *_, speed in records] == [16 / 4, 16 / 1]
+    assert [speed["seconds_left"] for *_, speed in records] == [8 * 4 / 2, 6 * 1 / 2]
 
 
-def test_pauses_do_not_count(tmp_path, clock, records):
-    interval = make_interval(tmp_path, 1)
-    interval.add(1, Phase.COMPLETION, losses())
+def test_pauses_are_excluded_from_the_speed(tmp_path, clock, records):
+    progress = make_progress(tmp_path, log_every=1)
     clock["now"] = 2.0
-    with interval.paused():
+    progress.add(1, "completion", losses())
+    with progress.paused():
+        assert len(records) == 1  # what came before the pause is reported before it
         clock["now"] = 100.0
-    interval.add(2, Phase.COMPLETION, losses())
+    progress.add(2, "completion", losses())
     clock["now"] = 104.0
-    interval.close()
+    progress.close()
     rates = [(record[0], record[-1]["images_per_second"]) for record in records]
     assert rates == [(1, 4.0), (2, 2.0)]
 
 
-def test_losses_of_two_phases_are_averaged_apart(tmp_path, clock, records):
-    interval = make_interval(tmp_path, 10)
+def test_only_the_first_call_of_a_phase_is_a_pause(tmp_path, clock, records):
+    progress = make_progress(tmp_path, log_every=2)
+    for step in (1, 2):
+        with progress.dispatching("joint"):
+            clock["now"] += 10.0
+        progress.add(step, "joint", losses())
+    progress.close()
+    assert records[0][-1]["images_per_second"] == 16 / 10
+
+
+def test_slow_compilation_is_announced(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("glinpaint_jax.runs.report.SLOW", 0.01)
+    progress = make_progress(tmp_path)
+    with progress.dispatching("joint"):
+        while not said:
+            pass
+    assert said == ["compiling the joint step ..."]
+
+
+def test_losses_of_two_phases_are_averaged_separately(tmp_path, clock, records):
+    progress = make_progress(tmp_path, log_every=10)
+    progress.add(1, "completion", losses(l1=4.0))
+    progress.add(2, "discriminator", losses(real=6.0))
     clock["now"] = 1.0
-    interval.add(1, Phase.COMPLETION, losses(l1=4.0))
-    interval.add(2, Phase.DISCRIMINATOR, losses(real=6.0))
-    interval.close()
+    progress.close()
     assert records[0][:3] == (2, "discriminator", {"l1": 4.0, "real": 6.0})
-    assert interval.phases == {Phase.COMPLETION, Phase.DISCRIMINATOR}
 
 
 def test_skipped_updates_are_counted_and_not_averaged(tmp_path, clock, records):
-    interval = make_interval(tmp_path, 3)
+    progress = make_progress(tmp_path, log_every=3)
     clock["now"] = 1.0
     for step, (loss, skipped) in enumerate([(2.0, 0.0), (math.nan, 1.0), (4.0, 0.0)], start=1):
-        interval.add(step, Phase.COMPLETION, losses(l1=loss, skipped=skipped))
-    interval.close()
+        progress.add(step, "completion", losses(l1=loss, skipped=skipped))
+    progress.close()
     assert records[0][:3] == (3, "completion", {"l1": 3.0, "skipped": 1.0})
 
 
-FINE = {"l1_hole": jnp.asarray(0.5), "skipped": jnp.asarray(0.0)}
+FINITE = {"l1_hole": jnp.asarray(0.5), "skipped": jnp.asarray(0.0)}
 BROKEN = {"l1_hole": jnp.asarray(jnp.nan), "skipped": jnp.asarray(1.0)}
+SKIPPING = {"global_batch_size": 4, "max_skipped_updates": 3, "log_every": 100}
 
 
-@pytest.fixture
-def config():
-    return make_small_config(global_batch_size=4, max_skipped_updates=3)
+def add_all(progress, metrics, start=1):
+    for step, values in enumerate(metrics, start=start):
+        progress.add(step, "completion", values)
 
 
-def test_a_skipped_update_is_named_with_its_images(config):
-    source, said = Numbered(50), []
-    skipped = SkippedUpdates(config, source, said.append)
-    for step, metrics in enumerate([FINE, BROKEN, FINE, FINE], start=1):
-        skipped.add(step, metrics)
-    skipped.close()
+def test_a_skipped_update_is_named_with_its_images(tmp_path, said):
+    source = Numbered(50)
+    progress = make_progress(tmp_path, source, **SKIPPING)
+    add_all(progress, [FINITE, BROKEN, FINITE, FINITE])
+    progress.close()
     (line,) = said
     # The second batch, as the pipeline made it.
-    fed = numbers(take(source, config, 2)[1:])
+    fed = numbers(take(source, make_small_config(**SKIPPING), 2)[1:])
     assert (
         f"step 2: update skipped, 1 in a row; not finite: l1_hole nan; images: records {fed}"
-        in (line)
+        in line
     )
     assert line.endswith(f"the first image {fed[0]}")
 
 
-def test_many_in_a_row_end_the_run_and_few_do_not(config):
-    skipped = SkippedUpdates(config, Numbered(50), lambda _: None)
-    for step, metrics in enumerate([BROKEN, BROKEN, FINE, BROKEN, BROKEN], start=1):
-        skipped.add(step, metrics)
-    skipped.add(6, BROKEN)
+def test_many_skipped_in_a_row_end_the_run_and_few_do_not(tmp_path):
+    progress = make_progress(tmp_path, **SKIPPING)
+    add_all(progress, [BROKEN, BROKEN, FINITE, BROKEN, BROKEN, BROKEN])
     with pytest.raises(UserError, match="3 updates in a row were not finite, the last at step 6"):
-        for step in range(7, 7 + STEPS_IN_FLIGHT):
-            skipped.add(step, FINE)
+        add_all(progress, [FINITE] * STEPS_IN_FLIGHT, start=7)
 
 
-def test_the_last_ones_are_judged_too(config):
-    skipped = SkippedUpdates(config, Numbered(50), lambda _: None)
-    skipped.add(1, BROKEN)
-    skipped.add(2, BROKEN)
-    skipped.close()
+def test_the_last_steps_are_checked_too(tmp_path):
+    progress = make_progress(tmp_path, **SKIPPING)
+    add_all(progress, [BROKEN, BROKEN, BROKEN])
     with pytest.raises(UserError, match="last at step 3"):
-        skipped.add(3, BROKEN)
-        skipped.close()
+        progress.close()

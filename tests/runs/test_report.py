@@ -3,7 +3,7 @@ import struct
 
 import cv2
 import numpy as np
-from tensorboardX.proto import event_pb2
+from tensorboard.compat.proto import event_pb2
 
 from glinpaint_jax.runs.pictures import GAP, mosaic
 from glinpaint_jax.runs.report import METRICS_FILE, Reporter, read_records

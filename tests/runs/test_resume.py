@@ -8,8 +8,8 @@ import pytest
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import NAME
-from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.resume import NEWEST, SET_ASIDE, newest_whole_step
+from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
+from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step
 from glinpaint_jax.weights import FOLDER, load_weights
 
 
@@ -50,7 +50,7 @@ DAMAGES = {"flip": flip, "truncate": truncate, "delete": lambda path: path.unlin
 
 def test_whole_steps_are_left_alone(workdir):
     before = files(workdir)
-    assert newest_whole_step(workdir, pytest.fail) == 5
+    assert newest_complete_step(workdir, pytest.fail) == 5
     assert files(workdir) == before
 
 
@@ -63,14 +63,14 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_one_before_it_used(ki
         original = (newest / name).read_bytes()
         DAMAGES[kind](newest / name)
         said = []
-        assert newest_whole_step(workdir, said.append) == 3, name
-        assert len(said) == 1 and "checkpoint 5 is not whole" in said[0] and str(aside) in said[0]
+        assert newest_complete_step(workdir, said.append) == 3, name
+        assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
         if name.name != NAME:
             assert str(name) in said[0]
         # Nothing was deleted: with the file as it was, the step is whole again.
         aside.rename(newest)
         (newest / name).write_bytes(original)
-        assert newest_whole_step(workdir, pytest.fail) == 5
+        assert newest_complete_step(workdir, pytest.fail) == 5
 
 
 def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
@@ -78,7 +78,7 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     shutil.copytree(workdir / FOLDER / "3", temporary)
     (workdir / FOLDER / "5" / NAME).unlink()  # killed between orbax's last act and ours
     said = []
-    assert newest_whole_step(workdir, said.append) == 3
+    assert newest_complete_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {temporary.name, "5"}
 
@@ -87,7 +87,7 @@ def test_a_second_damaged_step_of_the_same_number_finds_room(workdir):
     for _ in range(2):
         shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "9")
         flip(workdir / FOLDER / "9" / "state" / "manifest.ocdbt")
-        assert newest_whole_step(workdir, lambda _: None) == 5
+        assert newest_complete_step(workdir, lambda _: None) == 5
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {"9", "9-2"}
 
 
@@ -101,8 +101,8 @@ def test_a_run_without_a_whole_step_is_not_started_anew(how, workdir):
         if how == "emptied":
             (workdir / FOLDER).mkdir()
     before = files(workdir)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole") as error:
-        newest_whole_step(workdir, pytest.fail)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete") as error:
+        newest_complete_step(workdir, pytest.fail)
     if how == "all damaged":
         assert "3: state/manifest.ocdbt" in str(error.value)
         assert "5: state/manifest.ocdbt" in str(error.value)
@@ -117,8 +117,8 @@ def test_steps_without_manifests_are_not_thrown_away(steps, workdir):
         (workdir / FOLDER / step / NAME).unlink()
         if step not in steps:
             shutil.rmtree(workdir / FOLDER / step)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
-        newest_whole_step(workdir, pytest.fail)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
+        newest_complete_step(workdir, pytest.fail)
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the manifest"])
@@ -130,14 +130,14 @@ def test_a_run_killed_in_its_first_save_starts_anew(moment, workdir):
     else:
         (workdir / FOLDER / "5" / NAME).unlink()
     said = []
-    assert newest_whole_step(workdir, said.append) is None
+    assert newest_complete_step(workdir, said.append) is None
     assert len(said) == 1
 
 
 def test_what_is_whole_is_known_to_be_so_from_then_on(workdir):
     """Killed between the manifest of the first step and the note of it."""
     (workdir / NEWEST).write_text("0\n")
-    assert newest_whole_step(workdir, pytest.fail) == 5
+    assert newest_complete_step(workdir, pytest.fail) == 5
     assert (workdir / NEWEST).read_text() == "5\n"
 
 
@@ -145,12 +145,12 @@ def test_a_folder_that_is_a_link_keeps_what_is_damaged_on_its_own_disk(workdir, 
     (workdir / FOLDER).rename(tmp_path / "elsewhere")
     (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")
     flip(tmp_path / "elsewhere" / "5" / "state" / "manifest.ocdbt")
-    assert newest_whole_step(workdir, lambda _: None) == 3
+    assert newest_complete_step(workdir, lambda _: None) == 3
     assert (tmp_path / SET_ASIDE / "5").is_dir()
 
 
 def test_a_new_workdir_has_no_step(tmp_path):
-    assert newest_whole_step(tmp_path, pytest.fail) is None
+    assert newest_complete_step(tmp_path, pytest.fail) is None
 
 
 def test_loading_weights_passes_over_damage(workdir):

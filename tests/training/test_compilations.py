@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from glinpaint_jax.config import PhasesConfig
-from glinpaint_jax.runs.progress import Interval
+from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.training import loop
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the disk's cache had it
@@ -38,13 +38,13 @@ def test_after_the_first_of_its_kind_no_step_log_evaluation_or_save_compiles(
     )
     names_by_step = {}
 
-    class CountedInterval(Interval):
+    class CountingProgress(Progress):
         def add(self, step, phase, metrics):
             super().add(step, phase, metrics)
             names_by_step[step] = compiled.copy()
             compiled.clear()
 
-    monkeypatch.setattr(loop, "Interval", CountedInterval)
+    monkeypatch.setattr(loop, "Progress", CountingProgress)
     loop.train(config.validate(), tmp_path)
 
     assert len(names_by_step) == config.num_steps == 10

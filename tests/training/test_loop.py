@@ -10,7 +10,7 @@ from glinpaint_jax.config import ModelConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
-from glinpaint_jax.training.loop import starting_networks
+from glinpaint_jax.training.loop import initial_networks
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
 
@@ -38,14 +38,14 @@ def assert_equal(first, second):
 
 def test_both_networks_and_their_average_start_from_the_file(weights, start_from):
     config = start_from(ema_decay=0.9)
-    origin = starting_networks(config)
+    origin = initial_networks(config)
     create = jax.jit(lambda *networks: create_state(config, *networks))
     state = create(origin.generator, origin.discriminator)
     for variables in (state.generator.variables, state.ema):
         assert_equal(variables, weights.generator)
     assert_equal(state.discriminator.variables, weights.discriminator)
     assert int(state.step) == 0
-    assert origin.story == f"starting from {config.init_from}"
+    assert origin.description == f"starting from {config.init_from}"
 
 
 @pytest.mark.parametrize("said", ["no discriminator", "for images of 32, not 128"])
@@ -54,10 +54,10 @@ def test_a_discriminator_that_does_not_fit_starts_fresh_and_that_is_said(said, w
         config = start_from(dataclasses.replace(weights, discriminator=None))
     else:
         config = start_from(image_size=128)
-    origin = starting_networks(config)
+    origin = initial_networks(config)
     assert_equal(origin.generator, weights.generator)
     assert origin.discriminator is None
-    assert said in origin.story and "random weights" in origin.story
+    assert said in origin.description and "random weights" in origin.description
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_discriminator_that_does_not_fit_starts_fresh_and_that_is_said(said, w
 )
 def test_another_generator_is_refused(model, named, start_from):
     with pytest.raises(UserError, match=named):
-        starting_networks(start_from(model=model))
+        initial_networks(start_from(model=model))
 
 
 def test_without_a_file_all_is_random(small_config):
-    assert starting_networks(small_config)[:2] == (None, None)
+    assert initial_networks(small_config)[:2] == (None, None)
