@@ -22,12 +22,23 @@ install_import_hook("glinpaint_jax", "beartype.beartype")  # before anything of 
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.programs import SMALL, Started, run
+from tests.helpers.steps import make_state
 
 # Tests started in the background ignore Ctrl-C, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="run the long variants of some tests")
+
+
+@pytest.fixture(scope="session")
+def soak(request) -> bool:
+    return request.config.getoption("--soak")
 
 
 @pytest.fixture
@@ -61,3 +72,27 @@ def finished_run(tmp_path_factory):
     result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     return workdir, result
+
+
+@pytest.fixture(scope="session")
+def step_config():
+    """All losses on."""
+    config = make_small_config(ema_decay=0.9)
+    config.optimizer.learning_rate = 4e-3
+    config.losses.l1_valid = 0.5
+    config.losses.mse_hole = 0.3
+    config.losses.tv = 0.1
+    config.losses.disc_shift = 0.1
+    config.losses.random_real_window = True
+    return config
+
+
+@pytest.fixture(scope="session")
+def initial_state(step_config, mesh8):
+    """Host copies, since steps donate what they are given."""
+    return jax.device_get(make_state(step_config, mesh8))
+
+
+@pytest.fixture(scope="session")
+def steps(step_config, mesh8):
+    return make_steps(step_config, mesh8)

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ class Checkpoints:
         self._warn = warn
         self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
-        self._saving: int | None = None  # the step being written
         self._manager: ocp.CheckpointManager | None = None  # opened by the first save
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._saving: tuple[int, Future[None]] | None = None  # the step being written
 
     def save(
         self, state: Any, config: Config, step: int, images: int, l1: float | None = None
@@ -61,7 +63,6 @@ class Checkpoints:
         `images` is the length of the training source; `l1` ranks the checkpoint.
         """
         self.settle()
-        self._saving = step
         try:
             self._require_space(state)
             self._manager = self._manager or self._open_manager()
@@ -78,28 +79,24 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:  # orbax and tensorstore wrap a full disk in many types
-            self._handle_failure(error)
+            self._handle_failure(step, error)
+            return
+        self._saving = step, self._background.submit(self._seal, step)
 
     def settle(self, *, wait: bool = True) -> None:
-        """Finishes the bookkeeping of the last save if it has ended, or waits for it to end.
+        """Takes note of how the last save ended, if it has; `wait` waits for that.
 
         Raises UserError after too many failed saves in a row.
         """
-        if self._saving is None or (not wait and self._manager.is_saving_in_progress()):
+        if self._saving is None or (not wait and not self._saving[1].done()):
             return
+        (step, sealed), self._saving = self._saving, None
         try:
-            self._manager.wait_until_finished()
+            sealed.result()
         except Exception as error:
-            self._handle_failure(error)
-            return
-        step, self._saving, self._failed_saves = self._saving, None, 0
-        if jax.process_index() != 0:
-            return
-        try:
-            write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
-            delete_superseded(self._folder)
-        except OSError as error:  # the step is complete all the same
-            self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
+            self._handle_failure(step, error)
+        else:
+            self._failed_saves = 0
 
     def finish(self) -> None:
         """Waits for the last save. Raises UserError if it failed."""
@@ -113,6 +110,7 @@ class Checkpoints:
         """Waits for a save in progress; a failure only causes a warning."""
         self._max_failed_saves = sys.maxsize
         self.settle()
+        self._background.shutdown()
         if self._manager is not None:
             self._manager.close()
 
@@ -123,16 +121,24 @@ class Checkpoints:
                 # Orbax writes metrics only with a best_fn. It keeps every step: its own policies
                 # delete old steps before the new one has its manifest.
                 best_fn=lambda metrics: metrics["l1"],
-                async_options=ocp.AsyncOptions(
-                    timeout_secs=SAVE_TIMEOUT, post_finalization_callback=self._seal
-                ),
+                async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
             ),
         )
 
-    def _seal(self) -> None:
-        """Writes the manifest. Orbax calls this when all files are written, before its rename."""
-        (temporary,) = self._folder.glob(f"{self._saving}.{TEMPORARY}*")
-        write_manifest(temporary)
+    def _seal(self, step: int) -> None:
+        """Waits until the step is written, then completes it. Runs in the background.
+
+        Not orbax's post_finalization_callback: orbax changes _CHECKPOINT_METADATA after it.
+        """
+        self._manager.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        write_manifest(self._folder / str(step))
+        try:
+            write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
+            delete_superseded(self._folder)
+        except OSError as error:  # the step is complete all the same
+            self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
 
     def _require_space(self, state: Any) -> None:
         """Raises OSError in every process if process 0 finds no room for the step."""
@@ -151,10 +157,8 @@ class Checkpoints:
         if number:
             raise OSError(number, os.strerror(number))
 
-    def _handle_failure(self, error: Exception) -> None:
-        """Removes what is left of the failed step; warns, or raises UserError if it was the last
-        one allowed."""
-        step, self._saving = self._saving, None
+    def _handle_failure(self, step: int, error: Exception) -> None:
+        """Removes the failed step and warns; raises UserError after too many failures."""
         self._failed_saves += 1
         if self._manager is not None:
             for _ in range(2):  # the first close raises the error of the save

@@ -162,7 +162,7 @@ def initial_networks(config: Config) -> InitialNetworks:
 
     discriminator, description = weights.discriminator, f"starting from {config.init_from}"
     if discriminator is None:
-        description += ", without a discriminator, which starts from random weights"
+        description += ", which has no discriminator: it starts from random weights"
     elif shapes(discriminator) != shapes(abstract_variables(config)[1]):
         discriminator = None
         description += (

@@ -95,6 +95,7 @@ def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mes
 def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_config, mesh1, tmp_path):
     for schedule in ("constant", "cosine"):
         config = dataclasses.replace(step_config, optimizer=OptimizerConfig(schedule=schedule))
+        (tmp_path / schedule).mkdir()
         checkpoints, _ = open_checkpoints(tmp_path / schedule)
         save(checkpoints, initial_state, config, mesh1, 1)
         checkpoints.close()
@@ -171,7 +172,6 @@ def test_a_step_stays_whole_where_tidying_up_fails(
 
 def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path, monkeypatch):
     checkpoints, warnings = open_checkpoints(tmp_path, max_failed_saves=3)
-    (tmp_path / FOLDER).rmdir()
     (tmp_path / FOLDER).write_text("a file where the folder should be")
     save(checkpoints, initial_state, step_config, mesh1, 1)
     with pytest.raises(UserError, match="the last step could not be saved"):
