@@ -67,7 +67,8 @@ def start(
 
     Without arguments the program is a single process. Given `join`, jax detects SLURM, Open MPI 4
     and TPU pods; anywhere else all three of the others are needed. Raises UserError if they are
-    incomplete or impossible. If a process dies or does not come, jax aborts the others.
+    incomplete or impossible. If a process dies or never joins, the others end within the
+    timeouts above, by an exception or by jax's abort (SIGABRT).
     """
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
