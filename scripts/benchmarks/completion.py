@@ -1,11 +1,11 @@
-"""Time and peak memory of completing photographs, the regions of the holes against one whole pass.
+"""Time and peak memory of completing photographs: only the holes' regions, or one whole pass.
 
     python scripts/benchmarks/completion.py [--checkpoint P] [--hole 200] [--memory-limit 20]
 
-One hole in the middle of photographs of several sizes; each case runs in a process of its own, once
-to compile and then up to three times (slow ones fewer), of which the median counts. Unless there is
-a checkpoint, the weights are random ones of the full width: neither time nor memory depends on
-their values. Memory is the process's peak, with JAX and the photograph.
+Each photograph has one hole in the middle. Each case runs in its own process: once to compile, then
+one to three times (fewer if slow); the median is reported. Without a checkpoint the weights are
+random, at full width: their values affect neither time nor memory. Memory is the peak of the whole
+process, including JAX and the photograph.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--hole", type=int, default=200, help="pixels on a side")
-    parser.add_argument("--memory-limit", type=int, default=20, help="GB a case may take")
+    parser.add_argument("--memory-limit", type=int, default=20, help="GB per case")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -52,7 +52,7 @@ def run_case(how: str, height: int, width: int) -> str:
 
 
 def measure(how: str, height: int, width: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds and gigabytes of one case, in this process."""
+    """Runs one case in this process; returns its seconds and peak gigabytes."""
     limit = arguments.memory_limit * 10**9
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     from glinpaint_jax.weights import load_weights
@@ -71,18 +71,18 @@ def random_weights() -> Any:
 
     rng, config = np.random.default_rng(0), Config()
     shapes, _ = abstract_variables(config)
-    # Positive, as variances must be, and small: nothing overflows.
+    # Positive because variances must be, and small so that nothing overflows.
     generator = jax.tree.map(lambda a: rng.uniform(0, 0.01, a.shape).astype(a.dtype), shapes)
     return Weights(config, 0, generator, None)
 
 
 def complete(how: str, height: int, width: int, side: int, weights: Any) -> list[float]:
-    """Seconds of each time, but for the first."""
+    """Seconds of every pass except the first, which compiles."""
     from glinpaint_jax.inference.completer import Completer
 
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     hole = np.zeros((height, width), bool)
-    if how == "whole":  # a hole over everything, in one tile
+    if how == "whole":  # everything is a hole, in one tile
         completer = Completer(weights, tile=max(height, width))
         hole[:] = True
     else:

@@ -1,12 +1,12 @@
-"""How long training over millions of images takes to begin, and what memory that needs (Linux).
+"""Startup time and memory of training on millions of images (Linux only).
 
     python scripts/benchmarks/index.py [--records 8000000] [--shards 64] [--folder DIR]
 
-Two synthetic indices: ArrayRecord shards of one-pixel images (1 GB, in a folder below DIR that is
-removed afterwards), and a folder with a list file as long as Places365-Challenge's. Each is opened
-as training opens it and read from the middle of the second epoch, in the process and by two
-workers; beside them the photographs of scikit-image, which need no index. Memory is the peak of
-the process and of its largest worker.
+Measures two synthetic datasets: ArrayRecord shards of one-pixel images (1 GB, in a temporary folder
+in DIR), and a folder with a list file as long as Places365-Challenge's. Each is opened as in
+training and read from the middle of the second epoch, without workers and with two. As a baseline,
+scikit-image's photographs, which need no index. Memory is the peak of the process and of its
+largest worker.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
             "folder: with a list": f"folder:{folder}:list.txt",
         }.items():
             for workers in (0, 2):
-                # Peaks are a process's own: one for each.
+                # A fresh process each: a peak never goes down.
                 with concurrent.futures.ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn")
                 ) as fresh:
@@ -66,8 +66,8 @@ def main() -> None:
 
 
 def begin(spec: str, workers: int) -> tuple[float, float, float, float]:
-    """Seconds to the sources, seconds to a batch; peak memory here and in a worker, MB."""
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
+    """Seconds to open the sources and to the first batch; peak MB here and in a worker."""
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     config = Config()
     config.data.num_workers = workers
     started = time.perf_counter()
@@ -90,7 +90,7 @@ def begin(spec: str, workers: int) -> tuple[float, float, float, float]:
 
 
 def peak_memory(process: int | str) -> float:
-    """In MB, from the kernel; getrusage counts the parent's where a process was started from."""
+    """Peak MB according to the kernel; getrusage would include the parent's peak."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
 
@@ -111,7 +111,7 @@ def write_shard(folder: Path, number: int, span: tuple[int, int]) -> None:
 
 
 def write_list(folder: Path, lines: int) -> None:
-    """Lines as long as Places365-Challenge's; a few files serve for all of them."""
+    """Writes lines as long as Places365-Challenge's, all of which share a few files."""
     names = [f"category/name{k:03d}/00000001.png" for k in range(CLASSES)]
     for name in names:
         path = folder / name

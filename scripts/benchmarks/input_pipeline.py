@@ -1,14 +1,14 @@
-"""Images a second from training's input pipeline, against torch.utils.data at the same work.
+"""Images per second of the training input pipeline, compared with torch.utils.data.
 
     pip install -e '.[torch]'
     python scripts/benchmarks/input_pipeline.py [--workers 2] [--seconds 0.6] [--json FILE]
 
-Both read JPEGs of half a megapixel from a folder, decode, crop 384x384, resize to 256x256 and draw
-a hole, by the same functions, and deliver batches of 16: once inside one process on one core, where
-a bare loop bounds both, and once from worker processes. They take turns, so that a noisy machine is
-noisy for both; medians, slowest and fastest, and images per second of processor time, which other
-programs disturb less. Torch's workers may lose some to the allocator, which ours prevent
-(pipeline._keep_freed_memory). Linux only.
+Both use the same functions to read half-megapixel JPEGs from a folder, decode, crop 384x384, resize
+to 256x256 and draw a hole, and deliver batches of 16: first in one process on one core, where a
+bare loop is the upper bound, then from worker processes. They take turns so noise affects both.
+Reported are the median, slowest and fastest rates, and images per second of CPU time, which other
+programs disturb less. Our workers avoid an allocator cost that torch's may pay
+(workers._keep_freed_memory). Linux only.
 """
 
 import argparse
@@ -40,7 +40,7 @@ BATCH, ROUNDS = 16, 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=0.6, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=0.6, help="per turn")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = input_rows(arguments.workers, arguments.seconds)
@@ -54,19 +54,19 @@ def print_row(row: dict[str, Any]) -> None:
     print(f"input, {row['name']}: {row['jax_over_torch']:.2f} times torch.utils.data's rate")
     for kind, (median, least, most, per_second) in row["rates"].items():
         print(
-            f"  {kind:5} {median} images/s ({least}-{most}), {per_second} in a processor's second",
+            f"  {kind:5} {median} images/s ({least}-{most}), {per_second} per second of CPU time",
             flush=True,
         )
 
 
 def input_rows(workers: int = 2, seconds: float = 0.6) -> list[dict[str, Any]]:
-    """Rows of `compare`: in this process on one core, and from `workers` processes."""
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
+    """Rows from `compare`: in this process on one core, and from `workers` processes."""
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), 160)
         source = FolderSource(Path(folder))
         cores, threads = os.sched_getaffinity(0), cv2.getNumThreads()
-        os.sched_setaffinity(0, {max(cores)})  # of this thread and those it starts
+        os.sched_setaffinity(0, {max(cores)})  # this thread and those it starts
         cv2.setNumThreads(1)
         rows = [compare("one core", both(source, 0) | {"bare": bare_loop(source)}, seconds)]
         os.sched_setaffinity(0, cores)
@@ -76,7 +76,7 @@ def input_rows(workers: int = 2, seconds: float = 0.6) -> list[dict[str, Any]]:
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Parts of scikit-image's photographs, enlarged, with grain: they compress as others do."""
+    """Enlarged crops of scikit-image's photographs; noise makes them compress like real ones."""
     rng = np.random.default_rng(0)
     photos = PhotoSource(TRAINING_PHOTOS + HELD_OUT_PHOTOS)
     grain = rng.normal(0, GRAIN, (SIDE, SIDE, 1))
@@ -92,7 +92,7 @@ def both(source: Source, workers: int) -> dict[str, Any]:
     config = Config(data=DataConfig(num_workers=workers))
     images = Images(source)
     endless = RandomSampler(images, num_samples=10**9)
-    start = "spawn" if workers else None  # as grain: a process with threads must not fork
+    start = "spawn" if workers else None  # like grain: a process with threads must not fork
     theirs = DataLoader(
         images, BATCH, sampler=endless, num_workers=workers, multiprocessing_context=start
     )
@@ -101,7 +101,7 @@ def both(source: Source, workers: int) -> dict[str, Any]:
 
 
 class Images:
-    """What torch.utils.data calls a dataset: the pipeline's own examples, in torch's order."""
+    """A torch.utils.data dataset of the pipeline's own examples."""
 
     def __init__(self, source: Source):
         self._source, self._rng = source, np.random.default_rng(0)
@@ -113,7 +113,7 @@ class Images:
         return self._make_example.random_map(index, self._rng)
 
     @functools.cached_property
-    def _make_example(self) -> MakeExample:  # in the worker: it cannot be pickled
+    def _make_example(self) -> MakeExample:  # created in the worker: it cannot be pickled
         cv2.setNumThreads(1)
         return MakeExample(self._source, Config())
 
@@ -126,11 +126,11 @@ def bare_loop(source: FolderSource) -> Iterator[Any]:
 
 
 def compare(name: str, kinds: dict[str, Iterator[Any]], seconds: float) -> dict[str, Any]:
-    """Each kind's images/s, taking turns: median, least, most, and per second of processor time."""
+    """Each kind's images/s, timed in turns: median, least, most, and per second of CPU time."""
     turns: dict[str, list] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         for kind, batches in kinds.items():
-            for _ in range(8):  # what was made while another had its turn
+            for _ in range(8):  # discard what was prefetched during the others' turns
                 next(batches)
             images, started, worked = 0, time.perf_counter(), processor_seconds()
             while (passed := time.perf_counter() - started) < seconds:
@@ -147,7 +147,7 @@ def compare(name: str, kinds: dict[str, Iterator[Any]], seconds: float) -> dict[
 
 
 def processor_seconds() -> float:
-    """Of this process and its workers."""
+    """CPU time of this process and its workers."""
     processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     return sum(time.clock_gettime(~process << 3 | 2) for process in processes)  # Linux's clock ids
 

@@ -1,15 +1,14 @@
-"""Training, completion and input against PyTorch, in one run. What the README's table comes from.
+"""Training, completion and input compared with PyTorch. The source of the README's table.
 
     pip install -e '.[torch]'
     python scripts/benchmarks/training.py [--batch 4] [--rounds 5] [--quick] [--no-compile]
 
-On the device at hand, with random weights at full width, 256x256, in float32 and in bfloat16:
-training steps, the generator alone, the completion of a photograph of 6000x4000 with a hole of
-200x200, the input pipeline alone, and the share of training that waits for it. PyTorch runs the
-same networks with channels_last, eagerly and, unless --no-compile, by torch.compile. All take
-turns, so that a noisy machine is noisy for all; medians, fastest and slowest. FLOP are the model's
-(multiplications with padding not counted), beside the rate of a large matrix product in the same
-turns.
+Measures, with random weights at full width, 256x256, in float32 and bfloat16: training steps, the
+generator alone, completing a 200x200 hole in a 6000x4000 photograph, the input pipeline alone, and
+the share of training time spent waiting for it. PyTorch runs the same networks with channels_last,
+eagerly and, unless --no-compile, with torch.compile. Programs take turns so that noise affects all
+of them; reported are the median, fastest and slowest. FLOP are the model's, without multiplications
+by padding; a large matrix product is timed in the same turns for comparison.
 """
 
 import argparse
@@ -46,15 +45,15 @@ from glinpaint_jax.training.step import make_steps
 
 BOX = (60, 70, 120, 110)  # the hole: top, left, height, width
 PRODUCT = "product "
-LONGEST = 120  # seconds of one comparison, after which it stops, but not before two rounds
+LONGEST = 120  # seconds after which a comparison stops, but not before two rounds
 Run = Callable[[], Any]
 
 
 @dataclasses.dataclass
 class Program:
-    """Something to time, and what its compiler says of it (flop and bytes None: unknown).
+    """Something to time, with its compiler's numbers (None if unknown).
 
-    `step` takes a batch of training to losses that are not waited for.
+    `step` runs a training step on a batch and returns the losses without waiting for them.
     """
 
     run: Run
@@ -66,15 +65,13 @@ class Program:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=4, help="of the training steps")
+    parser.add_argument("--batch", type=int, default=4, help="size in training steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--quick", action="store_true", help="batch 2, two rounds, the joint step alone"
-    )
+    parser.add_argument("--quick", action="store_true", help="batch 2, two rounds, joint step only")
     parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     if arguments.quick:
         arguments.batch, arguments.rounds, arguments.no_compile = 2, 2, True
     print(
@@ -101,7 +98,7 @@ def main() -> None:
 def compare(
     name: str, programs: dict[str, Program], images: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Seconds an image of each program, taking turns; the first turn does not count."""
+    """Seconds per image of each program, timed in turns; the first turn is a warm-up."""
     programs |= {PRODUCT + kind: matrix_product(kind) for kind in PRECISIONS}
     seconds: dict[str, list[float]] = {}
     failed, began = {}, time.perf_counter()
@@ -114,7 +111,7 @@ def compare(
             started = time.perf_counter()
             try:
                 program.run()
-            except Exception as error:  # torch.compile without a C++ compiler, or out of memory
+            except Exception as error:  # no C++ compiler for torch.compile, or out of memory
                 failed[kind] = (str(error).strip() or repr(error)).splitlines()[0]
                 continue
             passed = time.perf_counter() - started
@@ -139,7 +136,7 @@ def describe(
     images: int,
     seconds: dict[str, list[float]],
 ) -> dict[str, Any]:
-    """What is reported of one program: times an image, and its share of a matrix product's rate."""
+    """One program's results: time per image, FLOP/s and their share of a matrix product's."""
     program, median = programs[kind], statistics.median(each)
     flop = next(other.flop for other in programs.values() if other.flop)  # the model's, as JAX's
     ceiling = PRODUCT + kind.split()[1]  # "JAX float32" -> of the product in float32
@@ -180,7 +177,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def matrix_product(precision: str) -> Program:
-    """A large one, larger where there is more to fill; in bfloat16 its sums are float32."""
+    """A large matrix product, larger on accelerators; bfloat16 is summed in float32."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), precision)
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
@@ -188,9 +185,9 @@ def matrix_product(precision: str) -> Program:
 
 
 def compiled_program(function: Any, *operands: Any) -> tuple[Any, Program]:
-    """The compiled function, and a program that has what the compiler says, but nothing to run."""
+    """The compiled function, and a program with its compiler's numbers but nothing to run."""
     traced = function.trace(*operands)
-    # Counted where convolutions are convolutions: on CPU some are loops.
+    # Counted for TPU: on CPU some convolutions are loops.
     flop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
     started = time.perf_counter()
     compiled = traced.lower().compile()
@@ -218,7 +215,7 @@ def torch_kinds(precision: str, arguments: argparse.Namespace) -> list[tuple[str
 
 
 def jax_step(config: Config, phase: Phase, images: np.ndarray) -> Program:
-    """One step of a state that goes on from the step before."""
+    """A training step; each call continues from the state of the previous one."""
     mesh = make_mesh()
     boxes = np.tile(np.int32([BOX]), (len(images), 1))
     batch = to_global({"image": images, "bbox": boxes}, mesh)
@@ -257,7 +254,7 @@ def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> di
 
 
 def completion_row() -> dict[str, Any]:
-    """Of the region of the hole alone; PyTorch's generator would have to see all of it."""
+    """Computes only the hole's region; PyTorch's generator would need the whole photograph."""
     weights = completion.random_weights()
     seconds = completion.complete("regions", 4000, 6000, 200, weights)
     values = [round(f(seconds), 3) for f in (statistics.median, min, max)]
@@ -275,9 +272,9 @@ def input_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def waiting_row(
     step: Callable[[Any], dict[str, Any]], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Of training on what the input pipeline gives, the share of time without a step to compute.
+    """The share of training time during which the device waits for the input pipeline.
 
-    At most: a wait for a batch counts in full where the device was done by its end.
+    An upper bound: a wait counts in full if the device was idle at its end.
     """
     config, mesh = Config(), make_mesh()
     source = PhotoSource(TRAINING_PHOTOS, 1000)

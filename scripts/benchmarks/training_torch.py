@@ -1,6 +1,6 @@
-"""Training steps and forward passes of the same networks in PyTorch, as fast as it can.
+"""Training steps and forward passes of the same networks in PyTorch, tuned for speed.
 
-For training.py. channels_last; in bfloat16 by autocast; `compiled` by torch.compile.
+Used by training.py. channels_last; autocast for bfloat16; torch.compile if `compiled`.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def networks(config: Config, *, compiled: bool) -> list[torch.nn.Module]:
 def make_steps(
     config: Config, images: np.ndarray, bbox: tuple[int, int, int, int], *, compiled: bool
 ) -> dict[Phase, Callable[[], Any]]:
-    """One step of each phase, with the losses and updates of a default config."""
+    """One step per phase, with the losses and updates of a default config."""
     generator, discriminator = (network.train() for network in networks(config, compiled=compiled))
     optimizers = [
         torch.optim.Adam(network.parameters(), config.optimizer.learning_rate)

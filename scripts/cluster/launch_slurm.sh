@@ -3,27 +3,28 @@
 #
 #   sbatch [--nodes=4 ...] scripts/cluster/launch_slurm.sh --config configs/places.py --workdir /shared/runs/places
 #
-# Run it from the project's folder. What follows the script's name goes to the training program as
-# it is; options before it replace the #SBATCH lines below. Change those to what your cluster has:
+# Run it from the project's folder. Arguments after the script's name go to the training program;
+# sbatch options before it override the #SBATCH lines below. Set those for your cluster:
 #
-#   --nodes, --gpus-per-node   The batch (config.global_batch_size, 96 in places.py) must be a
-#                              multiple of all GPUs together: 2 nodes x 8 GPUs take 6 images each.
-#   --ntasks-per-node=1        One task a node drives all its GPUs: one input pipeline and one
-#                              connection a node. One task a GPU works too (--ntasks-per-node=8
-#                              with --gpus-per-node=8, then fewer --cpus-per-task).
-#   --cpus-per-task            Decoding JPEGs wants some ten cores a GPU (config.data.num_workers).
-#   --time, --partition        The cluster's rules. A run may be longer than a job, see below.
+#   --nodes, --gpus-per-node   config.global_batch_size (96 in places.py) must be a multiple of the
+#                              total number of GPUs: 2 nodes x 8 GPUs take 6 images each.
+#   --ntasks-per-node=1        One task per node drives all its GPUs. For one task per GPU use e.g.
+#                              --ntasks-per-node=8 with --gpus-per-node=8 (not --gpus-per-task: each
+#                              task picks its GPU by its local number), and fewer --cpus-per-task.
+#   --cpus-per-task            Plan on about ten cores per GPU to decode JPEGs
+#                              (config.data.num_workers).
+#   --time, --partition        As your cluster requires. A run may take longer than one job.
 #
-# The project's folder, its .venv (or PYTHON=...), the data and the workdir must be at the same
-# place on all nodes: all processes write their part of a checkpoint into the one workdir.
+# The project's folder, its .venv (or PYTHON=...), the data and the workdir must have the same path
+# on all nodes: every process writes its part of each checkpoint into the workdir.
 #
-# How it ends. Two minutes before the time limit SLURM wakes this script (--signal), which has the
-# training save and stop, and puts the job back into the queue; it resumes there. By hand:
-#   scancel --signal=TERM JOB   saves and stops; the same sbatch command resumes
-#   scancel JOB                 stops; what came after the newest checkpoint is lost
-# Where a process dies, srun ends the others (--kill-on-bad-exit; without it they notice within a
-# minute), and this script starts all of them again, RESTARTS times at most. Where a node dies,
-# SLURM requeues the job (--requeue). What is wrong with the command fails each time, then for good.
+# Stopping and restarting:
+# - Two minutes before the time limit SLURM signals this script (--signal). Training saves and stops,
+#   the job is requeued and later resumes.
+# - scancel --signal=TERM JOB saves and stops; rerun the sbatch command to resume.
+# - scancel JOB stops at once and loses everything since the newest checkpoint.
+# - If a process dies, srun ends the others (--kill-on-bad-exit) and this script restarts all of
+#   them, at most RESTARTS times. If a node dies, SLURM requeues the job (--requeue).
 #SBATCH --job-name=glinpaint
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -45,33 +46,39 @@ if [[ "$*" != *--config* || "$*" != *--workdir* ]]; then
     exit 1
 fi
 if [ -z "${SLURM_JOB_ID:-}" ]; then
-    echo "error: this is not a SLURM job; start it by: $usage" >&2
+    echo "error: not a SLURM job; run: $usage" >&2
     exit 1
 fi
 
+# jax gives each SLURM task one GPU, the one with its local number. A single task takes all of them.
+if [ "${SLURM_NTASKS_PER_NODE:-1}" -eq 1 ] && [ "${SLURM_GPUS_ON_NODE:-0}" -gt 0 ]; then
+    JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+    export JAX_LOCAL_DEVICE_IDS
+fi
+
 time_is_up=
-# Without the step's name the signal reaches all processes of all steps, and not this script.
+# Given a job, not a step, scancel signals the processes of all its steps but not this script.
 trap 'time_is_up=yes; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 
 for ((restart = 0; restart <= RESTARTS; restart++)); do
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((restart + 1)): $*"
     srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-        "$PYTHON" -m glinpaint_jax.main "$@" &
+        "$PYTHON" -m glinpaint_jax.main --distributed "$@" &
     status=0
     wait $! || status=$?
-    # A trap ends `wait` before srun has ended.
+    # The trap interrupts `wait`; wait again until srun has ended.
     while kill -0 $! 2>/dev/null; do
         status=0
         wait $! || status=$?
     done
     if [ -n "$time_is_up" ]; then
-        echo "the time limit is near; job $SLURM_JOB_ID goes back into the queue"
+        echo "the time limit is near; requeueing job $SLURM_JOB_ID"
         exec scontrol requeue "$SLURM_JOB_ID"
     fi
     [ "$status" -eq 0 ] && exit 0
     echo "the training program ended with status $status"
     sleep 5
-    [ -z "$time_is_up" ] || exec scontrol requeue "$SLURM_JOB_ID" # the notice came meanwhile
+    [ -z "$time_is_up" ] || exec scontrol requeue "$SLURM_JOB_ID" # signalled during sleep
 done
-echo "error: $((RESTARTS + 1)) starts have failed; the lines above say why" >&2
+echo "error: training failed $((RESTARTS + 1)) times; see the lines above" >&2
 exit 1

@@ -1,39 +1,37 @@
 #!/usr/bin/env bash
-# Trains on all hosts of a Cloud TPU slice (a "pod"): one process a host, all its chips.
+# Trains on all hosts of a Cloud TPU slice (a "pod"), with one process per host.
 #
-#   bash scripts/cluster/launch_tpu_pod.sh create            makes the slice
-#   bash scripts/cluster/launch_tpu_pod.sh install           copies the project to all hosts, installs it
+#   bash scripts/cluster/launch_tpu_pod.sh create            creates the slice
+#   bash scripts/cluster/launch_tpu_pod.sh install           installs the committed project on all hosts
 #   bash scripts/cluster/launch_tpu_pod.sh start --config configs/places.py --workdir /mnt/shared/places ...
-#   bash scripts/cluster/launch_tpu_pod.sh logs              follows the first host's lines
-#   bash scripts/cluster/launch_tpu_pod.sh stop              saves and stops; `start` again resumes
-#   bash scripts/cluster/launch_tpu_pod.sh delete            ends the slice, and what it costs
+#   bash scripts/cluster/launch_tpu_pod.sh logs              follows the first host's log
+#   bash scripts/cluster/launch_tpu_pod.sh stop              saves and stops; `start` resumes
+#   bash scripts/cluster/launch_tpu_pod.sh delete            deletes the slice and ends its costs
 #
-# Run it from the project's folder, with gcloud logged in. First set the variables below, here or in
-# the environment. What follows `start` goes to the training program as it is.
+# Run it from the project's folder, logged in to gcloud. First set the variables below, here or in
+# the environment. Arguments after `start` go to the training program.
 #
-# The hosts find each other by themselves; no address is needed. All of them must see the data and
-# the workdir at the same place, for each writes its part of a checkpoint there. A slice has no
-# shared disk of its own: before `start`, mount a Filestore (NFS) share on every host, or a bucket by
-# gcsfuse for the data and a Filestore share for the workdir. For example
+# All hosts need the data and the workdir at the same path: each writes its part of a checkpoint
+# there. A slice has no shared disk, so mount a Filestore (NFS) share on every host before `start`
+# (the data may also be a bucket mounted with gcsfuse):
 #   bash scripts/cluster/launch_tpu_pod.sh each 'sudo apt-get install -y nfs-common; sudo mkdir -p /mnt/shared;
 #       sudo mount 10.0.0.2:/share /mnt/shared; sudo chmod 777 /mnt/shared'
-# The batch (config.global_batch_size, 96 in places.py) must be a multiple of the chips.
+# config.global_batch_size (96 in places.py) must be a multiple of the number of chips.
 #
-# How it ends. `stop` signals all hosts: the training finishes its step, saves and exits. Where one
-# host dies the others stop within a minute and say so; each host then starts its process again,
-# RESTARTS times at most, and they resume together. SPOT=yes takes cheaper chips that Google may
-# take back: what came after the newest checkpoint is then lost; `delete`, `create`, `install`,
-# mount, `start` resume. Lower --config.checkpoint_every accordingly.
+# If one host dies, the others stop within a minute. Every host restarts its process, at most
+# RESTARTS times, and together they resume. SPOT=yes uses cheaper chips that Google may reclaim,
+# losing everything since the newest checkpoint (lower --config.checkpoint_every); then run
+# `delete`, `create`, `install`, mount, and `start` to resume.
 #
 # Not yet run on a TPU.
 set -euo pipefail
 
 TPU=${TPU:-glinpaint}
 ZONE=${ZONE:-us-central2-b}
-TYPE=${TYPE:-v4-32}                # the slice; v4-32 is 4 hosts of 4 chips
-IMAGE=${IMAGE:-tpu-ubuntu2204-base} # its Python must be 3.11 or newer: see PYTHON
-PYTHON=${PYTHON:-python3.11}       # on the hosts; `install` takes it from Ubuntu where it is missing
-SPOT=${SPOT:-}                     # yes for pre-emptible chips
+TYPE=${TYPE:-v4-32}                # v4-32 is 4 hosts of 4 chips
+IMAGE=${IMAGE:-tpu-ubuntu2204-base} # the hosts' operating system
+PYTHON=${PYTHON:-python3.11}       # on the hosts, 3.11 or newer; `install` installs it from Ubuntu if missing
+SPOT=${SPOT:-}                     # yes for preemptible chips
 RESTARTS=${RESTARTS:-3}
 
 usage() {
@@ -57,7 +55,7 @@ create)
 install)
     archive=$(mktemp --suffix=.tar.gz)
     trap 'rm -f "$archive"' EXIT
-    git archive --format=tar.gz --output="$archive" HEAD # what is committed
+    git archive --format=tar.gz --output="$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:glinpaint.tar.gz" --zone="$ZONE" --worker=all
     each "set -e
         command -v $PYTHON && $PYTHON -m venv --help > /dev/null ||
@@ -68,28 +66,27 @@ install)
 start)
     [[ "$*" == *--config* && "$*" == *--workdir* ]] || usage
     arguments=$(printf ' %q' "$@")
-    # Status 0 is the end or a wish to stop; else the others have ended too, and all start again.
+    # Status 0: finished, or stopped by `stop`. Otherwise all processes have failed: restart.
     loop="for ((i = 0; i <= $RESTARTS; i++)); do
-            .venv/bin/python -m glinpaint_jax.main$arguments && break
+            .venv/bin/python -m glinpaint_jax.main --distributed$arguments && break
             sleep 10
         done"
-    # A session of its own outlives the connection, and is signalled as a whole.
+    # setsid: training outlives the connection, and `stop` can signal the whole process group.
     each "cd glinpaint || exit
         if kill -0 -- -\$(cat train.pid 2> /dev/null) 2> /dev/null; then
-            echo 'error: it runs already; stop it first' >&2
+            echo 'error: already running; stop it first' >&2
             exit 1
         fi
         setsid bash -c $(printf '%q' "$loop") > train.log 2>&1 < /dev/null & echo \$! > train.pid"
-    echo "started on all hosts; bash scripts/cluster/launch_tpu_pod.sh logs"
+    echo "started on all hosts; follow with: bash scripts/cluster/launch_tpu_pod.sh logs"
     ;;
 logs)
     gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=0 \
         --command="tail -n 40 -F glinpaint/train.log"
     ;;
 stop)
-    # Also the loop around the program, which would start it again. The program itself ends when it
-    # has saved, see `logs`.
-    each "kill -TERM -- -\$(cat glinpaint/train.pid) || echo 'none runs here'"
+    # Also ends the restart loop. Training exits once it has saved; see `logs`.
+    each "kill -TERM -- -\$(cat glinpaint/train.pid) || echo 'not running'"
     ;;
 each)
     [ $# -eq 1 ] || usage

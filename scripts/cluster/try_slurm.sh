@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Tries scripts/cluster/launch_slurm.sh on a real SLURM: a cluster of this one machine, two tasks on its
-# CPU, Debian's slurm-wlm and munge. Needs root; installs the two packages if they are missing. All
-# else lives in a temporary folder and ends with this script.
+# Tests launch_slurm.sh on a real SLURM: a one-machine cluster running two tasks on its CPU. Needs
+# root; installs Debian's slurm-wlm and munge if missing. Everything else is in a temporary folder
+# and is removed when this script ends.
 #
-#   sudo bash scripts/cluster/try_slurm.sh        [PYTHON=... where glinpaint_jax is installed]
+#   sudo bash scripts/cluster/try_slurm.sh        [PYTHON=... with glinpaint_jax installed]
 #
-# 1. A short run, from start to end.
-# 2. A long one that is told to stop (scancel --signal=TERM): it saves.
-# 3. The same again: it resumes, a process is killed, and all are started again.
-# 4. The same again with a time limit: SLURM's notice makes it save and go back into the queue.
+# 1. A short run finishes.
+# 2. A long run is stopped by scancel --signal=TERM and saves.
+# 3. Rerun, it resumes; a process is killed, and all restart.
+# 4. Rerun with a time limit, it saves before the limit, is requeued and resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,7 +17,7 @@ NODE=localhost
 CONTROLLER_PORT=${CONTROLLER_PORT:-16817} # and the one after it
 
 [ "$(id -u)" -eq 0 ] || {
-    echo "error: SLURM's daemons are started as root here; sudo bash scripts/cluster/try_slurm.sh" >&2
+    echo "error: SLURM's daemons need root; run: sudo bash scripts/cluster/try_slurm.sh" >&2
     exit 1
 }
 "$PYTHON" -c 'import jax' || {
@@ -45,7 +45,7 @@ mkdir -p "$folder"/{state,spool,log}
 chmod 755 "$folder"
 dd if=/dev/urandom of="$folder/munge.key" bs=128 count=1 status=none
 chmod 600 "$folder/munge.key"
-# One node of two processors, whatever there is; no cgroups, so that it works in containers.
+# One node with two CPUs, whatever the machine has. No cgroups, so that it works in containers.
 cat > "$SLURM_CONF" <<CONF
 ClusterName=try
 SlurmctldHost=$NODE
@@ -73,7 +73,7 @@ ReturnToService=2
 NodeName=$NODE NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=$NODE Default=YES MaxTime=INFINITE State=UP
 CONF
-# `disabled` is known from Slurm 23.02 on; before, what there is must do.
+# Slurm accepts `disabled` since 23.02.
 if [ "$(sbatch --version | cut -d' ' -f2 | cut -d. -f1)" -ge 23 ]; then
     echo "CgroupPlugin=disabled" > "$folder/cgroup.conf"
 fi
@@ -91,7 +91,7 @@ daemons+=($!)
 for ((i = 0; ; i++)); do
     [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] && break
     [ "$i" -lt 30 ] || {
-        echo "error: SLURM has not come up; its logs:" >&2
+        echo "error: SLURM did not start; its logs:" >&2
         tail -n 20 "$folder"/log/* >&2
         exit 1
     }
@@ -119,7 +119,7 @@ wait_until() {
         if "$@"; then return; fi
         sleep 1
     done
-    echo "error: waited 5 minutes in vain for: $*" >&2
+    echo "error: timed out after 5 minutes waiting for: $*" >&2
     tail -n 30 "$folder"/*.log "$folder"/log/* >&2
     exit 1
 }
@@ -133,14 +133,14 @@ job=$(submit short 60)
 wait_until ended "$job"
 show short
 
-echo "== 2. a long run, told to stop by scancel --signal=TERM"
+echo "== 2. a long run, stopped by scancel --signal=TERM"
 job=$(submit stopped 100000)
 wait_until saved_after 100
 scancel --signal=TERM "$job"
 wait_until ended "$job"
 show stopped
 
-echo "== 3. the same again: it resumes; one of its processes is killed, all are started again"
+echo "== 3. rerun: it resumes; one process is killed and all restart"
 step=$(newest)
 job=$(submit killed 100000)
 wait_until saved_after "$step"
@@ -152,14 +152,14 @@ scancel --signal=TERM "$job"
 wait_until ended "$job"
 show killed
 
-# SLURM looks at its clock once a minute: the notice may come a minute early.
-echo "== 4. the same again, a time limit of 3 minutes and a notice 1 to 2 minutes before"
+# SLURM checks its clock once a minute, so the signal may come a minute early.
+echo "== 4. rerun with a time limit of 3 minutes and a signal 1 to 2 minutes before it"
 step=$(newest)
 job=$(submit limited 100000 --time=3 --signal=B:USR1@60)
-wait_until said limited "goes back into the queue"
+wait_until said limited "requeueing job"
 step=$(newest)
 wait_until saved_after "$step"
 scancel "$job"
 wait_until ended "$job"
 show limited
-echo "== all four as they should be"
+echo "== all four passed"

@@ -66,17 +66,24 @@ def free_address():
 
 
 def run_processes(count, *arguments, devices=1):
-    """`run` in processes that know each other, of so many devices each."""
+    """Like `run`, in several processes that join each other, with `devices` devices each."""
     return [started.result() for started in start_processes(count, *arguments, devices=devices)]
 
 
-def start_processes(count, *arguments, devices=1):
-    changes = {
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COORDINATOR_ADDRESS": free_address(),
-        "JAX_NUM_PROCESSES": str(count),
-    }
-    return [Started(*arguments, **changes, JAX_PROCESS_ID=str(i)) for i in range(count)]
+def start_processes(count, *arguments, devices=1, **changes):
+    address = free_address()
+    return [
+        Started(
+            *arguments,
+            "--distributed",
+            f"--coordinator={address}",
+            f"--process-count={count}",
+            f"--process-id={number}",
+            JAX_NUM_CPU_DEVICES=str(devices),
+            **changes,
+        )
+        for number in range(count)
+    ]
 
 
 class Started:

@@ -1,4 +1,4 @@
-"""Two processes against one, and a run that moves between hosts and devices."""
+"""Two processes compared with one, and a run that moves between hosts and devices."""
 
 import signal
 
@@ -15,9 +15,9 @@ from tests.helpers.programs import (
 )
 
 STEPS = 6
-# Processes add up their devices' sums in another order: differences of 1e-7 in the first loss,
-# of which each step at a usual learning rate makes ten to a hundred times more. A tiny rate keeps
-# them apart from mistakes: another example in a batch makes a difference of 1e-2.
+# Several processes add up the devices' sums in another order, so the first losses differ by 1e-7.
+# At a normal learning rate every step multiplies that by 10 to 100. A tiny learning rate keeps it
+# far below real errors: one wrong example in a batch changes the loss by 1e-2.
 TOLERANCE = 1e-6
 RUN = [
     "glinpaint_jax.main",
@@ -25,7 +25,7 @@ RUN = [
     f"--config.num_steps={STEPS}",
     "--config.global_batch_size=8",
     "--config.optimizer.learning_rate=1e-7",
-    "--config.phases.discriminator_end=2",  # two steps complete, one discriminates, three both
+    "--config.phases.discriminator_end=2",  # steps: 2 completion, 1 discriminator, 3 joint
     "--config.phases.completion_end=1",
 ]
 COMPLETION = [*RUN, "--config.phases.discriminator_end=100", "--config.phases.completion_end=100"]
@@ -60,7 +60,7 @@ def test_two_processes_of_four_devices_train_like_one_of_eight(tmp_path):
 
 
 def test_a_run_moves_between_devices_and_hosts(tmp_path):
-    """8 devices -> 1 -> 4 on two hosts: parameters and the place in the data go along."""
+    """8 devices -> 1 -> 4 on two hosts, with the same parameters and the same data order."""
 
     def train(name, until, devices):
         arguments = [*COMPLETION, f"--config.num_steps={until}", f"--workdir={tmp_path / name}"]
