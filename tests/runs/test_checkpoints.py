@@ -38,13 +38,13 @@ def restore_step(workdir, config, mesh, step=1, images=IMAGES, say=pytest.fail):
 
 
 def open_checkpoints(workdir, max_failed_saves=1):
-    """And the list of its warnings."""
+    """Returns the checkpoints and the list of their warnings."""
     warnings = []
     return Checkpoints(workdir, warnings.append, max_failed_saves), warnings
 
 
 @pytest.mark.parametrize("target", ["mesh8", "mesh1"])
-def test_restored_state_is_bit_equal_on_any_number_of_devices(
+def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
     target, request, initial_state, step_config, mesh8, tmp_path
 ):
     checkpoints, _ = open_checkpoints(tmp_path)
@@ -64,7 +64,7 @@ def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, t
     checkpoints, _ = open_checkpoints(tmp_path)
     for step, l1 in ((1, 9.0), (2, 5.0), (3, None), (4, 7.0), (5, None), (6, 8.0)):
         save(checkpoints, initial_state, step_config, mesh1, step, l1)
-        if step == 3:  # a stopped run still knows its best step
+        if step == 3:  # a resumed run still knows its best step
             checkpoints.close()
             checkpoints, _ = open_checkpoints(tmp_path)
     checkpoints.close()
@@ -75,7 +75,9 @@ def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, t
     assert json.loads((tmp_path / FOLDER / "2" / "metrics" / "metrics").read_text()) == {"l1": 5.0}
 
 
-def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mesh1, tmp_path):
+def test_config_changes_that_matter_are_rejected_by_name(
+    initial_state, step_config, mesh1, tmp_path
+):
     checkpoints, _ = open_checkpoints(tmp_path)
     save(checkpoints, initial_state, step_config, mesh1, 1)
     checkpoints.settle()
@@ -92,7 +94,7 @@ def test_changes_that_matter_are_refused_by_name(initial_state, step_config, mes
     checkpoints.close()
 
 
-def test_more_steps_are_a_change_only_under_a_schedule(initial_state, step_config, mesh1, tmp_path):
+def test_num_steps_may_change_only_without_a_schedule(initial_state, step_config, mesh1, tmp_path):
     for schedule in ("constant", "cosine"):
         config = dataclasses.replace(step_config, optimizer=OptimizerConfig(schedule=schedule))
         (tmp_path / schedule).mkdir()
@@ -120,7 +122,7 @@ def test_a_source_may_move_but_not_grow(initial_state, step_config, mesh1, tmp_p
 
 
 @pytest.mark.parametrize("failing", ["write_manifest", "require_space"])
-def test_failed_saves_leave_nothing_and_cost_nothing_whole(
+def test_failed_saves_leave_nothing_and_keep_complete_steps(
     failing, initial_state, step_config, mesh1, tmp_path, monkeypatch
 ):
     checkpoints, warnings = open_checkpoints(tmp_path, max_failed_saves=3)
@@ -154,7 +156,7 @@ def test_failed_saves_leave_nothing_and_cost_nothing_whole(
     assert newest_complete_step(tmp_path, warnings.append) == 5
 
 
-def test_a_step_stays_whole_where_tidying_up_fails(
+def test_a_step_stays_complete_if_cleaning_up_fails(
     initial_state, step_config, mesh1, tmp_path, monkeypatch
 ):
     def fail(*_):

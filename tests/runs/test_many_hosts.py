@@ -92,6 +92,6 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_a_save(tmp_path):
     assert "SIGTERM: finishing the step" in results[1].stderr
     step = int((workdir / "newest_checkpoint").read_text())
     assert results[0].stderr.splitlines()[-1] == (
-        f"stopped at step {step} of 1000000; the same command goes on"
+        f"stopped at step {step} of 1000000; rerun to resume"
     )
     assert run("glinpaint_jax", "verify", workdir).returncode == 0

@@ -1,13 +1,14 @@
-"""Every kind of damage to a step directory."""
+"""Damage of every kind to a step directory."""
 
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import NAME
+from glinpaint_jax.files import NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
 from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step
 from glinpaint_jax.weights import FOLDER, load_weights
@@ -48,14 +49,14 @@ def truncate(path):
 DAMAGES = {"flip": flip, "truncate": truncate, "delete": lambda path: path.unlink()}
 
 
-def test_whole_steps_are_left_alone(workdir):
+def test_complete_steps_are_left_alone(workdir):
     before = files(workdir)
     assert newest_complete_step(workdir, pytest.fail) == 5
     assert files(workdir) == before
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_step_with_one_damaged_file_is_set_aside_and_the_one_before_it_used(kind, workdir):
+def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kind, workdir):
     newest, aside = workdir / FOLDER / "5", workdir / SET_ASIDE / "5"
     names = [path.relative_to(newest) for path in files(newest) if path.stat().st_size]
     assert len(names) > 10
@@ -73,17 +74,32 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_one_before_it_used(ki
         assert newest_complete_step(workdir, pytest.fail) == 5
 
 
+def test_every_flipped_byte_is_found(workdir, soak):
+    """A few bytes of each file; with --soak every byte, up to 500 of each file."""
+    step = workdir / FOLDER / "5"
+    for path in files(step):
+        original = path.read_bytes()
+        for position in np.linspace(0, len(original) - 1, 500 if soak else 3, dtype=int):
+            content = bytearray(original)
+            if content:
+                content[position] ^= 1 << (position % 8)
+                path.write_bytes(content)
+                assert find_damage(step) is not None, (path, position)
+        path.write_bytes(original)
+    assert find_damage(step) is None
+
+
 def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     temporary = workdir / FOLDER / "8.orbax-checkpoint-tmp"
     shutil.copytree(workdir / FOLDER / "3", temporary)
-    (workdir / FOLDER / "5" / NAME).unlink()  # killed between orbax's last act and ours
+    (workdir / FOLDER / "5" / NAME).unlink()  # killed between orbax's last write and ours
     said = []
     assert newest_complete_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {temporary.name, "5"}
 
 
-def test_a_second_damaged_step_of_the_same_number_finds_room(workdir):
+def test_two_damaged_steps_of_the_same_number_are_both_kept(workdir):
     for _ in range(2):
         shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "9")
         flip(workdir / FOLDER / "9" / "state" / "manifest.ocdbt")
@@ -92,7 +108,7 @@ def test_a_second_damaged_step_of_the_same_number_finds_room(workdir):
 
 
 @pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder"])
-def test_a_run_without_a_whole_step_is_not_started_anew(how, workdir):
+def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
     if how == "all damaged":
         for step in ("3", "5"):
             flip(workdir / FOLDER / step / "state" / "manifest.ocdbt")
@@ -106,12 +122,12 @@ def test_a_run_without_a_whole_step_is_not_started_anew(how, workdir):
     if how == "all damaged":
         assert "3: state/manifest.ocdbt" in str(error.value)
         assert "5: state/manifest.ocdbt" in str(error.value)
-    assert files(workdir) == before  # for whoever mends it
+    assert files(workdir) == before  # nothing is touched, so that it can be repaired
 
 
 @pytest.mark.parametrize("steps", [("3", "5"), ("5",)])
-def test_steps_without_manifests_are_not_thrown_away(steps, workdir):
-    """Those of the versions before manifests."""
+def test_steps_without_manifests_are_not_deleted(steps, workdir):
+    """Versions before manifests wrote such steps."""
     (workdir / NEWEST).unlink()
     for step in ("3", "5"):
         (workdir / FOLDER / step / NAME).unlink()
@@ -122,7 +138,7 @@ def test_steps_without_manifests_are_not_thrown_away(steps, workdir):
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the manifest"])
-def test_a_run_killed_in_its_first_save_starts_anew(moment, workdir):
+def test_a_run_killed_in_its_first_save_starts_again(moment, workdir):
     (workdir / NEWEST).write_text("0\n")
     shutil.rmtree(workdir / FOLDER / "3")
     if moment == "writing":
@@ -134,14 +150,14 @@ def test_a_run_killed_in_its_first_save_starts_anew(moment, workdir):
     assert len(said) == 1
 
 
-def test_what_is_whole_is_known_to_be_so_from_then_on(workdir):
-    """Killed between the manifest of the first step and the note of it."""
+def test_the_first_complete_step_is_recorded_on_resume(workdir):
+    """The run was killed between writing the first manifest and newest_checkpoint."""
     (workdir / NEWEST).write_text("0\n")
     assert newest_complete_step(workdir, pytest.fail) == 5
     assert (workdir / NEWEST).read_text() == "5\n"
 
 
-def test_a_folder_that_is_a_link_keeps_what_is_damaged_on_its_own_disk(workdir, tmp_path):
+def test_damaged_steps_behind_a_link_stay_on_their_own_disk(workdir, tmp_path):
     (workdir / FOLDER).rename(tmp_path / "elsewhere")
     (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")
     flip(tmp_path / "elsewhere" / "5" / "state" / "manifest.ocdbt")
@@ -153,7 +169,7 @@ def test_a_new_workdir_has_no_step(tmp_path):
     assert newest_complete_step(tmp_path, pytest.fail) is None
 
 
-def test_loading_weights_passes_over_damage(workdir):
+def test_loading_weights_skips_damaged_steps(workdir):
     flip(workdir / FOLDER / "5" / "state" / "manifest.ocdbt")
     with pytest.warns(UserWarning, match=r"5 is not whole: state/manifest\.ocdbt .* using step 3"):
         assert load_weights(workdir).step == 3
