@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import blend
-from glinpaint_jax.inference.completer import Completer, refuse_other_size
+from glinpaint_jax.inference.completer import Completer, check_same_size
 from glinpaint_jax.inference.photos import (
     FORMATS,
     LOSSLESS,
@@ -80,7 +80,7 @@ def complete_upload(
     hole = np.zeros((height, width), bool)
     if mask is not None:
         uploaded = read_upload(read_mask, mask, limits)
-        refuse_other_size(hole.shape, uploaded.shape)
+        check_same_size(hole.shape, uploaded.shape)
         hole |= uploaded
     if layer is not None:
         hole |= painted(layer, height, width)

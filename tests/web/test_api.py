@@ -91,11 +91,11 @@ def test_what_cannot_be_completed_is_said_in_words(server, tmp_path):
     PIL.Image.new("L", (1200, 1000)).save(tmp_path / "large.png")
     client = connect(server, tmp_path)
     for name, of, words in (
-        ("text.jpg", mask, "text.jpg is no image"),
-        (photo, "text.jpg", "text.jpg is no image"),
+        ("text.jpg", mask, "text.jpg is not an image"),
+        (photo, "text.jpg", "text.jpg is not an image"),
         (photo, "small.png", "the image is 160x120, its mask 10x10"),
         (photo, "black.png", "there is no hole yet"),
-        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 may be"),
+        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 are allowed"),
     ):
         with pytest.raises(AppError, match="^" + words):
             complete(client, tmp_path / name, tmp_path / of)

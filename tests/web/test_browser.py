@@ -142,4 +142,4 @@ def test_errors_are_shown_in_words(page, tmp_path):
     wait_for(lambda: "there is no photograph yet" in page.find(".toast-body").text)
     (tmp_path / "text.jpg").write_text("no image")
     page.open("#photo", tmp_path / "text.jpg")
-    wait_for(lambda: "text.jpg is no image" in page.find(".toast-wrap").text)
+    wait_for(lambda: "text.jpg is not an image" in page.find(".toast-wrap").text)

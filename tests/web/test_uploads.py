@@ -111,7 +111,7 @@ def test_large_blends_are_refused(tmp_path):
     line = np.zeros((2700, 3000), np.uint8)
     cv2.line(line, (5, 5), (2990, 2690), 255, 3)
     cv2.imwrite(str(mask), line)
-    with pytest.raises(UserError, match="too much for blending"):
+    with pytest.raises(UserError, match="at most 8,000,000 pixels can be blended"):
         complete_upload(Whitener(), str(photo), str(mask), None, "poisson", tmp_path, LIMITS)
 
 
