@@ -74,7 +74,7 @@ def _add_inputs(gr: Any) -> tuple[Any, ...]:
     button = gr.Button("Complete", variant="primary", elem_id="complete")
     with gr.Accordion("Mask file, blending", open=False, elem_id="more"):
         mask = gr.File(
-            label="Mask: white where to fill; painting adds to it",
+            label="Mask: white is filled; painting adds to it",
             file_types=list(FORMATS),
             height=130,
             elem_id="mask",

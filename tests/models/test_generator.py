@@ -86,6 +86,5 @@ def test_receptive_radius(variables):
     rows = np.flatnonzero(gradient.sum(1))
     reach = max(centre - rows[0], rows[-1] - centre)
     assert reach <= RECEPTIVE_RADIUS
-    assert (
-        reach >= RECEPTIVE_RADIUS - 3
-    )  # up to 3 pixels less, depending on the position within the stride
+    # Up to 3 pixels less, depending on the position within the stride.
+    assert reach >= RECEPTIVE_RADIUS - 3
