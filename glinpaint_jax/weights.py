@@ -1,7 +1,7 @@
-"""The weights of a trained model, wherever they lie.
+"""Loads trained weights and saves imported ones.
 
-A workdir, one of its step directories (training/checkpoints.py), a `.pth` or `.safetensors` file
-with MMagic's keys, or what `import-torch` made of one:
+Weights come from a workdir, one of its step directories (runs/checkpoints.py), or a `.pth` or
+`.safetensors` file with MMagic's keys. `import-torch` turns such a file into a workdir:
 
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
@@ -30,11 +30,11 @@ FOLDER = "checkpoints"
 
 
 def load_weights(path: Path, ema: bool | None = None) -> Weights:
-    """The networks of a workdir (its newest whole step), a step, or a PyTorch weight file.
+    """Loads the networks of a workdir (its newest whole step), a step, or a PyTorch weight file.
 
-    Workdirs may be trained or imported; of trained ones, the optimizers are not read. `ema` asks
-    for the generator's averaged weights or for its last ones; None: averaged where there are some.
-    Raises UserError where there is no whole checkpoint, or no average though `ema` is true.
+    Workdirs may be trained or imported. `ema` chooses the generator's averaged weights (True) or
+    its last ones (False); None means averaged if available. Raises UserError if there is no whole
+    checkpoint, or if `ema` is True but there are no averaged weights.
     """
     if path.is_file():
         weights, _ = read_weights(path)
@@ -42,19 +42,19 @@ def load_weights(path: Path, ema: bool | None = None) -> Weights:
     else:
         path = path.absolute()
         is_step = (path / "state").is_dir() or is_imported(path)
-        step_path = _whole(path) if is_step else _newest_step(path)
+        step_path = _require_whole(path) if is_step else _find_newest_step(path)
         imported = is_imported(step_path)
         weights = _load_imported(step_path) if imported else _load_trained(step_path, ema)
         averaged = weights.config.ema_decay > 0 and not imported
     if ema and not averaged:
-        raise UserError(f"{path} holds no averaged weights; leave out --ema")
+        raise UserError(f"{path} has no averaged weights; leave out --ema")
     return weights
 
 
 def save_imported(weights: Weights, workdir: Path) -> None:
-    """Makes `workdir` hold weights that were not trained here: all that `load_weights` reads.
+    """Saves weights that were not trained here to a new `workdir`, for `load_weights`.
 
-    Raises UserError, leaving nothing, where there is something already or nothing can be written.
+    Raises UserError and leaves nothing behind if `workdir` is not empty or cannot be written.
     """
     items = {
         "generator": ocp.args.StandardSave(weights.generator),
@@ -82,7 +82,7 @@ def _load_imported(step_path: Path) -> Weights:
     has_discriminator = (step_path / "discriminator").is_dir()
     return Weights(
         config,
-        _step_of(step_path),
+        _step_number(step_path),
         _read_arrays(step_path / "generator", generator),
         _read_arrays(step_path / "discriminator", discriminator) if has_discriminator else None,
         torch=read_json(step_path / "torch"),
@@ -94,7 +94,7 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
     generator, discriminator = abstract_variables(config)
     part = "ema" if config.ema_decay and ema is not False else "generator"
     state = _read_arrays(step_path / "state", {part: generator, "discriminator": discriminator})
-    return Weights(config, _step_of(step_path), state[part], state["discriminator"])
+    return Weights(config, _step_number(step_path), state[part], state["discriminator"])
 
 
 def read_json(folder: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def read_json(folder: Path) -> dict[str, Any]:
 
 
 def _read_arrays(folder: Path, abstract: Any) -> Any:
-    """Numpy arrays, as many of the folder's as `abstract` names."""
+    """Reads the arrays named in `abstract` from the folder, as numpy arrays."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
     with ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(
@@ -113,22 +113,22 @@ def _read_arrays(folder: Path, abstract: Any) -> Any:
 
 
 def is_imported(step_path: Path) -> bool:
-    """Whether a step directory holds weights alone, not the state of a run."""
+    """Whether a step directory contains only weights, not the state of a run."""
     return (step_path / "generator").is_dir()
 
 
-def _step_of(step_path: Path) -> int:
-    """By its name; 0 for a copy by another name."""
+def _step_number(step_path: Path) -> int:
+    """The step in the directory's name; 0 for a renamed copy."""
     return int(step_path.name) if step_path.name.isdigit() else 0
 
 
 def steps_in(workdir: Path) -> list[int]:
-    """The steps of which `workdir` holds a checkpoint."""
+    """Lists the steps of the checkpoints in `workdir`."""
     return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdigit())
 
 
-def _newest_step(workdir: Path) -> Path:
-    """The newest whole one, with a warning where there is a newer one."""
+def _find_newest_step(workdir: Path) -> Path:
+    """Finds the newest whole step; warns if it skips newer ones."""
     damaged = []
     for step in reversed(steps_in(workdir)):
         path = workdir / FOLDER / str(step)
@@ -146,7 +146,7 @@ def _newest_step(workdir: Path) -> Path:
     )
 
 
-def _whole(step_path: Path) -> Path:
+def _require_whole(step_path: Path) -> Path:
     damage = find_damage(step_path)
     if damage is not None:
         raise UserError(f"{step_path} is not whole: {damage}; use another step")

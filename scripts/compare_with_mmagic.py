@@ -1,13 +1,13 @@
-"""Compares the networks with MMagic's own modules, through a weight file.
+"""Compares our networks with MMagic's own modules, given the same weight file.
 
     pip install -e '.[torch]'
     pip install --no-deps mmagic==1.2.0 mmengine==0.10.7 mmcv-lite==2.1.0
     pip install addict yapf termcolor rich
     python scripts/compare_with_mmagic.py [FILE.pth]
 
-FILE.pth is any Global&Local weight file of MMagic's; without one, weights are random. Prints the
-largest difference of each output beside the largest output, in float64. Not part of the tests:
-MMagic is no longer maintained and pins packages that cannot be installed beside today's.
+FILE.pth is any Global&Local weight file from MMagic; without one, weights are random. Prints the
+largest difference and the largest value of each output, computed in float64. Not part of the tests:
+MMagic is no longer maintained and pins packages that conflict with current ones.
 """
 
 import importlib
@@ -15,6 +15,7 @@ import importlib.util
 import io
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,14 +26,14 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights
 from glinpaint_jax.models.networks import Weights, init_variables, make_networks
 
-TOLERANCE = 1e-10  # of the largest output
+TOLERANCE = 1e-10  # relative to the largest output
 
 
 def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
-    """GLEncoderDecoder and GLDiscs as MMagic's configs build them.
+    """Builds GLEncoderDecoder and GLDiscs as MMagic's configs do.
 
-    Only the modules of Global&Local are imported: the packages' own initialisation imports all
-    models, with dependencies of each.
+    Imports only Global&Local's modules, because importing the package normally loads all models
+    and their dependencies.
     """
     root = Path(importlib.util.find_spec("mmagic").submodule_search_locations[0]).parent
     for name in ("", ".models", ".models.archs", ".models.editors", ".models.editors.global_local"):
@@ -75,24 +76,24 @@ def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 def random_weights() -> Weights:
-    """Statistics, scales and biases are not the initial ones."""
+    """Makes weights whose statistics, scales and biases differ from their initial values."""
     rng = np.random.default_rng(0)
 
-    def moved(leaf: np.ndarray) -> np.ndarray:
+    def perturb(leaf: np.ndarray) -> np.ndarray:
         change = rng.uniform(-0.4, 0.4, leaf.shape) if leaf.ndim == 1 else 0
         return (leaf + change).astype(np.float32)
 
     networks = jax.device_get(jax.jit(lambda: init_variables(Config()))())
-    return Weights(Config(), 0, *jax.tree.map(moved, networks))
+    return Weights(Config(), 0, *jax.tree.map(perturb, networks))
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
-    """NHWC, RGB -> NCHW, BGR; a single channel stays."""
+    """NHWC, RGB -> NCHW, BGR; a single channel is left as is."""
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
 
 
 def compare(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
-    """Prints, and stops the program where they differ."""
+    """Prints the difference; exits if it exceeds the tolerance."""
     theirs = theirs.detach().numpy()
     difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
     print(f"{name:<36}{difference:.1e} of {largest:.3g}")
@@ -111,10 +112,10 @@ def main() -> None:
         network.load_state_dict(own, strict=True)
     print("MMagic's modules load the weight file strictly")
 
-    ours, judge = make_networks(weights.config)
+    ours, our_discriminator = make_networks(weights.config)
     variables = jax.tree.map(np.float64, (weights.generator, weights.discriminator))
     rng = np.random.default_rng(1)
-    # MMagic's statistics move in training mode, so that comes last.
+    # Training mode changes MMagic's running statistics, so it comes last.
     for train, size in ((False, (64, 96)), (False, (256, 256)), (True, (256, 256))):
         image = rng.uniform(-1, 1, (2, *size, 3))
         mask = np.float64(rng.random((2, *size, 1)) > 0.8)
@@ -130,10 +131,8 @@ def main() -> None:
     if weights.discriminator is not None:
         window = image[:, 40:168, 70:198]
         for train in (False, True):
-            judgement = jax.jit(
-                lambda *args, train=train: judge.apply(*args, train=train, mutable=["batch_stats"])
-            )
-            logits, _ = judgement(variables[1], image, window)
+            apply = partial(our_discriminator.apply, train=train, mutable=["batch_stats"])
+            logits, _ = jax.jit(apply)(variables[1], image, window)
             theirs = discriminator.double().train(train)((to_torch(image), to_torch(window)))
             mode = "training" if train else "evaluation"
             compare(f"discriminator, {mode}", np.asarray(logits), theirs)

@@ -1,4 +1,4 @@
-"""Weights from everywhere they may lie."""
+"""Loads weights from workdirs, steps and files."""
 
 import dataclasses
 
@@ -28,14 +28,14 @@ def config():
 
 @pytest.fixture(scope="module")
 def state(config):
-    """Its average differs from its generator."""
+    """A state whose averaged weights differ from the generator's."""
     state = jax.device_get(jax.jit(lambda: create_state(config))())
     return state.replace(ema=jax.tree.map(lambda leaf: leaf + 1, state.ema))
 
 
 @pytest.fixture(scope="module")
 def workdir(config, state, mesh8, tmp_path_factory):
-    """Steps 3 and 12."""
+    """A workdir with steps 3 and 12."""
     workdir = tmp_path_factory.mktemp("workdir")
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 12):
@@ -51,7 +51,7 @@ def weights(config, state):
 
 @pytest.mark.parametrize(("place", "step"), [("", 12), (f"{FOLDER}/3", 3)])
 @pytest.mark.parametrize("ema", [None, True, False])
-def test_trained(place, step, ema, workdir, config, state):
+def test_load_trained(place, step, ema, workdir, config, state):
     loaded = load_weights(workdir / place, ema)
     assert (loaded.config, loaded.step, loaded.torch) == (config, step, {})
     assert_equal(loaded.generator, state.generator.variables if ema is False else state.ema)
@@ -61,8 +61,8 @@ def test_trained(place, step, ema, workdir, config, state):
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("place", ["", f"{FOLDER}/5"])
-def test_imported(place, alone, weights, tmp_path):
-    """Also that beside the networks which a PyTorch file holds."""
+def test_load_imported(place, alone, weights, tmp_path):
+    """Including the other contents of a PyTorch file."""
     torch = {"meta": {"iter": 5, "seed": [1]}, "num_batches_tracked": {"a": 3}}
     discriminator = None if alone else weights.discriminator
     saved = dataclasses.replace(weights, torch=torch, discriminator=discriminator)
@@ -73,14 +73,14 @@ def test_imported(place, alone, weights, tmp_path):
     assert_equal(loaded.discriminator, saved.discriminator)
 
 
-def test_from_a_file(weights, tmp_path):
+def test_load_a_file(weights, tmp_path):
     (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     loaded = load_weights(tmp_path / "a.pth")
     for key, array in to_state_dict(weights).items():
         np.testing.assert_array_equal(to_state_dict(loaded)[key], array)
 
 
-def test_a_copied_step_may_bear_another_name(workdir, state, tmp_path):
+def test_a_renamed_copy_of_a_step_loads(workdir, state, tmp_path):
     (workdir / FOLDER / "3").rename(tmp_path / "best")
     try:
         loaded = load_weights(tmp_path / "best")
@@ -91,7 +91,7 @@ def test_a_copied_step_may_bear_another_name(workdir, state, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["trained", "imported", "file"])
-def test_an_average_that_is_not_there_is_refused(kind, weights, mesh1, tmp_path):
+def test_missing_averaged_weights_are_reported(kind, weights, mesh1, tmp_path):
     config = dataclasses.replace(weights.config, ema_decay=0.0)
     path = tmp_path / "x"
     if kind == "trained":
@@ -108,7 +108,7 @@ def test_an_average_that_is_not_there_is_refused(kind, weights, mesh1, tmp_path)
         load_weights(path, ema=True)
 
 
-def test_nothing_is_overwritten_by_an_import(weights, tmp_path):
+def test_an_import_overwrites_nothing(weights, tmp_path):
     (tmp_path / "file").write_text("precious")
     for path in (tmp_path, tmp_path / "file"):
         with pytest.raises(UserError, match="not empty"):
@@ -117,13 +117,13 @@ def test_nothing_is_overwritten_by_an_import(weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
-def test_a_place_without_checkpoints_is_named(name, tmp_path):
+def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in") as error:
         load_weights(tmp_path / name)
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_run_does_not_go_on_from_imported_weights(weights, mesh1, tmp_path):
+def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
     checkpoints = Checkpoints(tmp_path / "x", print)
     with pytest.raises(UserError, match=r"config\.init_from"):

@@ -21,7 +21,7 @@ from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.completer import Completer, refuse_other_size
+from glinpaint_jax.inference.completer import Completer, check_same_size
 from glinpaint_jax.inference.photos import (
     FORMATS,
     output_format,
@@ -121,7 +121,7 @@ def complete_file(completer: Completer, job: Job, arguments: argparse.Namespace)
         size = (width, height)
         hole = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     try:
-        refuse_other_size((height, width), hole.shape)
+        check_same_size((height, width), hole.shape)
     except UserError as error:
         raise UserError(f"{image}, {mask}: {error}, or pass --resize-mask") from None
     if hole.all():

@@ -17,7 +17,7 @@ from pathlib import Path
 from glinpaint_jax.commands import cli
 from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
-from glinpaint_jax.interop.mmagic import unlike_mmagic
+from glinpaint_jax.interop.mmagic import mmagic_differences
 from glinpaint_jax.weights import load_weights
 
 
@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     keep_compiled_programs()  # alone: an export joins no other processes
     weights = load_weights(arguments.checkpoint, arguments.ema)
     if arguments.format == "mmagic":
-        for note in unlike_mmagic(weights.config):
+        for note in mmagic_differences(weights.config):
             print(f"note: {note}", file=sys.stderr)
     difference = export_weights(weights, arguments.format, arguments.output)
     megabytes = arguments.output.stat().st_size / 1e6

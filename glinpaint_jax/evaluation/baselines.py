@@ -1,4 +1,4 @@
-"""What a model must beat: two ways to fill a hole that learn nothing. numpy and OpenCV."""
+"""Two baselines without learning that a model should beat, in numpy and OpenCV."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ TELEA_RADIUS = 3  # pixels
 
 
 def mean_fill(image: Image, mask: Mask) -> Image:
-    """The mean colour of the valid pixels in the hole (mask 1)."""
+    """Fills the hole (mask 1) with the mean colour of the valid pixels."""
     hole = mask[..., 0] > 0
     filled = image.copy()
     filled[hole] = np.rint(image[~hole].mean(axis=0)).astype(np.uint8)

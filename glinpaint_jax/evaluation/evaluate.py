@@ -1,4 +1,4 @@
-"""Evaluation of a generator, or of a baseline, over a set of images with fixed crops and holes."""
+"""Evaluates a generator or a baseline on a set of images with fixed crops and holes."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -20,17 +20,18 @@ from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
 
-EVAL_BATCH = 16  # images on each device at once; no result depends on it
+EVAL_BATCH = 16  # images per device; does not affect results
 
 HostBatch = dict[str, np.ndarray]
 GlobalBatch = dict[str, Array]
-# Both views of one batch -> completed images, float [b, h, w, 3] in 0..255, on the devices.
-Completion = Callable[[HostBatch, GlobalBatch], Array]
+# One batch, given on the host and on the devices -> completed images on the devices, float
+# [b, h, w, 3] in 0..255.
+CompleteBatch = Callable[[HostBatch, GlobalBatch], Array]
 
 
 @flax.struct.dataclass
 class Scores(clu_metrics.Collection):
-    """Means over the images whose `mask` is 1."""
+    """Means over the images whose `mask` is 1; this is clu's mask, not the hole."""
 
     l1: clu_metrics.Average.from_output("l1")
     psnr: clu_metrics.Average.from_output("psnr")
@@ -38,17 +39,21 @@ class Scores(clu_metrics.Collection):
 
 
 def evaluate(
-    completion: Completion, source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
+    complete_batch: CompleteBatch,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    warn: Callable[[str], Any],
 ) -> dict[str, float]:
-    """Mean l1 error (percent), PSNR (dB) and SSIM of `completion` over all images of `source`.
+    """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
 
-    At most config.data.eval_images of them, evenly spread. Exact for any number of images and
-    devices: what fills up the last batch does not count.
+    Uses at most config.data.eval_images images, evenly spaced. Exact for any number of images and
+    devices: padding in the last batch does not count.
     """
     score = make_score(config.mask.fill, mesh)
     totals = None
-    for host_batch, batch in _batches(source, config, mesh, warn):
-        scores = score(completion(host_batch, batch), batch)
+    for host_batch, batch in _iterate_batches(source, config, mesh, warn):
+        scores = score(complete_batch(host_batch, batch), batch)
         totals = scores if totals is None else totals.merge(scores)
     return {name: float(value) for name, value in totals.compute().items()}
 
@@ -57,7 +62,10 @@ def evaluate(
 def make_score(
     fill: tuple[float, float, float], mesh: Mesh
 ) -> Callable[[Array, GlobalBatch], Scores]:
-    """A jitted function: completed images and their batch -> `Scores`; the same one every time."""
+    """Makes a jitted function: completed images and their batch -> `Scores`.
+
+    Cached, so that evaluating again compiles nothing.
+    """
 
     def score(completed: Array, batch: GlobalBatch) -> Scores:
         inputs = make_inputs(batch, fill)
@@ -74,43 +82,46 @@ def make_score(
 
 def make_generator_completion(
     config: Config, generator: Generator, mesh: Mesh
-) -> Callable[[Any], Completion]:
-    """Generator variables -> `Completion`; compiled once, whatever the variables."""
+) -> Callable[[Any], CompleteBatch]:
+    """Makes a function: generator variables -> `CompleteBatch`.
 
-    def complete_batch(variables: Any, batch: GlobalBatch) -> Array:
+    All variables share one compiled program.
+    """
+
+    def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
         inputs = make_inputs(batch, config.mask.fill)
         completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
         return to_pixel_range(completed)
 
     jitted = jax.jit(
-        complete_batch,
+        complete_pixels,
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )
 
-    def for_variables(variables: Any) -> Completion:
+    def with_variables(variables: Any) -> CompleteBatch:
         return lambda _, batch: jitted(variables, batch)
 
-    return for_variables
+    return with_variables
 
 
 def make_baseline_completion(
     baseline: Callable[[np.ndarray, np.ndarray], np.ndarray], mesh: Mesh
-) -> Completion:
-    """A function of uint8 (image, mask), run on the host, as a `Completion`."""
+) -> CompleteBatch:
+    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host."""
 
-    def complete(host_batch: HostBatch, _: GlobalBatch) -> Array:
+    def complete_batch(host_batch: HostBatch, _: GlobalBatch) -> Array:
         filled = [
             baseline(image, mask)
-            for image, mask in zip(host_batch["image"], host_masks(host_batch), strict=True)
+            for image, mask in zip(host_batch["image"], draw_masks(host_batch), strict=True)
         ]
         return to_global({"filled": np.stack(filled).astype(np.float32)}, mesh)["filled"]
 
-    return complete
+    return complete_batch
 
 
-def host_masks(batch: HostBatch) -> np.ndarray:
-    """uint8 [b, h, w, 1], 1 = hole, drawn from the boxes where the batch holds no masks."""
+def draw_masks(batch: HostBatch) -> np.ndarray:
+    """Returns the batch's masks, or draws its boxes: uint8 [b, h, w, 1], 1 = hole."""
     if "mask" in batch:
         return batch["mask"]
     masks = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
@@ -120,22 +131,22 @@ def host_masks(batch: HostBatch) -> np.ndarray:
 
 
 def sample_rows(
-    completion: Completion, source: Source, config: Config, mesh: Mesh, columns: int
+    complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, columns: int
 ) -> np.ndarray:
-    """Masked, completed and original images of the set's first images: uint8 [3, columns, h, w, 3].
+    """Returns this process's first images, masked, completed and original.
 
-    Of this process's first images, where there are several processes.
+    The result is uint8 [3, columns, h, w, 3].
     """
-    host_batch, batch = next(_batches(source, config, mesh, warn=lambda _: None))
-    completed = completion(host_batch, batch)
+    host_batch, batch = next(_iterate_batches(source, config, mesh, warn=lambda _: None))
+    completed = complete_batch(host_batch, batch)
     local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
-    image, hole = host_batch["image"], host_masks(host_batch)
+    image, hole = host_batch["image"], draw_masks(host_batch)
     columns = min(columns, len(image))
     masked = np.where(hole, np.uint8(255), image)
     return np.stack([masked, np.rint(local).astype(np.uint8), image])[:, :columns]
 
 
-def _batches(
+def _iterate_batches(
     source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
 ) -> Iterator[tuple[HostBatch, GlobalBatch]]:
     failures = FailureLog(source, warn)

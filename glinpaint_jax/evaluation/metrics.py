@@ -1,6 +1,6 @@
-"""l1 error, PSNR and SSIM as MMagic defines them, on the device, one value per image.
+"""l1 error, PSNR and SSIM as MMagic defines them: on the device, one value per image.
 
-Images are float [b, h, w, 3] in 0..255, composited, clipped and not rounded.
+Images are float [b, h, w, 3] in 0..255. Completed images are composited and clipped, not rounded.
 """
 
 import jax.numpy as jnp
@@ -23,15 +23,16 @@ def l1_error(completed: Image, image: Image, mask: Float[Array, "b h w 1"]) -> P
 
 
 def psnr(completed: Image, image: Image) -> PerImage:
-    """Peak signal-to-noise ratio of the whole image, in dB; infinite where they are equal."""
+    """Peak signal-to-noise ratio of the whole image, in dB; infinite for equal images."""
     mse = jnp.mean(jnp.square(completed - image), axis=(1, 2, 3))
     return 20 * jnp.log10(255 / jnp.sqrt(mse))
 
 
 def ssim(completed: Image, image: Image) -> PerImage:
-    """Structural similarity: 11x11 Gaussian window, whole windows only, mean of the channels.
+    """Structural similarity (Wang et al. 2004), averaged over channels.
 
-    Wang et al. 2004, with biased variances. Images must be at least 11 pixels wide and high.
+    Uses an 11x11 Gaussian window, only where it fits into the image, and biased variances. Images
+    must be at least 11x11.
     """
     mean_a, mean_b = _gaussian(completed), _gaussian(image)
     var_a = _gaussian(jnp.square(completed)) - jnp.square(mean_a)
@@ -45,9 +46,9 @@ def ssim(completed: Image, image: Image) -> PerImage:
 
 
 def _gaussian(image: Image) -> Float[Array, "b hv wv 3"]:
-    """Separable Gaussian filter over whole windows; each weight times a shifted slice, summed.
+    """Separable Gaussian filter without padding, as a weighted sum of shifted slices.
 
-    Not a convolution: those run in reduced precision on some accelerators.
+    Not a convolution, because some accelerators compute those in reduced precision.
     """
     offsets = jnp.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = jnp.exp(-jnp.square(offsets) / (2 * SSIM_SIGMA**2))

@@ -1,4 +1,4 @@
-"""Filling the holes of photographs: exact, of any size, in bounded memory."""
+"""Fills the holes of photographs of any size, exactly and in bounded memory."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -31,9 +31,9 @@ Holes = list[Bool[np.ndarray, "_ _"]]
 class Completer:
     """Fills holes with a trained generator.
 
-    Only the holes' neighbourhoods are computed, in crops of at most `tile` pixels of hole and the
-    receptive radius around; the result is that of the whole image in one pass. A smaller tile needs
-    less memory and more time. `blend`, one of blend.KINDS, hides what is left of a seam.
+    Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
+    radius. The result equals one pass over the whole image. A smaller tile needs less memory and
+    more time. `blend`, one of blend.KINDS, hides remaining seams.
     """
 
     def __init__(self, weights: Weights, tile: int = 512, blend: str = "none"):
@@ -56,66 +56,66 @@ class Completer:
 
     @classmethod
     def load(cls, path: str | Path, tile: int = 512, blend: str = "none") -> "Completer":
-        """From a workdir, a step directory, or a weight file of MMagic's.
+        """Loads a workdir, a step directory, or a weight file with MMagic's keys.
 
-        Raises UserError where there are no weights.
+        Raises UserError if there are no weights.
         """
         return cls(load_weights(Path(path)), tile, blend)
 
     def __call__(self, image: Any, mask: Any) -> Any:
-        """`image` with the hole that `mask` shows filled; all other pixels are as they were.
+        """Returns `image` with its hole filled; all other pixels are unchanged.
 
-        A uint8 array [h, w, 3] gives an array, a PIL image or a path gives a PIL image (8-bit grey,
-        RGB, with or without alpha). The mask is a bool array [h, w], True = fill, or an image or
-        path of the same size, white = fill. Raises UserError for what cannot be filled.
+        For a uint8 array [h, w, 3], returns an array; for a PIL image or a path, a PIL image (8-bit
+        grey or RGB, with or without alpha). `mask` has the same size: a bool array [h, w], True =
+        hole, or an image or path, white = hole. Raises UserError for unsupported images or masks.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
     def batch(
         self, images: Iterable[Any], masks: Iterable[Any], batch_size: int = 8
     ) -> Iterator[Any]:
-        """The completed `images`, one by one and in order, each as calling this gives it.
+        """Yields the completed `images` in order, in the same form as calling the completer.
 
-        Regions of one size are computed together, up to `batch_size` of them, which uses an
-        accelerator better and needs as many times the memory. Raises UserError at the first pair
-        that cannot be completed.
+        Computes up to `batch_size` regions of equal size together, which uses an accelerator better
+        but needs `batch_size` times the memory. Raises UserError at the first pair that cannot be
+        completed.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs, refused = zip(images, masks, strict=True), None
-        while not refused:
+        pairs, failure = zip(images, masks, strict=True), None
+        while not failure:
             group = []
             try:
                 for pair in itertools.islice(pairs, batch_size):
-                    group.append(_read(*pair))
-            except UserError as error:  # those before it are completed first
-                refused = error
+                    group.append(_read_pair(*pair))
+            except UserError as error:  # complete the pairs before it first
+                failure = error
             if not group:
                 break
             filled = self.fill([pixels for _, pixels, _ in group], [hole for *_, hole in group])
             for (photo, _, hole), completed in zip(group, filled, strict=True):
                 yield completed if photo is None else photo.with_hole_filled(completed, hole).image
-        if refused:
-            raise refused
+        if failure:
+            raise failure
 
     def fill(self, images: Images, holes: Holes) -> Images:
-        """Copies of `images` whose pixels in the holes (True) are filled, and blended."""
+        """Returns copies of `images` with their holes (True) filled and blended."""
         completed = [image.copy() for image in images]
         for index, region, prediction in self.predictions(images, holes):
             part = region.kept.slices
-            inside = holes[index][part]
-            # Beyond the image's border, where its sides are no multiples of the stride, is no hole.
-            rounded = np.rint(prediction[: inside.shape[0], : inside.shape[1]]).astype(np.uint8)
-            completed[index][part][inside] = rounded[inside]
+            hole = holes[index][part]
+            # Crop to the image: predictions may include the padding to multiples of the stride.
+            rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
+            completed[index][part][hole] = rounded[hole]
         return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
 
     def predictions(
         self, images: Images, holes: Holes
     ) -> Iterator[tuple[int, Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
-        """Of each image's regions: its index, the region, the generator's output, 0..255, there.
+        """Yields (image index, region, generator output in 0..255) for all regions of all images.
 
-        The output is that for the region's `kept` part. As many regions as there are images are
-        computed at once, if they are of one size.
+        The output covers the region's `kept` part. Computes up to len(images) regions of equal size
+        at once.
         """
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
@@ -125,7 +125,7 @@ class Completer:
                 by_size.setdefault(region.crop.size, []).append((index, region))
         for waiting in by_size.values():
             while waiting:
-                # Powers of two, so that few shapes are compiled.
+                # Powers of two, to compile few shapes.
                 count = 1 << (min(len(images), len(waiting)).bit_length() - 1)
                 batch, waiting = waiting[:count], waiting[count:]
                 predicted = self._predict(
@@ -137,8 +137,8 @@ class Completer:
                     yield index, region, prediction[region.kept_in_crop]
 
 
-def _read(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
-    """The photo, unless `image` is an array, its pixels and its hole. Raises UserError."""
+def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
+    """Returns the photo (None if `image` is an array), its pixels and its hole."""
     hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
     photo = None if isinstance(image, np.ndarray) else read_photo(image)
     pixels = image if photo is None else photo.rgb
@@ -146,19 +146,19 @@ def _read(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
         raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
     if hole.dtype != bool:
         raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
-    refuse_other_size(pixels.shape[:2], hole.shape)
+    check_same_size(pixels.shape[:2], hole.shape)
     return photo, pixels, hole
 
 
-def refuse_other_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Raises UserError where the (height, width) of an image and its mask differ."""
+def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Raises UserError if the (height, width) of an image and its mask differ."""
     if image != mask:
         sizes = [f"{width}x{height}" for height, width in (image, mask)]
         raise UserError(f"the image is {sizes[0]}, its mask {sizes[1]}; make them the same size")
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:
-    """Rows and columns repeated at the lower and right end, up to multiples of STRIDE."""
+    """Repeats the last row and column until both sides are multiples of STRIDE."""
     missing = [(0, -size % STRIDE) for size in array.shape[:2]]
     if not any(after for _, after in missing):
         return array

@@ -1,4 +1,4 @@
-"""Photographs and masks as files have them: modes, orientation, profiles, other metadata."""
+"""Reads and writes photographs and masks: modes, orientation, profiles and other metadata."""
 
 import contextlib
 import io
@@ -41,18 +41,18 @@ DESCRIPTIVE_TAGS = (
     PIL.ExifTags.IFD.Exif,
     PIL.ExifTags.IFD.GPSInfo,
 )
-Source = str | Path | PIL.Image.Image
+PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
-# What damaged files make PIL raise.
+# PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
-# Warnings are caught for the whole process, by one thread at a time.
+# warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
 OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright image of mode L, LA, RGB or RGBA and what else its file held."""
+    """An upright image of mode L, LA, RGB or RGBA, with its file's format and metadata."""
 
     image: PIL.Image.Image
     file_format: str
@@ -60,14 +60,14 @@ class Photo:
 
     @property
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Without alpha; grey in all three channels."""
+        """The pixels without alpha; grey images have three equal channels."""
         without_alpha = {"LA": "L", "RGBA": "RGB"}.get(self.image.mode, self.image.mode)
         return np.array(self.image.convert(without_alpha).convert("RGB"))
 
     def with_hole_filled(
         self, completed: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]
     ) -> "Photo":
-        """Colours from `completed` in the hole; all other pixels, and alpha, as they were."""
+        """Takes colours in the hole from `completed`; other pixels and alpha are unchanged."""
         pixels = np.array(self.image)
         if self.image.mode in ("L", "LA"):
             filled = np.array(PIL.Image.fromarray(completed).convert("L"))[..., None]
@@ -76,24 +76,24 @@ class Photo:
         colours = pixels.reshape(*hole.shape, -1)[..., : filled.shape[-1]]  # a view
         colours[hole] = filled[hole]
         image = PIL.Image.fromarray(pixels)
-        image.info.update(self.metadata)  # for those who save it themselves
+        image.info.update(self.metadata)  # for callers that save the image themselves
         return Photo(image, self.file_format, self.metadata)
 
 
-def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
-    """Raises UserError for what is no image, is too large, or has a mode that cannot be kept."""
-    image = _open(source, max_pixels=max_pixels)
+def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
+    """Raises UserError for files that are not images, too large, or in an unsupported mode."""
+    image = _open_image(source, max_pixels=max_pixels)
     path = "the image" if isinstance(source, PIL.Image.Image) else source
-    # None of an image made in memory. Phones add pictures for other purposes behind the first.
+    # Images made in memory have no format. MPO: a phone's JPEG with more pictures after the first.
     file_format = {None: "", "MPO": "JPEG"}.get(image.format, image.format)
     if file_format and file_format not in FORMATS.values():
         raise UserError(f"{path} is {file_format}, must be JPEG, PNG, WebP, TIFF or BMP")
     try:
         upright = PIL.ImageOps.exif_transpose(image)
-        metadata = _metadata_of(image, upright)
+        metadata = _read_metadata(image, upright)
     except DAMAGED as error:
         raise UserError(
-            f"{path} has damaged EXIF data ({error}), which cannot be kept; remove it from the file"
+            f"{path} has damaged EXIF data ({error}); remove it from the file"
         ) from None
     if upright.mode == "1":
         upright = upright.convert("L")
@@ -103,43 +103,44 @@ def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
         upright = upright.convert("RGB")
     if upright.mode not in ("L", "LA", "RGB", "RGBA"):
         raise UserError(
-            f"{path} has the colour mode {upright.mode}, which cannot be kept; "
-            "convert it to 8-bit RGB, RGBA or grey"
+            f"{path} has the colour mode {upright.mode}, must be RGB, RGBA or grey; convert it"
         )
     return Photo(upright, file_format, metadata)
 
 
-def read_mask(source: Source, max_pixels: int | None = None) -> Bool[np.ndarray, "h w"]:
-    """True where the mask image is more than half white, and not more than half transparent.
+def read_mask(source: PhotoInput, max_pixels: int | None = None) -> Bool[np.ndarray, "h w"]:
+    """Returns True for pixels brighter than half of white, after compositing alpha onto black.
 
-    Raises UserError for what is no image, and where it is not clear what is white.
+    Raises UserError for files that are not images or whose white is ambiguous.
     """
-    image = _open(source, deep=True, max_pixels=max_pixels)
+    image = _open_image(source, allow_16_bits=True, max_pixels=max_pixels)
     path = "the mask" if isinstance(source, PIL.Image.Image) else source
     with contextlib.suppress(*DAMAGED):  # a mask's metadata does not matter
         image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         white, values = 65535, np.array(image)
     elif image.mode in ("I", "F"):
-        raise UserError(f"{path} has 32 bits a pixel, so what is white is not clear; use 8")
+        raise UserError(f"{path} has 32 bits per pixel, so its white is ambiguous; use 8 bits")
     else:
         if "A" in image.mode or "transparency" in image.info:
             image = image.convert("RGBA")
             image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
         white, values = 255, np.array(image.convert("L"))
     if values.max(initial=0) == 1:
-        raise UserError(f"{path}: its brightest pixels are 1, white is {white}; multiply it")
+        raise UserError(
+            f"{path}: its brightest pixels are 1, white is {white}; multiply by {white}"
+        )
     return values > white // 2
 
 
-def _metadata_of(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
-    """What is written again beside the pixels; without the orientation, which is applied."""
+def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
+    """Returns the metadata to keep. It has no orientation, because that has been applied."""
     names = ("icc_profile", "dpi", "xmp", "comment")
     metadata = {name: upright.info[name] for name in names if name in upright.info}
-    exif = PIL.Image.Exif()  # a copy: the image may be the caller's
+    exif = PIL.Image.Exif()  # a copy, because the image may be the caller's
     exif.load(image.getexif().tobytes())
     for tag in list(exif):
-        # A TIFF file's tags also say how its pixels are stored.
+        # A TIFF file's tags also describe how its pixels are stored.
         if tag == ORIENTATION or (image.format == "TIFF" and tag not in DESCRIPTIVE_TAGS):
             del exif[tag]
     if exif:
@@ -150,14 +151,14 @@ def _metadata_of(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, 
 
 
 def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
-    """In the format of the file's suffix, moved into place when it is whole.
+    """Writes atomically, in the format of the path's suffix.
 
-    JPEG has `quality`, WebP too unless the photo came from a lossless format. Raises UserError for
-    another suffix, or where the format cannot hold the photo's alpha.
+    `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
+    UserError if the suffix is unknown or the format cannot store the photo.
     """
     file_format = output_format(path)
     if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
-        raise UserError(f"{path}: {file_format} cannot hold the image's alpha; write a PNG")
+        raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
     options = {name: value for name, value in photo.metadata.items() if name != "text"}
     if file_format == "JPEG":
         options |= {"quality": quality, "subsampling": 0}
@@ -173,39 +174,43 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     buffer = io.BytesIO()
     try:
         photo.image.save(buffer, file_format, **options)
-    except (OSError, *DAMAGED) as error:  # too large for the format, its metadata too long
-        raise UserError(f"{path} cannot be a {file_format}: {error}; write a PNG") from None
+    except (OSError, *DAMAGED) as error:  # too large, or too much metadata, for the format
+        raise UserError(
+            f"{path} cannot be written as {file_format}: {error}; write a PNG"
+        ) from None
     write_bytes(path, buffer.getvalue())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Moved into place when whole. Raises UserError where that cannot be."""
+    """Writes atomically; raises UserError on failure."""
     with refuse_unwritable(path):
         write_atomically(path, content)
 
 
 def output_format(path: Path) -> str:
-    """By the suffix; raises UserError for one that is not known."""
+    """Returns the format of the path's suffix; raises UserError if it is unknown."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
-def _refuse_deep(image: PIL.Image.Image, name: Any) -> None:
-    """Raises UserError for 16 bits a channel, which PIL would cut to 8 when it loads the pixels."""
-    tiles = getattr(image, "tile", None)  # none of an image made in memory
+def _check_depth(image: PIL.Image.Image, name: Any) -> None:
+    """Raises UserError for 16 bits per channel, which PIL would cut to 8 when loading pixels."""
+    tiles = getattr(image, "tile", None)  # images made in memory have none
     arguments = tiles[0].args if tiles else ""
     raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
-    # BMP files have 16 bits for all three channels together.
+    # In BMP, 16 bits means all three channels together.
     if "16" in raw_mode and image.format != "BMP":
-        raise UserError(f"{name} has 16 bits a channel, which cannot be kept; use 8")
+        raise UserError(f"{name} has 16 bits per channel, must have 8; convert it")
 
 
-def _open(source: Source, deep: bool = False, max_pixels: int | None = None) -> PIL.Image.Image:
-    """The image as it lies, loaded. 16 bits a channel only if `deep`: PIL would cut them to 8."""
+def _open_image(
+    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
+) -> PIL.Image.Image:
+    """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
     if isinstance(source, PIL.Image.Image):
-        if not deep:
-            _refuse_deep(source, "the image")
+        if not allow_16_bits:
+            _check_depth(source, "the image")
         return source
     try:
         with OPENING, warnings.catch_warnings():
@@ -214,17 +219,19 @@ def _open(source: Source, deep: bool = False, max_pixels: int | None = None) -> 
         with opened as image:
             if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
-                raise UserError(f"{source} has {found:.1f} megapixels, at most {allowed:g} may be")
-            if not deep:
-                _refuse_deep(image, source)
+                raise UserError(
+                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"
+                )
+            if not allow_16_bits:
+                _check_depth(image, source)
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise UserError(f"{source} holds {frames} images, must hold one")
+                raise UserError(f"{source} contains {frames} images, must contain one")
             image.load()
             return image
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise UserError(f"{source} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
-        raise UserError(f"{source} is no image, or a damaged one") from None
+        raise UserError(f"{source} is not an image, or is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:

@@ -1,8 +1,8 @@
-"""Which rectangles of an image must be computed so that all its holes are exact.
+"""Plans which crops of an image to compute so that all its holes are exact.
 
-An output pixel of the generator depends on no input farther away than RECEPTIVE_RADIUS. So a hole
-computed from a crop that reaches that far around it, or to the image's border, and that starts at a
-multiple of STRIDE, is computed as if from the whole image.
+An output pixel of the generator depends on no input pixel farther away than RECEPTIVE_RADIUS. So a
+crop gives the same result as the whole image if it starts at a multiple of STRIDE and extends that
+far around the hole, or to the image's border.
 """
 
 import itertools
@@ -14,13 +14,13 @@ from jaxtyping import Bool
 from glinpaint_jax.data.masks import bounding_box
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
-# Crops come in these steps of height and width (or are as large as the image), so that few shapes
-# are compiled: with tiles of 512 pixels, six heights and six widths.
+# A crop's height and width are multiples of this, or the image's, so that few shapes are compiled:
+# six heights and six widths for tiles of 512 pixels.
 SIZE_STEP = 128
 
 
 class Box(NamedTuple):
-    """Rows top..bottom and columns left..right, the ends not included."""
+    """Rows top..bottom and columns left..right, excluding bottom and right."""
 
     top: int
     left: int
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """(height, width)"""
         return self.bottom - self.top, self.right - self.left
 
     @property
@@ -42,7 +42,7 @@ class Box(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A crop to compute, and the part of it that holds the holes to fill, both in the image."""
+    """A crop to compute and the part of it to keep, both in image coordinates."""
 
     crop: Box
     kept: Box
@@ -55,9 +55,9 @@ class Region(NamedTuple):
 
 
 def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
-    """Regions whose `kept` boxes cover all holes, none of them larger than `tile` on a side.
+    """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
 
-    `hole` has sides that are multiples of STRIDE. Boxes are merged where that saves work.
+    The sides of `hole` must be multiples of STRIDE. Boxes are merged if that saves work.
     """
     height, width = hole.shape
     kept = []
@@ -67,7 +67,7 @@ def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
             if part.any():
                 y, x, rows, columns = bounding_box(part.view(np.uint8)[..., None]).tolist()
                 kept.append(Box(top + y, left + x, top + y + rows, left + x + columns))
-    kept = merge(kept, tile, height, width)
+    kept = merge_boxes(kept, tile, height, width)
     return [Region(crop_around(box, height, width), box) for box in kept]
 
 
@@ -80,45 +80,45 @@ def union(first: Box, second: Box) -> Box:
     )
 
 
-def merge(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
-    """Joins each box with the one before it that saves most, while one crop costs less than two."""
+def merge_boxes(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
+    """Merges each box with an earlier one, the one that saves most pixels, while any saves some."""
 
-    def saved(first: Box, second: Box) -> int:
+    def saved_pixels(first: Box, second: Box) -> int:
         both = union(first, second)
         if max(both.size) > tile:
             return 0
-        apart = sum(crop_around(box, height, width).area for box in (first, second))
-        return apart - crop_around(both, height, width).area
+        separate = sum(crop_around(box, height, width).area for box in (first, second))
+        return separate - crop_around(both, height, width).area
 
-    # By tile, so that only neighbours are looked at: joined boxes are no larger than a tile.
-    joined: dict[tuple[int, int], list[Box]] = {}
+    # Merged boxes are no larger than a tile, so only those in neighbouring tiles are candidates.
+    merged: dict[tuple[int, int], list[Box]] = {}
     for box in boxes:
         while True:
             row, column = box.top // tile, box.left // tile
-            near = [
-                (saved(box, other), place, other)
+            candidates = [
+                (saved_pixels(box, other), place, other)
                 for place in itertools.product(
                     (row - 1, row, row + 1), (column - 1, column, column + 1)
                 )
-                for other in joined.get(place, [])
+                for other in merged.get(place, [])
             ]
-            saving, place, other = max(near, default=(0, (0, 0), box))
+            saving, place, other = max(candidates, default=(0, (0, 0), box))
             if saving <= 0:
                 break
-            joined[place].remove(other)
+            merged[place].remove(other)
             box = union(box, other)
-        joined.setdefault((row, column), []).append(box)
-    return [box for group in joined.values() for box in group]
+        merged.setdefault((row, column), []).append(box)
+    return [box for group in merged.values() for box in group]
 
 
 def crop_around(box: Box, height: int, width: int) -> Box:
-    """The box grown by the receptive radius, aligned to the stride, of a size in SIZE_STEPs."""
-    top, bottom = _grown(box.top, box.bottom, height)
-    left, right = _grown(box.left, box.right, width)
+    """Grows a box by the receptive radius, aligned to STRIDE, to a multiple of SIZE_STEP."""
+    top, bottom = _grow(box.top, box.bottom, height)
+    left, right = _grow(box.left, box.right, width)
     return Box(top, left, bottom, right)
 
 
-def _grown(start: int, end: int, length: int) -> tuple[int, int]:
+def _grow(start: int, end: int, length: int) -> tuple[int, int]:
     start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
     end = min(length, -(-(end + RECEPTIVE_RADIUS) // STRIDE) * STRIDE)
     size = min(length, -(-(end - start) // SIZE_STEP) * SIZE_STEP)

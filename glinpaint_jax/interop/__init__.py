@@ -1,8 +1,8 @@
-"""Weights from PyTorch and back, and files for other tools.
+"""Exchanges weights with PyTorch and exports models for other tools.
 
-`to_state_dict` and `from_state_dict` work on arrays alone; `read_weights` reads weight files,
-`pth_bytes` and `safetensors_bytes` are what such files hold; `export_weights` writes any format
-and verifies it.
+`to_state_dict` and `from_state_dict` convert arrays; `read_weights` reads weight files; `pth_bytes`
+and `safetensors_bytes` return the contents of such files; `export_weights` writes any format and
+verifies the result.
 """
 
 from glinpaint_jax.interop.export import FORMATS, export_weights

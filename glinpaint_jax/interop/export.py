@@ -1,9 +1,9 @@
-"""Trained weights as files for other tools, each run and compared with JAX before it is kept.
+"""Exports trained weights for other tools. Each file is run and compared with JAX.
 
-`torchscript`, `onnx` and `stablehlo` hold one function, the completion: image in RGB, 0..1, not
-masked beforehand, and mask, 1 = hole -> the image with its hole filled. Batch and size are free,
-sides are multiples of 4. Arrays are NCHW, in `stablehlo` NHWC. `mmagic` and `safetensors` hold the
-weights alone, by MMagic's names.
+`torchscript`, `onnx` and `stablehlo` files contain one function: (image in RGB, 0..1, unmasked;
+mask, 1 = hole) -> completed image. Any batch size works, and any image size whose sides are
+multiples of 4. Arrays are NCHW, but NHWC in `stablehlo`. `mmagic` and `safetensors` files contain
+only the weights, with MMagic's names.
 """
 
 import io
@@ -32,25 +32,23 @@ from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.networks import Weights
 
-TOLERANCE = 1e-4  # largest difference to JAX that a written file may show
-PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on each
+TOLERANCE = 1e-4  # largest allowed difference from JAX
+PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
 
 
 class Format(NamedTuple):
-    """What must be installed, how to make the file's bytes, how to run and compare the file."""
-
-    packages: tuple[str, ...]
-    to_bytes: Callable[[Weights], bytes]
-    compare: Callable[[Weights, Path], float]
+    packages: tuple[str, ...]  # that must be installed
+    to_bytes: Callable[[Weights], bytes]  # makes the file's content
+    compare: Callable[[Weights, Path], float]  # runs the file, returns its difference from JAX
 
 
 def export_weights(weights: Weights, kind: str, path: Path) -> float:
-    """Writes `path` in the format `kind`, one of FORMATS; returns how far it is from JAX.
+    """Writes `path` in the format `kind`, one of FORMATS; returns its difference from JAX.
 
-    That is the largest difference of any completed pixel (0..1), for test images of two sizes, and
-    of any logit (relative to the largest, where that exceeds 1) where the file holds a
-    discriminator. Raises UserError, leaving no file, where it exceeds TOLERANCE, where `path`
-    exists or cannot be written, where a package is missing.
+    That is the largest difference of any completed pixel (0..1) over test images of two sizes, and,
+    if the file has a discriminator, of any logit (divided by the largest logit if that exceeds 1).
+    Raises UserError and leaves no file if the difference exceeds TOLERANCE, `path` exists or cannot
+    be written, or a package is missing.
     """
     packages, to_bytes, compare = FORMATS[kind]
     for package in packages:
@@ -61,35 +59,35 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
         with replacing(path) as temporary, _quiet():
             temporary.write_bytes(to_bytes(weights))
             difference = compare(weights, temporary)
-            if not difference <= TOLERANCE:  # so that a NaN fails
+            if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
                 raise UserError(
-                    f"the {kind} file and JAX complete differently: largest difference "
-                    f"{difference:.1e}, allowed is {TOLERANCE:.0e}; nothing was written"
+                    f"the {kind} file differs from JAX by {difference:.1e}, at most "
+                    f"{TOLERANCE:.0e} is allowed; no file was written"
                 )
     return difference
 
 
 def torchscript_bytes(weights: Weights) -> bytes:
-    """What IOPaint loads; the mask may be of any number type."""
+    """Makes the file that IOPaint loads; its mask may have any number type."""
     import torch
 
-    image, mask = _example_tensors()
+    image, mask = _make_example_tensors()
     with torch.no_grad():
-        traced = torch.jit.trace(_torch_completion(weights), (image, mask.long()))
+        traced = torch.jit.trace(_make_torch_module(weights), (image, mask.long()))
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     return buffer.getvalue()
 
 
 def onnx_bytes(weights: Weights) -> bytes:
-    """Inputs `image` and `mask`, output `completed`, all float32 with named free dimensions."""
+    """Makes a file with inputs `image`, `mask` and output `completed`: float32, symbolic sizes."""
     import torch
 
     batch, h, w = (torch.export.Dim(name) for name in ("batch", "h", "w"))
     sizes = {0: batch, 2: STRIDE * h, 3: STRIDE * w}
     program = torch.onnx.export(
-        _torch_completion(weights),
-        _example_tensors(),
+        _make_torch_module(weights),
+        _make_example_tensors(),
         input_names=["image", "mask"],
         output_names=["completed"],
         dynamic_shapes={"image": sizes, "mask": sizes},
@@ -100,7 +98,7 @@ def onnx_bytes(weights: Weights) -> bytes:
 
 
 def stablehlo_bytes(weights: Weights) -> bytes:
-    """What jax.export.deserialize reads; float32 products are exact on every platform."""
+    """Makes the file that jax.export.deserialize reads; matmul precision is float32 everywhere."""
     b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
     arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
     with jax.default_matmul_precision("highest"):
@@ -117,19 +115,18 @@ FORMATS = {
 }
 
 
-def _torch_completion(weights: Weights) -> Any:
-    """The completion as a PyTorch module."""
+def _make_torch_module(weights: Weights) -> Any:
     import torch
 
     from glinpaint_jax.interop import torch_module
 
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     generator, _ = torch_module.load_networks(weights.config, state)
-    return torch_module.Completion(generator, weights.config.mask.fill).eval()
+    return torch_module.CompletionModule(generator, weights.config.mask.fill).eval()
 
 
-def _example_tensors() -> tuple[Any, Any]:
-    """Image and mask that tracing runs on; two images, lest a size of 1 be taken as fixed."""
+def _make_example_tensors() -> tuple[Any, Any]:
+    """Makes the image and mask to trace with; two of each, since a size of 1 would become fixed."""
     import torch
 
     return torch.zeros(2, 3, 16, 24), torch.zeros(2, 1, 16, 24)
@@ -137,7 +134,7 @@ def _example_tensors() -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch deprecates TorchScript, which its users still ask for, and chats while exporting."""
+    """Hides PyTorch's TorchScript deprecation warnings and its export logs."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,8 @@
-"""MMagic's names and layouts of the weights. Numpy arrays in and out, no files, no torch.
+"""Converts weights to and from MMagic's names and layouts. Numpy arrays only: no files, no torch.
 
-Their networks eat and give BGR; convolution kernels are (out, in, h, w), transposed ones
-(in, out, h, w) and spatially flipped; linear kernels are (out, in), and where one follows a flatten
-its inputs count channels first. Running variances are the unbiased ones, here as there.
+MMagic's networks read and write BGR. Convolution kernels are (out, in, h, w); transposed ones are
+(in, out, h, w) and spatially flipped. Linear kernels are (out, in); one that follows a flatten
+orders its inputs channels first. Running variances are unbiased on both sides.
 """
 
 import math
@@ -15,32 +15,32 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from glinpaint_jax.config import Config, from_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.models import discriminator
+from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, LOCAL_BRANCH
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.networks import Variables, Weights, abstract_variables
 
-# PyTorch counts batches beside each running variance; nothing is computed from it.
+# PyTorch keeps a batch counter beside each running variance; nothing is computed from it.
 COUNTER = "num_batches_tracked"
-CONFIG = "glinpaint_jax_config"  # where a file of ours keeps its config, in its meta
+CONFIG = "glinpaint_jax_config"  # the key of the config in the meta of our own files
 
 
 class Layout(NamedTuple):
-    """An array as flax holds it -> as PyTorch does, and back."""
+    """Converts an array between flax's layout and PyTorch's."""
 
     to_torch: Callable[[Any], Any]
     to_flax: Callable[[Any], Any]
 
 
 class Entry(NamedTuple):
-    """One array: its key in MMagic's state dict, its path in the flax variables, its layout."""
+    """One array: its key in MMagic's state dict, its path in the flax variables, and its layout."""
 
     key: str
     path: tuple[str, ...]
     layout: Layout
 
 
-def _reversed_inputs(kernel: Any) -> Any:
-    """RGB <-> BGR among the inputs of a convolution; a mask's channel stays the fourth."""
+def _reverse_inputs(kernel: Any) -> Any:
+    """Swaps RGB <-> BGR in a convolution's input channels; the mask's channel stays fourth."""
     return kernel[:, :, np.array([2, 1, 0, 3][: kernel.shape[2]])]
 
 
@@ -51,7 +51,7 @@ TRANSPOSED_CONV = Layout(
     lambda k: k[::-1, ::-1].transpose(2, 3, 0, 1), lambda w: w.transpose(2, 3, 0, 1)[::-1, ::-1]
 )
 BGR_INPUT_CONV = Layout(
-    lambda k: CONV.to_torch(_reversed_inputs(k)), lambda w: _reversed_inputs(CONV.to_flax(w))
+    lambda k: CONV.to_torch(_reverse_inputs(k)), lambda w: _reverse_inputs(CONV.to_flax(w))
 )
 BGR_OUTPUT_CONV = Layout(
     lambda k: CONV.to_torch(k[..., ::-1]), lambda w: CONV.to_flax(w)[..., ::-1]
@@ -59,8 +59,8 @@ BGR_OUTPUT_CONV = Layout(
 BGR_VECTOR = Layout(lambda v: v[::-1], lambda v: v[::-1])
 
 
-def flattened_linear(channels: int) -> Layout:
-    """Of the linear layer that follows a flatten of [side, side, channels]."""
+def linear_after_flatten(channels: int) -> Layout:
+    """Layout of a linear layer that follows a flatten of [side, side, channels]."""
 
     def to_torch(kernel: Any) -> Any:
         side = math.isqrt(kernel.shape[0] // channels)
@@ -75,7 +75,7 @@ def flattened_linear(channels: int) -> Layout:
     return Layout(to_torch, to_flax)
 
 
-def _conv_norm(key: str, module: tuple[str, ...], conv: Layout) -> list[Entry]:
+def _conv_norm_entries(key: str, module: tuple[str, ...], conv: Layout) -> list[Entry]:
     return [
         Entry(f"{key}.conv.weight", ("params", *module, "conv", "kernel"), conv),
         Entry(f"{key}.bn.weight", ("params", *module, "bn", "scale"), VECTOR),
@@ -85,17 +85,19 @@ def _conv_norm(key: str, module: tuple[str, ...], conv: Layout) -> list[Entry]:
     ]
 
 
-def generator_table() -> list[Entry]:
+def generator_entries() -> list[Entry]:
     entries = []
     for part, layers in (
         ("encoder", ENCODER),
         ("dilation_neck", DILATION_NECK),
         ("decoder", DECODER),
     ):
-        for name, *_, transposed in layers:
-            conv = TRANSPOSED_CONV if transposed else BGR_INPUT_CONV if name == "enc1" else CONV
-            key = f"generator.{part}.{name.replace('convs_', 'convs.')}"
-            entries += _conv_norm(key, (part, name), conv)
+        for layer in layers:
+            conv = TRANSPOSED_CONV if layer.transposed else CONV
+            if layer.name == "enc1":
+                conv = BGR_INPUT_CONV
+            key = f"generator.{part}.{layer.name.replace('convs_', 'convs.')}"
+            entries += _conv_norm_entries(key, (part, layer.name), conv)
     dec7 = ("params", "decoder", "dec7")
     return [
         *entries,
@@ -104,17 +106,15 @@ def generator_table() -> list[Entry]:
     ]
 
 
-def discriminator_table(width: int) -> list[Entry]:
+def discriminator_entries(width: int) -> list[Entry]:
     entries = []
-    for branch, layers in (
-        ("global_disc", discriminator.GLOBAL_LAYERS),
-        ("local_disc", discriminator.LOCAL_LAYERS),
-    ):
-        for i in range(1, layers + 1):
-            conv = BGR_INPUT_CONV if i == 1 else CONV
-            entries += _conv_norm(f"disc.{branch}.conv{i}", (branch, f"conv{i}"), conv)
+    for branch, layers in (("global_disc", GLOBAL_BRANCH), ("local_disc", LOCAL_BRANCH)):
+        for layer in layers:
+            conv = BGR_INPUT_CONV if layer.name == "conv1" else CONV
+            key = f"disc.{branch}.{layer.name}"
+            entries += _conv_norm_entries(key, (branch, layer.name), conv)
         fc = ("params", branch, "fc")
-        linear = flattened_linear(8 * width)
+        linear = linear_after_flatten(layers[-1].features(width))
         entries.append(Entry(f"disc.{branch}.fc.linear.weight", (*fc, "kernel"), linear))
         entries.append(Entry(f"disc.{branch}.fc.linear.bias", (*fc, "bias"), VECTOR))
     return [
@@ -125,43 +125,43 @@ def discriminator_table(width: int) -> list[Entry]:
 
 
 def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
-    """MMagic's state dict, `generator.*` and, where there is one, `disc.*`.
+    """Returns MMagic's state dict: `generator.*` and, if there is a discriminator, `disc.*`.
 
-    The counters of batches are the imported ones, else the step.
+    Batch counters are the imported ones; without any, the step.
     """
-    networks = [(generator_table(), weights.generator)]
+    networks = [(generator_entries(), weights.generator)]
     if weights.discriminator is not None:
-        networks.append((discriminator_table(weights.config.model.width), weights.discriminator))
+        networks.append((discriminator_entries(weights.config.model.width), weights.discriminator))
     state = {}
-    for table, variables in networks:
+    for entries, variables in networks:
         arrays = flatten_dict(variables)
-        for entry in table:
+        for entry in entries:
             state[entry.key] = np.array(entry.layout.to_torch(arrays[entry.path]), order="C")
-            if counter := _counter_beside(entry.key):
+            if counter := _counter_key(entry.key):
                 count = weights.torch.get(COUNTER, {}).get(counter, weights.step)
                 state[counter] = np.array(count, np.int64)
     return state
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None = None) -> Weights:
-    """The inverse of `to_state_dict`: float32 arrays by MMagic's keys, without other keys.
+    """The inverse of `to_state_dict`; `state` must have MMagic's keys only, and float32 arrays.
 
-    `meta` is what a PyTorch file says of itself; it is kept and given back. Raises UserError naming
-    every key that is missing, unknown, of another shape or type, or not finite.
+    `meta` is a PyTorch file's description of itself, kept for re-export. Raises UserError naming
+    every key that is missing, unknown, of the wrong shape or type, or not finite.
     """
     meta = meta or {}
-    config = _config_of(state, meta)
+    config = _infer_config(state, meta)
     abstract_generator, abstract_discriminator = abstract_variables(config)
-    networks = [(generator_table(), abstract_generator)]
+    networks = [(generator_entries(), abstract_generator)]
     if any(key.startswith("disc.") for key in state):
-        networks.append((discriminator_table(config.model.width), abstract_discriminator))
-    _refuse_other_keys(state, networks)
+        networks.append((discriminator_entries(config.model.width), abstract_discriminator))
+    _check_keys(state, networks)
 
     trees, counters = [], {}
-    for table, _ in networks:
-        arrays = {entry.path: entry.layout.to_flax(state[entry.key]) for entry in table}
+    for entries, _ in networks:
+        arrays = {entry.path: entry.layout.to_flax(state[entry.key]) for entry in entries}
         trees.append(unflatten_dict(jax.tree.map(np.ascontiguousarray, arrays)))
-        for key in filter(None, (_counter_beside(entry.key) for entry in table)):
+        for key in filter(None, (_counter_key(entry.key) for entry in entries)):
             counters[key] = int(state[key])
     step = meta.get("iter", 0)
     return Weights(
@@ -173,43 +173,44 @@ def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None
     )
 
 
-def _refuse_other_keys(
+def _check_keys(
     state: Mapping[str, np.ndarray], networks: list[tuple[list[Entry], Variables]]
 ) -> None:
     expected = {}
-    for table, abstract in networks:
+    for entries, abstract in networks:
         leaves = flatten_dict(abstract)
-        for entry in table:
+        for entry in entries:
             leaf = jax.eval_shape(entry.layout.to_torch, leaves[entry.path])
             expected[entry.key] = np.broadcast_to(np.float32(0), leaf.shape)
-            if counter := _counter_beside(entry.key):
+            if counter := _counter_key(entry.key):
                 expected[counter] = np.array(0, np.int64)
 
     problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{printable(key)} is unknown" for key in state if key not in expected]
+    problems += [f"{escape_unprintable(key)} is unknown" for key in state if key not in expected]
     for key in expected.keys() & state.keys():
         found, leaf = state[key], expected[key]
         if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            must = f"{leaf.dtype} {leaf.shape}"
-            problems.append(f"{key} is {found.dtype} {found.shape}, must be {must}")
+            allowed = f"{leaf.dtype} {leaf.shape}"
+            problems.append(f"{key} is {found.dtype} {found.shape}, must be {allowed}")
         elif not np.isfinite(found).all():
             problems.append(f"{key} is not finite")
     if problems:
-        raise UserError("weights that do not fit Global&Local: " + "; ".join(sorted(problems)))
+        raise UserError("these weights do not fit Global&Local: " + "; ".join(sorted(problems)))
 
 
-def printable(name: Any) -> str:
-    """A key as it may stand in one line of a terminal."""
+def escape_unprintable(name: Any) -> str:
+    """Returns `name` as text that is safe to print on one line of a terminal."""
     text = str(name)
     return text if text.isprintable() else repr(text)
 
 
-def _counter_beside(key: str) -> str | None:
+def _counter_key(key: str) -> str | None:
+    """The key of the batch counter beside a running variance; None for other keys."""
     return key.replace("running_var", COUNTER) if key.endswith(".running_var") else None
 
 
-def _config_of(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Config:
-    """That of the run the file comes from, if it was one of ours; else MMagic's."""
+def _infer_config(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Config:
+    """The config in the meta of our own files; for other files, MMagic's."""
     if isinstance(meta.get(CONFIG), dict):
         return from_dict(meta[CONFIG]).validate()
     config = Config()
@@ -218,15 +219,15 @@ def _config_of(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Config:
         for branch in ("global_disc", "local_disc")
         if (key := f"disc.{branch}.fc.linear.weight") in state
     }
-    # What six convolutions of stride 2 leave of the image, if both branches agree on it.
+    # Six convolutions of stride 2 reduce the image to `side`; both branches must agree on it.
     for side in (1, 2, 8, 16):
         if shapes == {(16 * config.model.width, 8 * config.model.width * side**2)}:
-            config.image_size = side * 2**discriminator.GLOBAL_LAYERS
+            config.image_size = side * 2 ** len(GLOBAL_BRANCH)
     return config
 
 
-def unlike_mmagic(config: Config) -> list[str]:
-    """What MMagic's networks do otherwise than those of `config`; its files cannot say it."""
+def mmagic_differences(config: Config) -> list[str]:
+    """Describes how MMagic's networks differ from `config`'s; MMagic's files cannot record it."""
     width, output, fill = config.model.width, config.model.output, config.mask.fill
     notes = []
     if width != 64:

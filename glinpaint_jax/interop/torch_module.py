@@ -1,33 +1,27 @@
-"""The two networks in plain PyTorch, with MMagic's names, so that its weight files fit as they are.
+"""The two networks in plain PyTorch. They have MMagic's names, so they load its weight files as is.
 
-Tensors are NCHW. As MMagic's, the networks eat and give BGR in [-1, 1]; `Completion` around the
-generator is what is exported: RGB in 0..1, hole filled inside.
+Tensors are NCHW. Like MMagic's, the networks read and write BGR in [-1, 1]. Exported files contain
+`CompletionModule`, which wraps the generator: RGB in 0..1, and it fills the hole itself.
 """
 
 import torch
 from torch import Tensor, nn
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.discriminator import GLOBAL_LAYERS, LOCAL_LAYERS
+from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, LOCAL_BRANCH
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
+from glinpaint_jax.models.layers import Layer
 
 
 class ConvNormRelu(nn.Module):
-    def __init__(
-        self,
-        channels: int,
-        features: int,
-        kernel: int,
-        stride: int = 1,
-        dilation: int = 1,
-        transposed: bool = False,
-    ):
+    def __init__(self, channels: int, layer: Layer, width: int):
         super().__init__()
-        if transposed:
-            self.conv = nn.ConvTranspose2d(channels, features, kernel, stride, 1, bias=False)
+        features, shape = layer.features(width), (layer.kernel, layer.stride)
+        if layer.transposed:
+            self.conv = nn.ConvTranspose2d(channels, features, *shape, padding=1, bias=False)
         else:
-            padding = dilation * (kernel // 2)
-            self.conv = nn.Conv2d(channels, features, kernel, stride, padding, dilation, bias=False)
+            padding = layer.dilation * (layer.kernel // 2)
+            self.conv = nn.Conv2d(channels, features, *shape, padding, layer.dilation, bias=False)
         self.bn = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +29,7 @@ class ConvNormRelu(nn.Module):
 
 
 class LastConv(nn.Module):
-    """Convolution with bias, no norm; a module of its own for MMagic's name dec7.conv."""
+    """Convolution with bias, no norm. A module of its own, because MMagic names it dec7.conv."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -45,20 +39,19 @@ class LastConv(nn.Module):
         return self.conv(x)
 
 
-def stack(table: tuple, channels: int, width: int) -> nn.Sequential:
-    """The layers of one of the generator's tables, in order."""
+def make_stack(table: tuple[Layer, ...], channels: int, width: int) -> nn.Sequential:
+    """Builds the layers of one of the generator's tables, in order."""
     layers = nn.Sequential()
-    for name, multiple, *shape in table:
-        features = int(multiple * width)
-        layers.add_module(name, ConvNormRelu(channels, features, *shape))
-        channels = features
+    for layer in table:
+        layers.add_module(layer.name, ConvNormRelu(channels, layer, width))
+        channels = layer.features(width)
     return layers
 
 
 class DilationNeck(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.dilation_convs = nn.Sequential(*stack(DILATION_NECK, 4 * width, width))
+        self.dilation_convs = nn.Sequential(*make_stack(DILATION_NECK, 4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dilation_convs(x)
@@ -71,9 +64,9 @@ class Generator(nn.Module):
         super().__init__()
         width = config.model.width
         self.sigmoid = config.model.output == "sigmoid"
-        self.encoder = stack(ENCODER, 4, width)
+        self.encoder = make_stack(ENCODER, 4, width)
         self.dilation_neck = DilationNeck(width)
-        self.decoder = stack(DECODER, 4 * width, width)
+        self.decoder = make_stack(DECODER, 4 * width, width)
         self.decoder.add_module("dec7", LastConv(width // 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,20 +76,19 @@ class Generator(nn.Module):
 
 
 class Branch(nn.Module):
-    def __init__(self, layers: int, side: int, width: int):
+    def __init__(self, table: tuple[Layer, ...], side: int, width: int):
         super().__init__()
-        self.layers = layers
+        self.names = [layer.name for layer in table]
         channels = 3
-        for i in range(layers):
-            features = min(width * 2**i, 8 * width)
-            self.add_module(f"conv{i + 1}", ConvNormRelu(channels, features, 5, 2))
-            channels, side = features, (side + 1) // 2
+        for layer in table:
+            self.add_module(layer.name, ConvNormRelu(channels, layer, width))
+            channels, side = layer.features(width), -(-side // layer.stride)
         self.fc = nn.Module()
         self.fc.linear = nn.Linear(channels * side**2, 16 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        for i in range(self.layers):
-            x = self.get_submodule(f"conv{i + 1}")(x)
+        for name in self.names:
+            x = self.get_submodule(name)(x)
         return torch.relu(self.fc.linear(x.flatten(1)))
 
 
@@ -106,20 +98,19 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         width = config.model.width
-        self.global_disc = Branch(GLOBAL_LAYERS, config.image_size, width)
-        self.local_disc = Branch(LOCAL_LAYERS, config.local_size, width)
+        self.global_disc = Branch(GLOBAL_BRANCH, config.image_size, width)
+        self.local_disc = Branch(LOCAL_BRANCH, config.local_size, width)
         self.fc = nn.Linear(32 * width, 1)
 
     def forward(self, image: Tensor, window: Tensor) -> Tensor:
         return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
-class Completion(nn.Module):
-    """What users of an exported file call: image and mask in, completed image out.
+class CompletionModule(nn.Module):
+    """(image, mask) -> completed image: the module in exported files.
 
-    The contract is IOPaint's: image float32 [b, 3, h, w], RGB, 0..1, not masked beforehand; mask of
-    any number type [b, 1, h, w], 1 = hole; sides are multiples of 4. Pixels outside the hole come
-    back as they were.
+    The interface is IOPaint's: image float32 [b, 3, h, w], RGB, 0..1, unmasked; mask [b, 1, h, w]
+    of any number type, 1 = hole; sides are multiples of 4. Pixels outside the hole stay unchanged.
     """
 
     def __init__(self, generator: Generator, fill: tuple[float, float, float]):
@@ -139,9 +130,10 @@ class Completion(nn.Module):
 def load_networks(
     config: Config, state: dict[str, Tensor]
 ) -> tuple[Generator, Discriminator | None]:
-    """Both networks with the weights of a state dict of MMagic's, in evaluation mode.
+    """Builds both networks with an MMagic state dict's weights, in evaluation mode.
 
-    Raises RuntimeError where its keys are not exactly theirs; `disc.*` may lack.
+    Raises RuntimeError unless the keys match exactly. Without `disc.*` keys, the discriminator is
+    None.
     """
 
     def load(network: nn.Module, prefix: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Runs exported files and compares what they compute with JAX."""
+"""Runs exported files and compares their output with JAX."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from glinpaint_jax.models.networks import Weights, make_networks
 TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
 
 # Image [b, h, w, 3] in 0..1 and mask [b, h, w, 1], 1 = hole -> completed image.
-Completion = Callable[[np.ndarray, np.ndarray], Any]
+CompleteFn = Callable[[np.ndarray, np.ndarray], Any]
 
 
 def compare_torchscript(weights: Weights, path: Path) -> float:
@@ -26,7 +26,7 @@ def compare_torchscript(weights: Weights, path: Path) -> float:
     def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return to_numpy(module(to_torch(image), to_torch(mask).long()))
 
-    return _completion_difference(weights, complete)
+    return _compare_completions(weights, complete)
 
 
 def compare_onnx(weights: Weights, path: Path) -> float:
@@ -38,27 +38,27 @@ def compare_onnx(weights: Weights, path: Path) -> float:
         inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
         return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
 
-    return _completion_difference(weights, complete)
+    return _compare_completions(weights, complete)
 
 
 def compare_stablehlo(weights: Weights, path: Path) -> float:
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
-    return _completion_difference(weights, exported.call)
+    return _compare_completions(weights, exported.call)
 
 
 def compare_pth(weights: Weights, path: Path) -> float:
     import torch
 
-    return _networks_difference(weights, torch.load(path, weights_only=True)["state_dict"])
+    return _compare_networks(weights, torch.load(path, weights_only=True)["state_dict"])
 
 
 def compare_safetensors(weights: Weights, path: Path) -> float:
     import safetensors.torch
 
-    return _networks_difference(weights, safetensors.torch.load_file(path))
+    return _compare_networks(weights, safetensors.torch.load_file(path))
 
 
-def _completion_difference(weights: Weights, complete: Completion) -> float:
+def _compare_completions(weights: Weights, complete: CompleteFn) -> float:
     reference = jax.jit(make_complete_function(weights))
     differences = []
     for number, (batch, height, width) in enumerate(TEST_SHAPES):
@@ -72,18 +72,18 @@ def _completion_difference(weights: Weights, complete: Completion) -> float:
     return float(max(differences))
 
 
-def _networks_difference(weights: Weights, state: dict[str, Any]) -> float:
-    """Of the PyTorch networks with a file's state dict, loaded strictly."""
+def _compare_networks(weights: Weights, state: dict[str, Any]) -> float:
+    """Compares the PyTorch networks, loaded strictly from a file's state dict, with JAX."""
     from glinpaint_jax.interop import torch_module
 
     config = weights.config
     generator, discriminator = torch_module.load_networks(config, state)
-    completion = torch_module.Completion(generator, config.mask.fill)
+    module = torch_module.CompletionModule(generator, config.mask.fill)
 
     def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return to_numpy(completion(to_torch(image), to_torch(mask)))
+        return to_numpy(module(to_torch(image), to_torch(mask)))
 
-    difference = _completion_difference(weights, complete)
+    difference = _compare_completions(weights, complete)
     if discriminator is None:
         return difference
     _, reference = make_networks(dataclasses.replace(config, precision="float32"))

@@ -1,4 +1,4 @@
-"""Weight files of the PyTorch world, with MMagic's keys: `.pth` and `.safetensors`."""
+"""Reads and writes PyTorch weight files with MMagic's keys: `.pth` and `.safetensors`."""
 
 import contextlib
 import io
@@ -12,13 +12,13 @@ from typing import Any
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.interop.mmagic import CONFIG, from_state_dict, printable, to_state_dict
+from glinpaint_jax.interop.mmagic import CONFIG, escape_unprintable, from_state_dict, to_state_dict
 from glinpaint_jax.models.networks import Weights
 
-NETWORKS = ("generator.", "disc.")  # all else in a state dict serves losses and preprocessing
+NETWORKS = ("generator.", "disc.")  # other keys belong to losses and preprocessing
 
-# What MMEngine keeps of its logs in training checkpoints. Nothing here asks for it, so each of
-# these names stands for `Discarded`: the file is read and no code of theirs runs.
+# Names that MMEngine's training checkpoints need for their logs. We do not use the logs, so each
+# name is mapped to `Discarded`: the file loads, and none of its code runs.
 LOG_NAMES = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
@@ -33,7 +33,7 @@ LOG_NAMES = (
 
 
 class Discarded:
-    """Takes the place of an unpickled object; keeps nothing and does nothing."""
+    """Replaces an unpickled object; stores nothing and does nothing."""
 
     def __new__(cls, *_: Any) -> "Discarded":
         return super().__new__(cls)
@@ -43,16 +43,16 @@ class Discarded:
 
 
 def read_weights(path: Path) -> tuple[Weights, list[str]]:
-    """The weights in a file of `torch.save` (`.pth`) or of safetensors.
+    """Reads the weights in a `torch.save` (`.pth`) or safetensors file.
 
-    Also returns the names of what the file holds beside them. Raises UserError for a file that
-    cannot be read, carries code, or does not hold the whole generator and, if anything of it, the
-    whole discriminator.
+    Also returns the names of the file's other contents. Raises UserError if the file cannot be
+    read, contains code, or lacks weights of the generator. The discriminator may be missing, but
+    only as a whole.
     """
     torch = import_extra("torch")
     try:
         with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # JSON after its length
+            is_safetensors = file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     state, meta, ignored = (_read_safetensors if is_safetensors else _read_pth)(path)
@@ -61,15 +61,15 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
     for name, tensor in state.items():
         key = str(name).removeprefix("module.")
         if not key.startswith(NETWORKS) or not isinstance(tensor, torch.Tensor):
-            ignored.append(printable(name))
+            ignored.append(escape_unprintable(name))
             continue
         try:
             tensor = tensor.detach()
             arrays[key] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         except (RuntimeError, TypeError):
-            raise UserError(f"{path}: {printable(key)} is not a plain tensor") from None
+            raise UserError(f"{path}: {escape_unprintable(key)} is not a plain tensor") from None
     if not arrays:
-        raise UserError(f"{path} holds no Global&Local weights: none is named generator.*")
+        raise UserError(f"{path} contains no Global&Local weights: no key starts with generator.")
     try:
         return from_state_dict(arrays, meta), ignored
     except UserError as error:
@@ -77,7 +77,7 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
 
 
 def pth_bytes(weights: Weights) -> bytes:
-    """A file that MMagic loads: {"meta": ..., "state_dict": ...}, as torch.save writes it."""
+    """Returns a file that MMagic loads: {"meta": ..., "state_dict": ...}, by torch.save."""
     torch = import_extra("torch")
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     buffer = io.BytesIO()
@@ -86,13 +86,13 @@ def pth_bytes(weights: Weights) -> bytes:
 
 
 def safetensors_bytes(weights: Weights) -> bytes:
-    """MMagic's keys; the meta is JSON text in the file's metadata."""
+    """Returns a file with MMagic's keys; the meta is JSON text in the file's metadata."""
     metadata = {"format": "pt", "meta": json.dumps(_meta(weights))}
     return import_extra("safetensors.numpy").save(to_state_dict(weights), metadata)
 
 
 def _meta(weights: Weights) -> dict[str, Any]:
-    """The imported one, else what MMEngine writes, and the config."""
+    """The imported meta, if any; else the fields that MMEngine writes, and our config."""
     return weights.torch.get("meta") or {
         "iter": weights.step,
         "epoch": 0,
@@ -103,34 +103,37 @@ def _meta(weights: Weights) -> dict[str, Any]:
 
 
 def unpickle(path: Path) -> Any:
-    """What torch.save wrote, if it is tensors and plain values; else raises UserError."""
+    """Loads a torch.save file of tensors and plain values; raises UserError for anything else."""
     torch = import_extra("torch")
-    harmless = [(Discarded, name) for name in LOG_NAMES]
+    discarded = [(Discarded, name) for name in LOG_NAMES]
     try:
         with (
-            path.open("rb") as file,  # by a path alone, torch would go by its suffix
+            path.open("rb") as file,  # given a path, torch would go by its suffix
             warnings.catch_warnings(),
-            torch.serialization.safe_globals(harmless),
+            torch.serialization.safe_globals(discarded),
         ):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make an unpickler fail in every way
+    except Exception as error:  # damaged files raise all kinds of errors
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} carries code ({code[1]}), which a weight file never needs; refused"
+                f"{path} contains code ({code[1]}); weight files need none, so it was not loaded"
             ) from None
-        raise UserError(f"{path} is no PyTorch weight file, or a damaged one") from None
+        raise UserError(f"{path} is not a PyTorch weight file, or is damaged") from None
 
 
 def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any], list[str]]:
-    """State dict, meta, and the names of all else; the state dict may be the whole file."""
+    """Returns the state dict, the meta, and the names of everything else.
+
+    The file may also be a bare state dict.
+    """
     content = unpickle(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no state dict but a {type(content).__name__}")
+        raise UserError(f"{path} contains a {type(content).__name__}, must contain a state dict")
     if not isinstance(content.get("state_dict"), dict):
         return content, {}, []
-    ignored = [printable(name) for name in content if name not in ("state_dict", "meta")]
-    return content["state_dict"], _json_only(content.get("meta")), ignored
+    ignored = [escape_unprintable(name) for name in content if name not in ("state_dict", "meta")]
+    return content["state_dict"], _keep_json(content.get("meta")), ignored
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -140,15 +143,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = (file.metadata() or {}).get("meta", "")
     except safetensors.SafetensorError:
-        raise UserError(f"{path} is no safetensors file, or a damaged one") from None
+        raise UserError(f"{path} is not a safetensors file, or is damaged") from None
     try:
-        return tensors, _json_only(json.loads(meta)), []
-    except ValueError:  # of someone else's
+        return tensors, _keep_json(json.loads(meta)), []
+    except ValueError:  # not our meta
         return tensors, {}, []
 
 
-def _json_only(meta: Any) -> dict[str, Any]:
-    """The entries that survive in a checkpoint's JSON."""
+def _keep_json(meta: Any) -> dict[str, Any]:
+    """Keeps the entries of `meta` that JSON can represent, as checkpoints store it."""
     kept = {}
     for name, value in meta.items() if isinstance(meta, dict) else ():
         with contextlib.suppress(TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Completing an image with a trained generator: fill the hole, generate, composite."""
+"""Completes images with a trained generator: fill the hole, generate, composite."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,9 +18,9 @@ Colour = tuple[float, float, float]
 def predict(
     generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
 ) -> Image:
-    """The generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled by `fill`.
+    """Returns the generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled.
 
-    `fill` is an RGB colour, 0..255. Batch norm uses its running statistics.
+    `fill` is the hole's RGB colour, 0..255. Batch norm uses its running statistics.
     """
     return generator.apply(variables, fill_hole(image, mask, fill), mask, train=False)
 
@@ -28,14 +28,14 @@ def predict(
 def complete(
     generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
 ) -> Image:
-    """`image` with the prediction in its hole; arguments as for `predict`."""
+    """Returns `image` with the prediction in its hole; arguments as for `predict`."""
     return composite(predict(generator, variables, image, mask, fill), image, mask)
 
 
 def make_complete_function(weights: Weights) -> Callable[[Image, Mask], Image]:
-    """The function that exported files contain: (image in 0..1, mask) -> completed image in 0..1.
+    """Makes the function we export: (image in 0..1, mask) -> completed image in 0..1.
 
-    Mask values above 0.5 mark the hole. Computes in float32 even if the weights were trained in
+    Mask values above 0.5 are the hole. Computes in float32 even if the weights were trained in
     bfloat16.
     """
     generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))

@@ -1,6 +1,6 @@
-"""The two convolutions of the paper, on NHWC arrays. Pure functions, differentiable in reverse.
+"""The paper's two convolutions on NHWC arrays, with reverse-mode gradients.
 
-They and their gradients are XLA's own, but on CPU, where conv_cpu.py knows faster ways.
+On accelerators, forward and backward passes are XLA's own. On CPU, conv_cpu.py is faster.
 """
 
 import jax
@@ -8,7 +8,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from glinpaint_jax.models import conv_cpu
-from glinpaint_jax.models.conv_cpu import flipped, native
+from glinpaint_jax.models.conv_cpu import flip_kernel, xla_conv
 
 
 def conv2d(
@@ -23,21 +23,21 @@ def conv2d(
     return _conv2d(x, kernel, stride, dilation, padding)
 
 
-def _symmetric(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
+def _conv2d_primal(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
     shape = stride, dilation, ((padding, padding), (padding, padding))
     return lax.platform_dependent(
         x,
         kernel,
         cpu=lambda x, kernel: conv_cpu.convolve(x, kernel, *shape),
-        default=lambda x, kernel: native(x, kernel, *shape),
+        default=lambda x, kernel: xla_conv(x, kernel, *shape),
     )
 
 
-_conv2d = jax.custom_vjp(_symmetric, nondiff_argnums=(2, 3, 4))
+_conv2d = jax.custom_vjp(_conv2d_primal, nondiff_argnums=(2, 3, 4))
 
 
 def _conv2d_forward(x: Array, kernel: Array, *shape: int) -> tuple[Array, tuple[Array, Array]]:
-    return _symmetric(x, kernel, *shape), (x, kernel)
+    return _conv2d_primal(x, kernel, *shape), (x, kernel)
 
 
 def _conv2d_backward(
@@ -45,27 +45,27 @@ def _conv2d_backward(
 ) -> tuple[Array, Array]:
     pads = ((padding, padding), (padding, padding))
 
-    def of_x(x: Array, kernel: Array, gradient: Array) -> Array:
-        return jax.vjp(lambda x: native(x, kernel, stride, dilation, pads), x)[1](gradient)[0]
+    def xla_input_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda x: xla_conv(x, kernel, stride, dilation, pads), x)[1](gradient)[0]
 
-    def of_kernel(x: Array, kernel: Array, gradient: Array) -> Array:
-        pull_back = jax.vjp(lambda kernel: native(x, kernel, stride, dilation, pads), kernel)[1]
+    def xla_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
+        pull_back = jax.vjp(lambda kernel: xla_conv(x, kernel, stride, dilation, pads), kernel)[1]
         return pull_back(gradient)[0]
 
-    def of_x_on_cpu(x: Array, kernel: Array, gradient: Array) -> Array:
+    def cpu_input_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
         return conv_cpu.input_gradient(gradient, kernel, x.shape[1:3], stride, dilation, padding)
 
-    def of_kernel_on_cpu(x: Array, kernel: Array, gradient: Array) -> Array:
-        if conv_cpu.native_kernel_gradient_is_fast(gradient):
-            return of_kernel(x, kernel, gradient)
+    def cpu_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
+        if conv_cpu.xla_kernel_gradient_is_fast(gradient):
+            return xla_kernel_gradient(x, kernel, gradient)
         return conv_cpu.kernel_gradient(
             x, gradient, kernel.shape[0], stride, dilation, padding
         ).astype(kernel.dtype)
 
     arrays = (*residuals, gradient)
     return (
-        lax.platform_dependent(*arrays, cpu=of_x_on_cpu, default=of_x),
-        lax.platform_dependent(*arrays, cpu=of_kernel_on_cpu, default=of_kernel),
+        lax.platform_dependent(*arrays, cpu=cpu_input_gradient, default=xla_input_gradient),
+        lax.platform_dependent(*arrays, cpu=cpu_kernel_gradient, default=xla_kernel_gradient),
     )
 
 
@@ -78,16 +78,14 @@ def conv_transpose_4x4_stride2(
 ) -> Float[Array, "b ho wo co"]:
     """Transposed convolution, kernel 4, stride 2, padding 1: doubles height and width.
 
-    Equals inserting a zero between all pixels and cross-correlating with `kernel`, padding 2;
-    torch.nn.ConvTranspose2d holds the spatially flipped kernel.
-
-    XLA's own but on CPU (conv_cpu.py).
+    Equals inserting a zero between all pixels and cross-correlating with `kernel`, padding 2.
+    torch.nn.ConvTranspose2d stores the spatially flipped kernel.
     """
     return lax.platform_dependent(
         x,
         kernel,
         cpu=conv_cpu.conv_transpose_4x4_stride2,
-        default=lambda x, kernel: native(x, kernel, 1, 1, ((2, 2), (2, 2)), zeros=1),
+        default=lambda x, kernel: xla_conv(x, kernel, 1, 1, ((2, 2), (2, 2)), zeros=1),
     )
 
 
@@ -96,14 +94,14 @@ def _transpose_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 
 def _transpose_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """It is the adjoint of a convolution with the flipped kernel, whose gradients serve here."""
+    """Reuses the gradients of the convolution with the flipped kernel, which is the adjoint."""
     x, kernel = residuals
 
     def adjoint(pixels: Array, kernel: Array) -> Array:
         return conv2d(pixels, kernel, stride=2, padding=1)
 
-    x_gradient, pull_back = jax.vjp(adjoint, gradient, flipped(kernel))
-    return x_gradient, flipped(pull_back(x)[1])
+    x_gradient, pull_back = jax.vjp(adjoint, gradient, flip_kernel(kernel))
+    return x_gradient, flip_kernel(pull_back(x)[1])
 
 
 conv_transpose_4x4_stride2.defvjp(_transpose_forward, _transpose_backward)

@@ -1,4 +1,4 @@
-"""The context discriminators of the paper (table 2), as MMagic builds them (GLDiscs)."""
+"""The paper's context discriminators (table 2), as MMagic builds them (GLDiscs)."""
 
 from typing import Any
 
@@ -7,36 +7,54 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from glinpaint_jax.models.layers import ConvNormRelu
+from glinpaint_jax.models.layers import ConvNormRelu, Layer
 
-GLOBAL_LAYERS = 6  # 256 -> 4
-LOCAL_LAYERS = 5  # 128 -> 4
+# Table 2 of the paper. Shapes are for width 64 and 256x256 images. Each branch ends in a linear
+# layer to 1024 features; another maps both to one logit.
+GLOBAL_BRANCH = (  # [256, 256, 3]
+    Layer("conv1", 1, kernel=5, stride=2),  # [128, 128, 64]
+    Layer("conv2", 2, kernel=5, stride=2),  # [64, 64, 128]
+    Layer("conv3", 4, kernel=5, stride=2),  # [32, 32, 256]
+    Layer("conv4", 8, kernel=5, stride=2),  # [16, 16, 512]
+    Layer("conv5", 8, kernel=5, stride=2),  # [8, 8, 512]
+    Layer("conv6", 8, kernel=5, stride=2),  # [4, 4, 512]
+)
+LOCAL_BRANCH = (  # [128, 128, 3]
+    Layer("conv1", 1, kernel=5, stride=2),  # [64, 64, 64]
+    Layer("conv2", 2, kernel=5, stride=2),  # [32, 32, 128]
+    Layer("conv3", 4, kernel=5, stride=2),  # [16, 16, 256]
+    Layer("conv4", 8, kernel=5, stride=2),  # [8, 8, 512]
+    Layer("conv5", 8, kernel=5, stride=2),  # [4, 4, 512]
+)
 LINEAR_INIT = nn.initializers.normal(0.02)
 
 
 class Branch(nn.Module):
-    """5x5 stride-2 convolutions, then a vector of 16 * width features (1024 at width 64)."""
+    """The convolutions of one table, then a linear layer to 16 * width features."""
 
-    layers: int
+    table: tuple[Layer, ...]
     width: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b features"]:
-        for i in range(self.layers):
-            features = min(self.width * 2**i, self.width * 8)
-            x = ConvNormRelu(features, 5, stride=2, dtype=self.dtype, name=f"conv{i + 1}")(
-                x, train=train
-            )
+        for layer in self.table:
+            x = ConvNormRelu(
+                layer.features(self.width),
+                layer.kernel,
+                layer.stride,
+                dtype=self.dtype,
+                name=layer.name,
+            )(x, train=train)
         x = x.reshape(x.shape[0], -1)
         return nn.relu(nn.Dense(16 * self.width, kernel_init=LINEAR_INIT, name="fc")(x))
 
 
 class Discriminator(nn.Module):
-    """Judges a whole image and the window around its hole together.
+    """Scores a whole image together with the window around its hole.
 
-    The linear layers compute in the parameters' own precision, the convolutions in `dtype`.
-    Unlike the generator it has a fixed image size, that of its initialisation.
+    Convolutions compute in `dtype`, linear layers in the parameters' own precision. Unlike the
+    generator, it only accepts the image size it was initialized with.
     """
 
     width: int = 64
@@ -50,13 +68,13 @@ class Discriminator(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b 1"]:
-        """Image and local window in [-1, 1] -> logits, positive where it looks real."""
+        """Image and local window in [-1, 1] -> logits, positive for images that look real."""
         features = jnp.concatenate(
             [
-                Branch(GLOBAL_LAYERS, self.width, self.dtype, name="global_disc")(
+                Branch(GLOBAL_BRANCH, self.width, self.dtype, name="global_disc")(
                     image, train=train
                 ),
-                Branch(LOCAL_LAYERS, self.width, self.dtype, name="local_disc")(
+                Branch(LOCAL_BRANCH, self.width, self.dtype, name="local_disc")(
                     window, train=train
                 ),
             ],

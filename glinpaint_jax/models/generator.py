@@ -1,4 +1,4 @@
-"""The completion network of the paper (table 1), as MMagic builds it (GLEncoderDecoder)."""
+"""The paper's completion network (table 1), as MMagic builds it (GLEncoderDecoder)."""
 
 from typing import Any
 
@@ -7,53 +7,58 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from glinpaint_jax.models.layers import Conv, ConvNormRelu
+from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
 
 STRIDE = 4  # input sides must be multiples of it
-RECEPTIVE_RADIUS = 153  # an output pixel depends on no input farther away
+RECEPTIVE_RADIUS = 153  # an output pixel depends on no input pixel farther away
 
-# name, channels / width, kernel, stride, dilation, transposed
-ENCODER = (
-    ("enc1", 1, 5, 1, 1, False),
-    ("enc2", 2, 3, 2, 1, False),  # 1/2
-    ("enc3", 2, 3, 1, 1, False),
-    ("enc4", 4, 3, 2, 1, False),  # 1/4
-    ("enc5", 4, 3, 1, 1, False),
-    ("enc6", 4, 3, 1, 1, False),
+# Table 1 of the paper. Shapes are for width 64. A 3x3 convolution to RGB, "dec7", follows.
+ENCODER = (  # [h, w, 4]
+    Layer("enc1", 1, kernel=5),  # [h, w, 64]
+    Layer("enc2", 2, kernel=3, stride=2),  # [h/2, w/2, 128]
+    Layer("enc3", 2, kernel=3),
+    Layer("enc4", 4, kernel=3, stride=2),  # [h/4, w/4, 256]
+    Layer("enc5", 4, kernel=3),
+    Layer("enc6", 4, kernel=3),
 )
 DILATION_NECK = (
-    ("dilation_convs_0", 4, 3, 1, 2, False),
-    ("dilation_convs_1", 4, 3, 1, 4, False),
-    ("dilation_convs_2", 4, 3, 1, 8, False),
-    ("dilation_convs_3", 4, 3, 1, 16, False),
+    Layer("dilation_convs_0", 4, kernel=3, dilation=2),
+    Layer("dilation_convs_1", 4, kernel=3, dilation=4),
+    Layer("dilation_convs_2", 4, kernel=3, dilation=8),
+    Layer("dilation_convs_3", 4, kernel=3, dilation=16),
 )
 DECODER = (
-    ("dec1", 4, 3, 1, 1, False),
-    ("dec2", 4, 3, 1, 1, False),
-    ("dec3", 2, 4, 2, 1, True),  # 1/2
-    ("dec4", 2, 3, 1, 1, False),
-    ("dec5", 1, 4, 2, 1, True),  # full size
-    ("dec6", 0.5, 3, 1, 1, False),
+    Layer("dec1", 4, kernel=3),
+    Layer("dec2", 4, kernel=3),
+    Layer("dec3", 2, kernel=4, stride=2, transposed=True),  # [h/2, w/2, 128]
+    Layer("dec4", 2, kernel=3),
+    Layer("dec5", 1, kernel=4, stride=2, transposed=True),  # [h, w, 64]
+    Layer("dec6", 0.5, kernel=3),  # [h, w, 32]
 )
 
 
 class Stack(nn.Module):
-    """The layers of one table, in order; a decoder ends in a convolution with bias to RGB."""
+    """The layers of one table, in order; with `to_rgb`, then a convolution with bias to RGB."""
 
-    table: tuple
+    table: tuple[Layer, ...]
     width: int
     to_rgb: bool = False
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"], *, train: bool) -> Float[Array, "b ho wo co"]:
-        for name, multiple, kernel, stride, dilation, transposed in self.table:
-            features = int(multiple * self.width)
+        for layer in self.table:
             x = ConvNormRelu(
-                features, kernel, stride, dilation, transposed, dtype=self.dtype, name=name
+                layer.features(self.width),
+                layer.kernel,
+                layer.stride,
+                layer.dilation,
+                layer.transposed,
+                dtype=self.dtype,
+                name=layer.name,
             )(x, train=train)
         if self.to_rgb:
-            # Not self.dtype: the last layer computes in the parameters' own precision.
+            # No dtype: the last layer computes in the parameters' own precision.
             x = Conv(3, 3, use_bias=True, name="dec7")(x)
         return x
 
@@ -61,8 +66,8 @@ class Stack(nn.Module):
 class Generator(nn.Module):
     """Completes masked images of any size whose sides are multiples of `STRIDE`.
 
-    `width` is the channels of the first layer (64 in the paper); `output` is 'clip' (MMagic) or
-    'sigmoid' (the paper); `dtype` is what all convolutions but the last compute in.
+    `width` is the number of channels of the first layer (64 in the paper); `output` is 'clip'
+    (MMagic) or 'sigmoid' (the paper); all convolutions but the last compute in `dtype`.
     """
 
     width: int = 64

@@ -1,4 +1,4 @@
-"""From a batch of bytes to what the networks see. Pure functions on the device."""
+"""Turns a batch of bytes into the networks' inputs. Pure functions that run on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ def bbox_mask(bbox: Int[Array, "b 4"], height: int, width: int) -> Float[Array, 
 def make_inputs(batch: dict[str, Array], fill: tuple[float, float, float]) -> Inputs:
     """Scales a batch and fills its holes.
 
-    `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for holes that are no
-    rectangles, mask uint8 [b, h, w, 1] (1 = hole). `fill` is an RGB colour in 0..255.
+    `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for free-form holes, mask uint8
+    [b, h, w, 1] (1 = hole). `fill` is an RGB colour in 0..255.
     """
     image = to_unit_range(batch["image"].astype(jnp.float32))
     if "mask" in batch:
@@ -51,13 +51,13 @@ def make_inputs(batch: dict[str, Array], fill: tuple[float, float, float]) -> In
 
 
 def fill_hole(image: Array, mask: Array, fill: tuple[float, float, float]) -> Array:
-    """What the generator sees: the hole of an image in [-1, 1] in one RGB colour of 0..255."""
+    """Fills the hole of an image in [-1, 1] with an RGB colour in 0..255."""
     colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
     return composite(colour, image, mask)
 
 
 def composite(prediction: Array, image: Array, mask: Array) -> Array:
-    """The prediction in the hole, the image elsewhere."""
+    """Takes the prediction in the hole, the image elsewhere."""
     return image * (1 - mask) + prediction * mask
 
 
@@ -70,7 +70,7 @@ def window_origins(bbox: Int[Array, "b 4"], window: int, image_size: int) -> Int
 def cut_windows(
     image: Float[Array, "b h w c"], origins: Int[Array, "b 2"], window: int
 ) -> Float[Array, "b window window c"]:
-    """The square window of each image at its (top, left)."""
+    """Cuts the square window at (top, left) out of each image."""
 
     def cut(one: Array, origin: Array) -> Array:
         return lax.dynamic_slice(

@@ -1,6 +1,6 @@
 """Layers shared by the generator and the discriminator."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
-# Kaiming normal, fan_out, ReLU (MMagic). PyTorch counts a transposed kernel's fan_out over its
+# Kaiming normal, fan_out, ReLU (MMagic). For transposed kernels PyTorch computes fan_out from the
 # first axis, the input channels.
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(
@@ -19,13 +19,27 @@ TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(
 )
 
 BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.1  # PyTorch's meaning: the share of the new batch
+BATCH_NORM_MOMENTUM = 0.1  # PyTorch's meaning: the weight of the new batch
+
+
+class Layer(NamedTuple):
+    """A row of the paper's tables: convolution, batch norm, ReLU."""
+
+    name: str
+    width_multiple: float  # output channels / the network's width
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    transposed: bool = False
+
+    def features(self, width: int) -> int:
+        return int(self.width_multiple * width)
 
 
 class Conv(nn.Module):
-    """Convolution that keeps ceil(size / stride), or doubles the size when `transposed`.
+    """Convolution with output size ceil(size / stride), or twice the size if `transposed`.
 
-    `dtype` is what it computes in; None: the type of its parameters and input.
+    Computes in `dtype`; None means the promoted type of its parameters and input.
     """
 
     features: int
@@ -44,7 +58,7 @@ class Conv(nn.Module):
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.transposed:
             if (self.kernel_size, self.stride, self.dilation) != (4, 2, 1):
-                raise ValueError("the only transposed convolution here is 4x4 with stride 2")
+                raise ValueError("a transposed convolution must be 4x4 with stride 2, dilation 1")
             y = conv_transpose_4x4_stride2(x, kernel)
         else:
             y = conv2d(
@@ -60,11 +74,10 @@ class Conv(nn.Module):
 
 
 class BatchNormRelu(nn.Module):
-    """PyTorch's (Sync)BatchNorm2d, then ReLU: its running variance is the unbiased one, unlike
-    flax's.
+    """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
-    Under `jax.jit` over a sharded batch the statistics are those of the global batch.
-    Statistics are at least float32; the output has the input's type.
+    With a sharded batch under `jax.jit`, statistics are those of the global batch. They are at
+    least float32; the output has the input's type.
     """
 
     @nn.compact
@@ -90,20 +103,21 @@ def batch_norm_relu(
     x: Float[Array, "b h w c"],
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
-    near: Float[Array, " c"],
+    shift: Float[Array, " c"],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
     """relu(scale * (x - mean) / sqrt(var + epsilon) + bias), and the batch's mean and variance.
 
-    `near` is any guess of the mean, the better the more exact the variance: both come from sums
-    over x - near, so that x is read once and many devices wait for each other once.
-    For its gradient x and the output are kept, as they are: in bfloat16 no float32 copy. No
-    gradient passes through the mean and the variance given back.
+    `shift` is an estimate of the mean; the closer, the more accurate the variance. Both come from
+    sums over x - shift, so x is read once and devices synchronize once.
+
+    The backward pass needs only x and the output, kept in their own type: no float32 copies of
+    bfloat16 arrays. No gradient flows through the returned mean and variance.
     """
-    # Sums of two-dimensional arrays are ten times faster on CPU than sums over axes 0-2.
-    pixels = _pixels(x) - near[None]
+    # On CPU, summing a two-dimensional array is ten times faster than summing over axes 0-2.
+    pixels = _flatten_pixels(x) - shift[None]
     offset = pixels.mean(axis=0)
     var = jnp.maximum(jnp.square(pixels).mean(axis=0) - jnp.square(offset), 0)
-    mean = near + offset
+    mean = shift + offset
     return _normalize_relu(x, scale, bias, mean, var), mean, var
 
 
@@ -115,26 +129,26 @@ def _normalize_relu(
     return nn.relu(y).astype(x.dtype)
 
 
-def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, near: Array) -> tuple[Any, Any]:
-    y, mean, var = batch_norm_relu(x, scale, bias, near)
+def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array) -> tuple[Any, Any]:
+    y, mean, var = batch_norm_relu(x, scale, bias, shift)
     return (y, mean, var), (x, y, scale, mean, var)
 
 
 def _batch_norm_relu_backward(residuals: Any, cotangents: Any) -> tuple[Array, Array, Array, None]:
-    """The gradients of Ioffe and Szegedy (2015), section 3, gathered by sums over pixels."""
+    """The gradients of Ioffe and Szegedy (2015), section 3, from sums over pixels."""
     x, y, scale, mean, var = residuals
     inverse_deviation = lax.rsqrt(var + BATCH_NORM_EPSILON)
-    normalized = (_pixels(x) - mean[None]) * inverse_deviation[None]
-    gradient = jnp.where(_pixels(y) > 0, _pixels(cotangents[0]), 0)
-    of_bias = gradient.sum(axis=0)
-    of_scale = (gradient * normalized).sum(axis=0)
+    normalized = (_flatten_pixels(x) - mean[None]) * inverse_deviation[None]
+    gradient = jnp.where(_flatten_pixels(y) > 0, _flatten_pixels(cotangents[0]), 0)
+    bias_gradient = gradient.sum(axis=0)
+    scale_gradient = (gradient * normalized).sum(axis=0)
     n = normalized.shape[0]
-    centered = gradient - (of_bias / n)[None] - normalized * (of_scale / n)[None]
-    of_x = centered * (scale * inverse_deviation)[None]
-    return of_x.reshape(x.shape).astype(x.dtype), of_scale, of_bias, None
+    centered = gradient - (bias_gradient / n)[None] - normalized * (scale_gradient / n)[None]
+    x_gradient = centered * (scale * inverse_deviation)[None]
+    return x_gradient.reshape(x.shape).astype(x.dtype), scale_gradient, bias_gradient, None
 
 
-def _pixels(x: Array) -> Float[Array, "pixels c"]:
+def _flatten_pixels(x: Array) -> Float[Array, "pixels c"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
 
 
@@ -142,7 +156,7 @@ batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
 
 
 class ConvNormRelu(nn.Module):
-    """Convolution without bias -> batch norm -> ReLU: every layer but the networks' last."""
+    """Convolution without bias, batch norm, ReLU."""
 
     features: int
     kernel_size: int

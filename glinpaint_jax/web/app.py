@@ -1,4 +1,4 @@
-"""The page in the browser, and its API, by Gradio (the extra `web`)."""
+"""The web page and its API, built with Gradio (the extra `web`)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.photos import FORMATS, read_photo
 from glinpaint_jax.web.safety import patch_gradio
-from glinpaint_jax.web.uploads import PREVIEW, Limits, complete_upload, preview, read_upload
+from glinpaint_jax.web.uploads import PREVIEW, Limits, complete_upload, make_preview, read_upload
 
 TITLE = "glinpaint"
 COLOUR = "#ff2d78"
@@ -25,11 +25,11 @@ CSS = """
 
 
 def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
-    """A gradio.Blocks, not launched. Results are written to `folder`."""
+    """Builds the gradio.Blocks, without launching it. Results are written to `folder`."""
     gr = import_extra("gradio")
     patch_gradio(PREVIEW)
-    opened, pressed, complete = make_handlers(completer, folder, limits)
-    blends = [("leave the seam", "none"), ("Poisson", "poisson"), ("Telea + Poisson", KINDS[-1])]
+    on_open, on_press, complete = make_handlers(completer, folder, limits)
+    private = {"api_visibility": "private"}
     one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "complete"}
     with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
         gr.HTML(
@@ -39,114 +39,125 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
         )
         with gr.Row(equal_height=False):
             with gr.Column():
-                photo = gr.File(
-                    label="Photograph", file_types=list(FORMATS), height=130, elem_id="photo"
-                )
-                editor = gr.ImageEditor(
-                    label="Paint the hole",
-                    format="png",
-                    sources=(),
-                    placeholder="Open a photograph",
-                    transforms=(),
-                    layers=False,
-                    brush=gr.Brush(colors=[COLOUR], default_color=COLOUR, color_mode="fixed"),
-                    eraser=gr.Eraser(),
-                    buttons=["fullscreen"],
-                    height=500,
-                    elem_id="editor",
-                )
-                button = gr.Button("Complete", variant="primary", elem_id="complete")
-                with gr.Accordion("Mask file, blending", open=False, elem_id="more"):
-                    mask = gr.File(
-                        label="Mask: white where to fill; painting adds to it",
-                        file_types=list(FORMATS),
-                        height=130,
-                        elem_id="mask",
-                    )
-                    kind = gr.Radio(blends, value="none", label="Blending", elem_id="blend")
+                photo, editor, button, mask, kind = _add_inputs(gr)
             with gr.Column():
-                slider = gr.ImageSlider(
-                    label="Before and after",
-                    format="png",
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    height=690,
-                    max_height=690,
-                    elem_id="result",
-                )
-                said = gr.Markdown(elem_id="said")
-                download = gr.DownloadButton(
-                    "Download", visible=False, variant="primary", elem_id="download"
-                )
-        shown, private = [slider, download, said], {"api_visibility": "private"}
-        photo.change(opened, photo, [editor, *shown], show_progress="hidden", **private)
-        button.click(pressed, [photo, editor, mask, kind], shown, **one_at_a_time, **private)
-        with gr.Row(visible=False):  # what the API takes and gives
+                outputs = _add_outputs(gr)
+        photo.change(on_open, photo, [editor, *outputs], show_progress="hidden", **private)
+        button.click(on_press, [photo, editor, mask, kind], outputs, **one_at_a_time, **private)
+        with gr.Row(visible=False):  # the API's inputs and output
             files = [gr.File(label="photo"), gr.File(label="mask")]
-            given = [*files, gr.Radio(KINDS, value="none", label="blend")]
+            inputs = [*files, gr.Radio(KINDS, value="none", label="blend")]
             gr.Button().click(
-                complete, given, gr.File(label="completed"), api_name="complete", **one_at_a_time
+                complete, inputs, gr.File(label="completed"), api_name="complete", **one_at_a_time
             )
-    # Not open: requests that go past the queue are refused.
+    # api_open=False rejects requests that bypass the queue.
     app.queue(max_size=limits.queue, api_open=False)
     return app
+
+
+def _add_inputs(gr: Any) -> tuple[Any, ...]:
+    """Adds the photograph, editor, Complete button, mask and blending."""
+    photo = gr.File(label="Photograph", file_types=list(FORMATS), height=130, elem_id="photo")
+    editor = gr.ImageEditor(
+        label="Paint the hole",
+        format="png",
+        sources=(),
+        placeholder="Open a photograph",
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(colors=[COLOUR], default_color=COLOUR, color_mode="fixed"),
+        eraser=gr.Eraser(),
+        buttons=["fullscreen"],
+        height=500,
+        elem_id="editor",
+    )
+    button = gr.Button("Complete", variant="primary", elem_id="complete")
+    with gr.Accordion("Mask file, blending", open=False, elem_id="more"):
+        mask = gr.File(
+            label="Mask: white is filled; painting adds to it",
+            file_types=list(FORMATS),
+            height=130,
+            elem_id="mask",
+        )
+        blends = [
+            ("leave the seam", "none"),
+            ("Poisson", "poisson"),
+            ("Telea + Poisson", KINDS[-1]),
+        ]
+        kind = gr.Radio(blends, value="none", label="Blending", elem_id="blend")
+    return photo, editor, button, mask, kind
+
+
+def _add_outputs(gr: Any) -> list[Any]:
+    """Adds the before/after slider, download button and summary."""
+    slider = gr.ImageSlider(
+        label="Before and after",
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        height=690,
+        max_height=690,
+        elem_id="result",
+    )
+    summary = gr.Markdown(elem_id="summary")
+    download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="download")
+    return [slider, download, summary]
 
 
 def make_handlers(
     completer: Completer, folder: Path, limits: Limits
 ) -> tuple[Callable[..., Any], ...]:
-    """What happens when a photograph is opened, when Complete is pressed, and what the API does."""
+    """Makes the handlers for opening a photograph, pressing Complete, and the API."""
     gr = import_extra("gradio")
 
-    def in_words(function: Callable[..., Any], *arguments: Any) -> Any:
-        """Its result; what a person can mend is shown to them."""
+    def show_errors(function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls `function`; shows a UserError on the page."""
         try:
             return function(*arguments)
         except UserError as error:
             raise gr.Error(str(error), title="Not completed", print_exception=False) from None
 
-    def nothing() -> tuple[Any, ...]:
-        """In place of a result."""
+    def empty_result() -> tuple[Any, ...]:
         return None, gr.DownloadButton(value=None, visible=False), ""
 
-    def opened(photo: str | None) -> Iterator[tuple[Any, ...]]:
-        """What is painted on, and no result."""
-        yield gr.skip(), *nothing()
+    def on_open(photo: str | None) -> Iterator[tuple[Any, ...]]:
+        """Yields the editor's image and an empty result."""
+        yield gr.skip(), *empty_result()
         if photo is None:
-            yield None, *nothing()
+            yield None, *empty_result()
         else:
-            shown = preview(in_words(read_upload, read_photo, photo, limits).image)
-            yield {"background": shown, "layers": [], "composite": shown}, *nothing()
+            image = make_preview(show_errors(read_upload, read_photo, photo, limits).image)
+            yield {"background": image, "layers": [], "composite": image}, *empty_result()
 
-    def pressed(
+    def on_press(
         photo: str | None, layer: PIL.Image.Image | None, mask: str | None, kind: str
     ) -> Iterator[tuple[Any, ...]]:
-        """What is shown of the result: pictures, the button and a sentence."""
-        yield nothing()
+        """Yields an empty result, then the images, the download button and a summary."""
+        yield empty_result()
         started = time.perf_counter()
-        result = in_words(complete_upload, completer, photo, mask, layer, kind, folder, limits)
+        result = show_errors(complete_upload, completer, photo, mask, layer, kind, folder, limits)
         width, height = result.after.size
-        said = (
+        summary = (
             f"**{width} x {height}**, {100 * result.hole.mean():.3g} % filled in "
             f"{time.perf_counter() - started:.1f} s. "
         ) + (
-            "All other pixels are those of the photograph."
+            "All other pixels are unchanged."
             if result.lossless
-            else "The file is compressed anew, as the photograph is."
+            else "The file is re-encoded, so other pixels may change slightly."
         )
-        pictures = preview(result.before), preview(result.after)
-        yield pictures, gr.DownloadButton(value=str(result.path), visible=True), said
+        images = make_preview(result.before), make_preview(result.after)
+        yield images, gr.DownloadButton(value=str(result.path), visible=True), summary
 
     def complete(photo: str, mask: str, blend: str = "none") -> str:
         """Fills the white of `mask` in `photo`, two files of the same size."""
-        given = completer, photo, mask, None, blend, folder, limits
-        return str(in_words(complete_upload, *given).path)
+        arguments = completer, photo, mask, None, blend, folder, limits
+        return str(show_errors(complete_upload, *arguments).path)
 
-    return opened, pressed, complete
+    return on_open, on_press, complete
 
 
 def theme() -> Any:
-    """Gradio's, with the system's fonts: nothing is loaded from elsewhere."""
+    """Gradio's theme with system fonts, so that the page loads nothing from other servers."""
     gr = import_extra("gradio")
     return gr.themes.Soft(
         primary_hue="pink",

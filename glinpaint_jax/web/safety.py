@@ -1,4 +1,4 @@
-"""What Gradio leaves open to those who do not use the page: sizes, counts, downloads."""
+"""Closes Gradio's gaps for clients that bypass the page: sizes, counts, downloads."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,13 +7,13 @@ import PIL.Image
 
 from glinpaint_jax.errors import import_extra
 
-BODY_SLACK = 100_000  # what surrounds a file in a request
+BODY_SLACK = 100_000  # bytes of a request besides the file
 
 Message = dict[str, Any]
 
 
 class LimitBody:
-    """ASGI middleware: requests with larger bodies than `max_bytes` are answered with 413."""
+    """ASGI middleware that answers requests larger than a file of `max_bytes` with status 413."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], max_bytes: int):
         self.app = app
@@ -28,29 +28,29 @@ class LimitBody:
             return await send({"type": "http.response.body", "body": b"too large"})
         received = 0
 
-        async def limited() -> Message:
-            """For those who send in chunks and do not say how much."""
+        async def receive_limited() -> Message:
+            """Counts bytes, for bodies sent in chunks without a length."""
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             return {"type": "http.disconnect"} if received > self.max_bytes else message
 
-        return await self.app(scope, limited, send)
+        return await self.app(scope, receive_limited, send)
 
 
 def patch_gradio(max_side: int) -> None:
-    """For the whole process, since Gradio makes components anew for each session.
+    """Restricts Gradio's components, for the whole process: Gradio recreates them for each session.
 
-    No component downloads what a client names by an address. The value of an ImageEditor is what
-    people paint: one RGBA layer of at most `max_side` pixels on a side, or None. Nothing else of
-    what the page, or another client, sends it is decoded or kept in memory.
+    Components no longer download URLs that clients send. An ImageEditor's value becomes the painted
+    layer (RGBA, at most `max_side` pixels on a side) or None; nothing else that a client sends to
+    it is decoded or kept in memory.
     """
     gr = import_extra("gradio")
     move = gr.blocks.Block.async_move_resource_to_block_cache
 
     async def move_local(component: Any, path: Any) -> Any:
         if str(path).lower().startswith(("http://", "https://")):
-            raise gr.Error("send the file itself", print_exception=False)
+            raise gr.Error("URLs are not allowed; send the file itself", print_exception=False)
         return await move(component, path)
 
     def preprocess(editor: Any, payload: Any) -> PIL.Image.Image | None:
@@ -64,4 +64,4 @@ def patch_gradio(max_side: int) -> None:
 
     gr.blocks.Block.async_move_resource_to_block_cache = move_local
     gr.ImageEditor.preprocess = preprocess
-    gr.ImageEditor.accept_blobs = None  # the page sends files instead, which are limited
+    gr.ImageEditor.accept_blobs = None  # the page sends files instead, whose size is limited

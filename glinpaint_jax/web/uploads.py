@@ -1,4 +1,4 @@
-"""From the files that people send to the file that they get."""
+"""Completes uploaded files and writes the result for download."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import blend
-from glinpaint_jax.inference.completer import Completer, refuse_other_size
+from glinpaint_jax.inference.completer import Completer, check_same_size
 from glinpaint_jax.inference.photos import (
     FORMATS,
     LOSSLESS,
@@ -26,7 +26,7 @@ from glinpaint_jax.inference.photos import (
     write_photo,
 )
 
-# Painted on and compared in this size at most; the photograph itself is completed in its own.
+# The page shows photographs at most this large; they are completed at full size.
 PREVIEW = 1280
 MAX_BLENDED = 8_000_000  # pixels of a hole's bounding box: 1.6 GB
 
@@ -34,19 +34,18 @@ MAX_BLENDED = 8_000_000  # pixels of a hole's bounding box: 1.6 GB
 class Limits(NamedTuple):
     megapixels: int  # of a photograph
     megabytes: int  # of a file
-    queue: int  # events waiting, others running
+    queue: int  # waiting events
 
 
 def read_upload(read: Callable[..., Any], path: str, limits: Limits) -> Any:
-    """What `read` makes of a file. Raises UserError, which tells the file's name but not its place.
-
-    As `read` does, for example where the file has too many pixels.
-    """
+    """Calls `read` on an uploaded file. Its UserErrors then show the file's name, not its path."""
     try:
-        os.utime(path)  # in use: not to be removed yet
+        os.utime(path)  # in use, so remove_older keeps it
         return read(Path(path), max_pixels=limits.megapixels * 10**6)
     except FileNotFoundError:
-        raise UserError(f"{Path(path).name} has been deleted here; open it again") from None
+        raise UserError(
+            f"{Path(path).name} has been deleted on the server; open it again"
+        ) from None
     except UserError as error:
         raise UserError(str(error).replace(path, Path(path).name)) from None
 
@@ -68,10 +67,10 @@ def complete_upload(
     folder: Path,
     limits: Limits,
 ) -> Result:
-    """The hole is what `mask` shows and what is painted on `layer`, stretched to the photograph.
+    """Completes a photograph and writes the result to `folder`, in the photograph's format.
 
-    The result is written to `folder` in the photograph's own format. Raises UserError for what
-    cannot be completed.
+    The hole is the union of `mask` and what is painted on `layer`, stretched to the photograph.
+    Raises UserError if there is nothing to complete, or the files are unsupported.
     """
     if photo is None:
         raise UserError("there is no photograph yet; open one first")
@@ -80,10 +79,10 @@ def complete_upload(
     hole = np.zeros((height, width), bool)
     if mask is not None:
         uploaded = read_upload(read_mask, mask, limits)
-        refuse_other_size(hole.shape, uploaded.shape)
+        check_same_size(hole.shape, uploaded.shape)
         hole |= uploaded
     if layer is not None:
-        hole |= painted(layer, height, width)
+        hole |= layer_to_hole(layer, height, width)
     if not hole.any():
         raise UserError("there is no hole yet; paint over what should go, or upload a mask")
     pixels = blend(completer.fill([original.rgb], [hole])[0], hole, kind, MAX_BLENDED)
@@ -101,14 +100,14 @@ def complete_upload(
     return Result(original.image, hole, completed.image, path, file_format in LOSSLESS)
 
 
-def painted(layer: PIL.Image.Image, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Where a layer of any size has been painted on, stretched to `height` x `width`."""
+def layer_to_hole(layer: PIL.Image.Image, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """Returns the painted (opaque) part of a layer, stretched to `height` x `width`."""
     alpha = np.uint8(255) * (np.array(layer.getchannel("A")) > 0)
     return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR) > 127
 
 
-def preview(image: PIL.Image.Image) -> PIL.Image.Image:
-    """RGB, no side longer than PREVIEW; what is transparent is white."""
+def make_preview(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Shrinks an image to at most PREVIEW pixels per side, in RGB, on white."""
     shown = image.convert("RGBA")
     shown.thumbnail((PREVIEW, PREVIEW))
     white = PIL.Image.new("RGBA", shown.size, "white")
@@ -116,8 +115,8 @@ def preview(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def remove_older(folder: Path, seconds: int) -> None:
-    """Files in `folder` not used for so long, and the folders they leave empty."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        with contextlib.suppress(OSError):  # another may have removed it, or be writing there
+    """Removes files in `folder` unused for `seconds`, and empty folders."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
+        with contextlib.suppress(OSError):  # another thread may have removed it or be writing to it
             if time.time() - path.stat().st_mtime > seconds:
                 path.rmdir() if path.is_dir() else path.unlink()

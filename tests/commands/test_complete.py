@@ -75,7 +75,7 @@ def test_folders_go_on_past_what_is_broken_and_say_it(finished_run, files):
     lines = result.stderr.splitlines()
     assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
     text = result.stderr
-    assert "empty.jpg: no mask named empty.*" in text and "text.jpg is no image" in text
+    assert "empty.jpg: no mask named empty.*" in text and "text.jpg is not an image" in text
     assert "rocket.png" in text and "100x80" in text and "50x50" in text
     assert sorted(path.name for path in (files / "out").iterdir()) == ["chelsea.png", "coffee.png"]
 

@@ -149,17 +149,17 @@ def test_bad_files_are_refused_and_nothing_is_written(damage, exported, tmp_path
     path, trace = tmp_path / "bad.pth", tmp_path / "trace"
     if damage == "truncated":
         path.write_bytes(exported.read_bytes()[:10_000])
-        expected = "no PyTorch weight file, or a damaged one"
+        expected = "not a PyTorch weight file, or is damaged"
     else:
         content = torch.load(exported)
         if damage == "one key less":
             del content["state_dict"]["disc.fc.bias"]
-            expected = "weights that do not fit Global&Local: disc.fc.bias is missing"
+            expected = "these weights do not fit Global&Local: disc.fc.bias is missing"
         else:
             content["meta"] = type(
                 "Evil", (), {"__reduce__": lambda _: (open, (str(trace), "w"))}
             )()
-            expected = "carries code"
+            expected = "contains code"
         torch.save(content, path)
     result = run("glinpaint_jax", "import-torch", path, f"--output={tmp_path}/weights")
     assert_refused(result, str(path), expected)

@@ -8,8 +8,8 @@ from glinpaint_jax.data.pipeline import eval_batches
 from glinpaint_jax.evaluation import metrics
 from glinpaint_jax.evaluation.baselines import mean_fill, telea
 from glinpaint_jax.evaluation.evaluate import (
+    draw_masks,
     evaluate,
-    host_masks,
     make_baseline_completion,
     make_generator_completion,
     sample_rows,
@@ -31,17 +31,17 @@ def generator_and_variables():
     )()
 
 
-def held_out(config):
+def open_held_out(config):
     return open_sources("photos", "", config.data.eval_images)[1]["held_out"]
 
 
 def expected_scores(config, fill):
-    """One image after the other, with numpy masks."""
+    """Mean scores, computed one image at a time with numpy masks."""
     scores = []
-    batches = eval_batches(held_out(config), config, local_batch_size=1, process=0, count=1)
+    batches = eval_batches(open_held_out(config), config, local_batch_size=1, process=0, count=1)
     for batch in batches:
         image = jnp.asarray(batch["image"], jnp.float32)
-        mask = host_masks(batch)
+        mask = draw_masks(batch)
         completed = fill(batch["image"][0], mask[0])[None]
         completed = jnp.asarray(completed, jnp.float32)
         l1 = metrics.l1_error(completed, image, jnp.asarray(mask, jnp.float32))
@@ -56,26 +56,26 @@ def expected_scores(config, fill):
 
 @pytest.mark.parametrize("kind", ["square", "free_form"])
 @pytest.mark.parametrize("images", [5, 130])
-def test_means_are_over_the_images_also_with_a_partial_batch(kind, images, mesh8, mesh1):
+def test_means_are_exact_with_a_partial_last_batch(kind, images, mesh8, mesh1):
     config = make_small_config()
     config.mask.kind = kind
     config.data.eval_images = images
     expected = expected_scores(config, mean_fill)
     for mesh in (mesh8, mesh1):
-        completion = make_baseline_completion(mean_fill, mesh)
-        scores = evaluate(completion, held_out(config), config, mesh, no_warning)
+        complete_batch = make_baseline_completion(mean_fill, mesh)
+        scores = evaluate(complete_batch, open_held_out(config), config, mesh, no_warning)
         assert list(scores) == ["l1", "psnr", "ssim"]
         np.testing.assert_allclose(list(scores.values()), expected, rtol=1e-5)
 
 
-def test_the_generator_completes_the_hole_only(generator_and_variables, mesh8, mesh1):
+def test_generator_completions_change_only_the_hole(generator_and_variables, mesh8, mesh1):
     generator, variables = generator_and_variables
     config = make_small_config()
     scores = []
     for mesh in (mesh8, mesh1):
-        completion = make_generator_completion(config, generator, mesh)(variables)
-        scores.append(evaluate(completion, held_out(config), config, mesh, no_warning))
-        rows = sample_rows(completion, held_out(config), config, mesh, columns=4)
+        complete_batch = make_generator_completion(config, generator, mesh)(variables)
+        scores.append(evaluate(complete_batch, open_held_out(config), config, mesh, no_warning))
+        rows = sample_rows(complete_batch, open_held_out(config), config, mesh, columns=4)
         masked, completed, original = rows
         assert rows.shape == (3, 4, 32, 32, 3)
         outside = (masked == original).all(-1)
@@ -84,10 +84,10 @@ def test_the_generator_completes_the_hole_only(generator_and_variables, mesh8, m
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-4)
 
 
-def test_scoring_again_compiles_nothing(mesh1):
+def test_evaluating_again_compiles_nothing(mesh1):
     config = make_small_config()
-    completion = make_baseline_completion(mean_fill, mesh1)
-    first = evaluate(completion, held_out(config), config, mesh1, no_warning)
+    complete_batch = make_baseline_completion(mean_fill, mesh1)
+    first = evaluate(complete_batch, open_held_out(config), config, mesh1, no_warning)
     compiled = []
 
     def listen(event, duration, **details):
@@ -96,15 +96,15 @@ def test_scoring_again_compiles_nothing(mesh1):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        assert evaluate(completion, held_out(config), config, mesh1, no_warning) == first
+        assert evaluate(complete_batch, open_held_out(config), config, mesh1, no_warning) == first
         assert compiled == []
         jax.jit(lambda x: x * 3.25)(1.0)
-        assert compiled  # the listener does hear compilations
+        assert compiled  # the listener works
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_baselines_fill_the_hole_from_the_valid_pixels():
+def test_baselines_use_only_valid_pixels():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     mask = np.zeros((16, 16, 1), np.uint8)
     mask[4:9, 5:12] = 1
@@ -114,5 +114,5 @@ def test_baselines_fill_the_hole_from_the_valid_pixels():
     for fill in (mean_fill, telea):
         filled = fill(image, mask)
         np.testing.assert_array_equal(filled[~hole], image[~hole])
-        np.testing.assert_array_equal(filled, fill(changed, mask))  # blind to the hole
+        np.testing.assert_array_equal(filled, fill(changed, mask))  # ignores pixels in the hole
     np.testing.assert_allclose(mean_fill(image, mask)[6, 6], image[~hole].mean(0), atol=0.5)

@@ -1,4 +1,4 @@
-"""Against numpy and scikit-image."""
+"""Compares the metrics with numpy and scikit-image."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from glinpaint_jax.evaluation import metrics
 
 @pytest.fixture(scope="module")
 def pair():
-    """Two photographs, each beside a distorted version of it, and a mask."""
+    """Two photographs with noise, the originals, and masks."""
     images = np.stack([skimage.data.astronaut()[:64, 100:180], skimage.data.coffee()[:64, :80]])
     rng = np.random.default_rng(0)
     noise = rng.normal(0, [[[[5]]], [[[25]]]], images.shape)
@@ -20,7 +20,7 @@ def pair():
     return completed, images.astype(np.float32), mask
 
 
-def test_l1_error_is_the_holes_mean_in_percent(pair):
+def test_l1_error_is_the_mean_over_the_hole_in_percent(pair):
     completed, image, mask = pair
     got = metrics.l1_error(*map(jnp.asarray, pair))
     for i in range(2):
@@ -29,7 +29,7 @@ def test_l1_error_is_the_holes_mean_in_percent(pair):
         assert got[i] == pytest.approx(expected, rel=1e-5)
 
 
-def test_psnr_is_scikit_images(pair):
+def test_psnr_matches_scikit_image(pair):
     completed, image, _ = pair
     got = metrics.psnr(jnp.asarray(completed), jnp.asarray(image))
     for i in range(2):
@@ -37,11 +37,11 @@ def test_psnr_is_scikit_images(pair):
         assert got[i] == pytest.approx(expected, abs=1e-4)
 
 
-def test_ssim_is_scikit_images(pair):
+def test_ssim_matches_scikit_image(pair):
     completed, image, _ = pair
     got = metrics.ssim(jnp.asarray(completed), jnp.asarray(image))
     for i in range(2):
-        # It gives the map for all pixels; the windows that stay inside are 5 pixels away.
+        # scikit-image pads; windows without padding start 5 pixels from the border.
         _, ssim_map = structural_similarity(
             image[i].astype(np.float64),
             completed[i].astype(np.float64),
@@ -55,7 +55,7 @@ def test_ssim_is_scikit_images(pair):
         assert got[i] == pytest.approx(ssim_map[5:-5, 5:-5].mean(), abs=1e-4)
 
 
-def test_equal_images_are_perfect(pair):
+def test_scores_of_equal_images(pair):
     _, image, mask = (jnp.asarray(part) for part in pair)
     np.testing.assert_array_equal(metrics.l1_error(image, image, mask), 0)
     np.testing.assert_allclose(metrics.ssim(image, image), 1, atol=1e-5)

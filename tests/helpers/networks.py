@@ -1,4 +1,4 @@
-"""Weights with non-trivial running statistics, and the PyTorch networks that hold them."""
+"""Weights with non-trivial running statistics, and PyTorch networks with these weights."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,20 @@ from glinpaint_jax.models.networks import Weights, init_variables
 
 
 def make_weights(config, step=7):
-    """As if trained: every vector moved away from its initial ones and zeros."""
+    """Weights as if trained: no vector keeps its initial ones or zeros."""
     rng = np.random.default_rng(0)
 
-    def moved(leaf):
+    def perturb(leaf):
         if leaf.ndim > 1:
             return leaf
         return (leaf + rng.uniform(-0.4, 0.4, leaf.shape)).astype(np.float32)
 
     generator, discriminator = jax.device_get(jax.jit(lambda: init_variables(config))())
-    return Weights(config, step, *jax.tree.map(moved, (generator, discriminator)))
+    return Weights(config, step, *jax.tree.map(perturb, (generator, discriminator)))
 
 
 def torch_networks(weights):
-    """The PyTorch generator and discriminator, of the weights' own type."""
+    """The PyTorch generator and discriminator, in the dtype of the weights."""
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     dtype = state["generator.encoder.enc1.conv.weight"].dtype
     networks = load_networks(weights.config, state)
@@ -34,15 +34,16 @@ def torch_networks(weights):
 
 
 def to_torch(array):
-    """NHWC, RGB -> NCHW, BGR; a single channel stays."""
+    """NHWC, RGB -> NCHW, BGR; a single channel is left as is."""
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
 
 
 def from_torch(tensor):
-    """The inverse."""
+    """The inverse of `to_torch`."""
     return np.moveaxis(tensor.numpy()[:, ::-1], 1, -1)
 
 
+# Keys and shapes of MMagic's own modules.
 REFERENCE = json.loads(
     (Path(__file__).parent.parent / "interop" / "mmagic_gl_state_dict.json").read_text()
 )

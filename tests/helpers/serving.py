@@ -1,4 +1,4 @@
-"""Starts the web server in its own process, as people do."""
+"""Starts the web server in its own process."""
 
 import contextlib
 import signal
@@ -11,9 +11,9 @@ from tests.helpers.programs import ROOT, command, environment
 
 @contextlib.contextmanager
 def serving(workdir, folder, *more):
-    """Yields (address, process); the process is told to stop at the end.
+    """Yields (address, process), and stops the process at the end.
 
-    Its temporary files and its output, output.txt, are in `folder`.
+    Its temporary files and its output (output.txt) go to `folder`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,7 +41,7 @@ def serving(workdir, folder, *more):
 
 
 def wait_for(condition, seconds=60):
-    """The first true value of `condition()`."""
+    """Polls `condition()` and returns its first true value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds} s for {condition}"

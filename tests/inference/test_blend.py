@@ -1,4 +1,4 @@
-"""Against images whose truth is known, and the paper's recipe written out with OpenCV."""
+"""Compares blending with known images and with the paper's method, written out with OpenCV."""
 
 import cv2
 import numpy as np
@@ -36,8 +36,8 @@ HOLES = {
 
 @pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
 @pytest.mark.parametrize("name", HOLES)
-def test_a_shift_of_colour_is_undone(name, kind):
-    """The truth, darker in the hole: its detail is right, its colour not."""
+def test_blending_removes_a_colour_shift(name, kind):
+    """The completion is the true image, but darker in the hole."""
     truth, hole = smooth_image(), hole_at(*HOLES[name])
     completed = truth.copy()
     completed[hole] -= np.uint8([30, 10, 50])
@@ -48,8 +48,8 @@ def test_a_shift_of_colour_is_undone(name, kind):
 
 
 @pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
-def test_detail_is_the_completions(kind):
-    """Stripes that only the completion has are still there, with their contrast."""
+def test_blending_keeps_the_completions_detail(kind):
+    """Stripes that exist only in the completion keep their contrast."""
     hole = hole_at((40, 50, 110, 150))
     completed = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
     stripes = np.uint8(40 * (np.arange(WIDTH) // 5 % 2))[None, :, None]
@@ -59,8 +59,8 @@ def test_detail_is_the_completions(kind):
     assert abs(inner.mean() - 100) < 30 < abs(completed[60:90, 70:130].mean() - 100)
 
 
-def test_telea_poisson_is_the_papers():
-    """Of one hole inside: destination from Telea with radius 1, then a normal seamless clone."""
+def test_telea_poisson_matches_the_papers_method():
+    """For one inner hole: Telea with radius 1 as the destination, then a normal seamless clone."""
     rng = np.random.default_rng(0)
     completed, hole = smooth_image(), hole_at((40, 50, 90, 120))
     completed[hole] = rng.integers(0, 256, (hole.sum(), 3))
@@ -72,7 +72,7 @@ def test_telea_poisson_is_the_papers():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 40), (20, 20)])
 @pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
-def test_small_images(size, kind):
+def test_small_images_keep_their_valid_pixels(size, kind):
     completed = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     for part in (slice(0, 0), slice(0, 1), slice(0, size[0])):
         hole = np.zeros(size, bool)
@@ -82,7 +82,7 @@ def test_small_images(size, kind):
 
 
 @pytest.mark.parametrize("kind", ["none", "poisson", "telea-poisson"])
-def test_nothing_to_blend(kind):
+def test_empty_and_full_holes_and_kind_none_change_nothing(kind):
     image = smooth_image()
     np.testing.assert_array_equal(blend(image, hole_at((40, 50, 90, 120)), "none"), image)
     for hole in (np.zeros((HEIGHT, WIDTH), bool), np.ones((HEIGHT, WIDTH), bool)):

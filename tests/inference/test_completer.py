@@ -1,4 +1,4 @@
-"""Completed from regions against the whole image in one pass."""
+"""Compares completing by regions with one pass over the whole image."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from tests.helpers.networks import make_weights
 
 @pytest.fixture(scope="module")
 def weights():
-    """Its running statistics and biases are not trivial, so borders are felt far inside."""
+    """Non-trivial running statistics and biases, so that borders matter far inside the image."""
     return make_weights(make_small_config())
 
 
@@ -34,7 +34,7 @@ def photo(height, width):
 
 
 def whole(weights, image, hole):
-    """One pass over the whole image, sides extended to multiples of 4 by their last pixels."""
+    """One pass over the whole image, padded to multiples of 4 with its last pixels."""
     generator, _ = make_networks(weights.config)
     height, width = hole.shape
     rows = np.minimum(np.arange(-(-height // 4) * 4), height - 1)
@@ -64,7 +64,7 @@ def holes(name, size):
 
 
 def largest_difference(predictions, expected):
-    """Of pixels in 0..255; beyond the image's border nothing counts."""
+    """The largest pixel difference, in 0..255, without the padding."""
     differences = []
     for _, region, prediction in predictions:
         part = expected[region.kept.slices]
@@ -82,11 +82,11 @@ def test_regions_equal_the_whole_image(name, size, completer, weights):
     completed = completer(image, hole)
     assert completed.dtype == np.uint8
     np.testing.assert_array_equal(completed[~hole], image[~hole])
-    # Where rounding tells apart what the tolerance does not, both neighbours will do.
+    # Near .5, both roundings are within the tolerance.
     assert np.abs(completed[hole] - expected[hole]).max() <= 0.5 + 1e-5 * 255
 
 
-def test_with_less_around_the_holes_they_would_differ(completer, weights, monkeypatch):
+def test_smaller_crops_would_differ(completer, weights, monkeypatch):
     monkeypatch.setattr(regions, "RECEPTIVE_RADIUS", 40)
     image, hole = photo(600, 720), holes("inside", (600, 720))
     expected = whole(weights, image, hole)
@@ -94,21 +94,21 @@ def test_with_less_around_the_holes_they_would_differ(completer, weights, monkey
 
 
 @pytest.mark.parametrize("size", [(3, 5), (1, 1), (40, 700)])
-def test_images_smaller_than_the_receptive_field(size, completer, weights):
+def test_images_smaller_than_the_receptive_field_equal_one_pass(size, completer, weights):
     image, hole = photo(*size), np.zeros(size, bool)
     hole[size[0] // 2, size[1] // 2] = True
     expected = whole(weights, image, hole)
     assert largest_difference(completer.predictions([image], [hole]), expected) <= 1e-5 * 255
 
 
-def test_without_a_hole_the_image_comes_back_as_a_copy(completer):
+def test_without_a_hole_the_result_is_a_copy(completer):
     image = photo(30, 50)
     completed = completer(image, np.zeros((30, 50), bool))
     np.testing.assert_array_equal(completed, image)
     assert not np.shares_memory(completed, image)
 
 
-def test_pil_images_and_paths_give_pil_images(completer, tmp_path):
+def test_pil_images_and_paths_return_pil_images(completer, tmp_path):
     image, hole = photo(60, 80), np.zeros((60, 80), bool)
     hole[20:40, 30:50] = True
     expected = completer(image, hole)
@@ -124,8 +124,8 @@ def test_pil_images_and_paths_give_pil_images(completer, tmp_path):
             np.testing.assert_array_equal(np.array(completed)[..., 3], image[..., 0])
 
 
-def test_a_batch_gives_what_each_gives(weights, tmp_path):
-    """Of several sizes and kinds, in order; some regions are computed together, some alone."""
+def test_a_batch_equals_single_images(weights, tmp_path):
+    """With several sizes and kinds of images, so that only some regions share a batch."""
     completer = Completer(weights, tile=96)
     images = [photo(60, 80), photo(40, 200), photo(60, 80)[::-1], photo(300, 310), photo(60, 80)]
     rng = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_a_batch_gives_what_each_gives(weights, tmp_path):
     for batch_size in (1, 3, 8):
         batch = list(completer.batch(images, masks, batch_size))
         for completed, expected in zip(batch, one_by_one, strict=True):
-            # Another batch size may round the last bit of a float32 differently.
+            # Another batch size may change the last bit of a float32.
             np.testing.assert_allclose(completed.astype(int), expected.astype(int), atol=1)
             assert (completed != expected).mean() < 1e-3
 
@@ -150,7 +150,7 @@ def test_a_batch_gives_what_each_gives(weights, tmp_path):
         list(completer.batch(images, masks[:3]))
 
 
-def test_a_batch_gives_what_comes_before_a_pair_that_will_not_do(completer):
+def test_a_batch_yields_all_images_before_an_invalid_pair(completer):
     image, mask = photo(40, 40), np.zeros((40, 40), bool)
     got = []
     with pytest.raises(UserError, match="image is 40x40, its mask 40x30"):
@@ -169,8 +169,7 @@ def test_pil_images_keep_their_profile(completer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_hole_showed_does_not_matter(kind, weights):
-    """Nothing of the original inside the hole is left in what it is filled with."""
+def test_original_pixels_in_the_hole_have_no_influence(kind, weights):
     hole = np.zeros((80, 80), bool)
     hole[20:60, 30:] = True
     first, second = photo(80, 80), photo(80, 80)
@@ -179,7 +178,7 @@ def test_what_the_hole_showed_does_not_matter(kind, weights):
     np.testing.assert_array_equal(completer(first, hole), completer(second, hole))
 
 
-def test_blending_is_asked_for(weights):
+def test_blending_is_optional(weights):
     image, hole = photo(80, 80), np.zeros((80, 80), bool)
     hole[20:60, 20:60] = True
     plain = Completer(weights)(image, hole)
@@ -192,7 +191,7 @@ def test_blending_is_asked_for(weights):
         Completer(weights, tile=8)
 
 
-def test_other_sizes_are_refused_with_both(completer):
+def test_a_mask_of_another_size_is_rejected(completer):
     with pytest.raises(UserError, match="image is 80x60, its mask 81x60"):
         completer(photo(60, 80), np.zeros((60, 81), bool))
 
@@ -205,12 +204,12 @@ def test_other_sizes_are_refused_with_both(completer):
         (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), r"must be uint8 \[h, w, 3\]"),
     ],
 )
-def test_other_arrays_are_refused(image, mask, message, completer):
+def test_arrays_of_other_types_are_rejected(image, mask, message, completer):
     with pytest.raises(UserError, match=message):
         completer(image, mask)
 
 
-def test_it_loads_from_a_file(weights, tmp_path):
+def test_load_from_a_file(weights, tmp_path):
     (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     image, hole = photo(40, 40), holes("corners", (40, 40))
     loaded = glinpaint_jax.Completer.load(tmp_path / "a.pth")

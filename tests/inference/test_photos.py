@@ -1,4 +1,4 @@
-"""Photographs of every mode and format: what is kept, what is refused."""
+"""Photographs of every mode and format: what we keep and what we reject."""
 
 import cv2
 import numpy as np
@@ -51,9 +51,9 @@ def hole():
         *((".bmp", mode) for mode in ("RGB", "L")),
     ],
 )
-def test_colours_change_in_the_hole_and_nothing_else(mode, suffix, hole, tmp_path):
+def test_only_colours_in_the_hole_change(mode, suffix, hole, tmp_path):
     source = photo(mode)
-    # Without `exact` WebP changes the colours of what is transparent.
+    # Without `exact`, WebP changes the colours of transparent pixels.
     source.save(tmp_path / f"in{suffix}", lossless=True, exact=True)
     before = read_photo(tmp_path / f"in{suffix}")
     green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
@@ -93,7 +93,7 @@ def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
     np.testing.assert_array_equal(np.array(written), read.rgb)
 
 
-def test_a_given_image_is_left_as_it_was():
+def test_the_callers_image_is_not_modified():
     image = photo()
     image.getexif()[ORIENTATION] = 6
     read = read_photo(image)
@@ -101,8 +101,8 @@ def test_a_given_image_is_left_as_it_was():
     assert image.size == (60, 40) and image.getexif()[ORIENTATION] == 6
 
 
-def test_deep_is_how_pixels_are_stored_not_a_number_beside_it(tmp_path):
-    """PIL tells it beside offsets, of which some contain a 16."""
+def test_a_16_in_a_tiffs_offsets_is_not_16_bits(tmp_path):
+    """PIL lists the raw mode next to offsets, some of which contain a 16."""
     for width in range(1, 80):
         noise = np.random.default_rng(width).integers(0, 256, (16, width, 3), dtype=np.uint8)
         PIL.Image.fromarray(noise).save(tmp_path / "a.tif", compression="tiff_lzw")
@@ -135,7 +135,7 @@ def test_profile_and_metadata_are_kept(suffix, tmp_path):
         assert second.text["Title"] == "Ünïcode"
 
 
-def test_quality_is_that_of_the_file(tmp_path):
+def test_quality_sets_size_and_error(tmp_path):
     original = read_photo_from(photo(), tmp_path / "a.jpg", quality=95)
     sizes, errors = [], []
     for quality in (30, 60, 95):
@@ -169,12 +169,12 @@ def write_bomb(path):
     ("name", "make", "message"),
     [
         ("bomb.png", write_bomb, "too large"),
-        ("empty.jpg", lambda path: path.write_bytes(b""), "no image"),
-        ("text.jpg", lambda path: path.write_text("text"), "no image"),
+        ("empty.jpg", lambda path: path.write_bytes(b""), "not an image"),
+        ("text.jpg", lambda path: path.write_text("text"), "not an image"),
         ("missing.jpg", lambda path: None, "cannot read"),
         ("cmyk.jpg", lambda path: photo().convert("CMYK").save(path), "colour mode CMYK"),
         ("lab.tif", lambda path: photo().convert("LAB").save(path), "colour mode LAB"),
-        ("pages.tif", write_two_pages, "holds 2 images"),
+        ("pages.tif", write_two_pages, "contains 2 images"),
         ("animated.gif", lambda path: photo().save(path), "is GIF"),
         (
             "deep.png",
@@ -189,7 +189,7 @@ def write_bomb(path):
         ("grey16.png", lambda path: write_16_bits(path, 1), "16 bits"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(name, make, message, tmp_path):
+def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
     make(tmp_path / name)
     with pytest.raises(UserError, match=message) as error:
         read_photo(tmp_path / name)
@@ -197,7 +197,7 @@ def test_what_cannot_be_kept_is_refused_by_name(name, make, message, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
-def test_truncated_files_are_refused(suffix, tmp_path):
+def test_truncated_files_are_rejected(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -216,21 +216,21 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
 
 
-def test_grey_masks_are_cut_at_half(tmp_path):
+def test_grey_masks_are_thresholded_at_half(tmp_path):
     PIL.Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png").tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.bmp", "a.gif", "a", "none/a.png"])
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(name, tmp_path):
+def test_failed_writes_leave_nothing(name, tmp_path):
     alpha = read_photo_from(photo("RGBA"), tmp_path / "alpha.png")
     with pytest.raises(UserError, match=name):
         write_photo(alpha, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["alpha.png"]
 
 
-def test_transparent_parts_of_a_mask_are_no_hole(tmp_path):
-    """Drawing programs keep white under what is erased."""
+def test_transparent_parts_of_a_mask_are_valid(tmp_path):
+    """Drawing programs keep the white colour of erased pixels."""
     pixels = np.full((20, 30, 4), 255, np.uint8)
     pixels[..., 3] = 0
     pixels[5:10, 5:10, 3] = 255
@@ -248,8 +248,8 @@ def test_transparent_parts_of_a_mask_are_no_hole(tmp_path):
         (np.eye(4, dtype=np.float32), "32 bits"),
     ],
 )
-def test_masks_whose_white_is_not_known_are_refused(pixels, message, tmp_path):
-    """They would be taken for empty."""
+def test_masks_with_ambiguous_white_are_rejected(pixels, message, tmp_path):
+    """They would look empty."""
     PIL.Image.fromarray(pixels).save(tmp_path / "mask.tif")
     with pytest.raises(UserError, match=f"mask.tif.*{message}"):
         read_mask(tmp_path / "mask.tif")
@@ -266,8 +266,8 @@ def test_a_transparent_colour_becomes_alpha(mode, tmp_path):
     assert alpha[3, 3] == 255 and alpha.sum() == 255
 
 
-def test_pictures_behind_a_jpeg_are_left_behind(tmp_path):
-    """Phones add depth maps and the like, which PIL calls an MPO file."""
+def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
+    """Phones append depth maps and the like; PIL calls these files MPO."""
     photo().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo()], quality=95)
     read = read_photo(tmp_path / "a.jpg")
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
@@ -276,8 +276,8 @@ def test_pictures_behind_a_jpeg_are_left_behind(tmp_path):
 
 
 @pytest.mark.parametrize(("tag", "wrong_type"), [(0x0112, 2), (0x0128, 7)])
-def test_damaged_exif_is_refused_by_name(tag, wrong_type, tmp_path):
-    """A number said to be a text: PIL fails in other ways than OSError."""
+def test_damaged_exif_is_rejected_by_name(tag, wrong_type, tmp_path):
+    """A number declared as text: PIL raises errors other than OSError."""
     exif = PIL.Image.Exif()
     exif[ORIENTATION], exif[0x0128] = 6, 2
     photo().save(tmp_path / "a.jpg", exif=exif)
@@ -290,15 +290,15 @@ def test_damaged_exif_is_refused_by_name(tag, wrong_type, tmp_path):
         read_photo(tmp_path / "a.jpg")
 
 
-def test_what_a_format_cannot_hold_is_refused(tmp_path):
+def test_images_too_large_for_a_format_are_rejected(tmp_path):
     for size, name in (((17000, 2), "a.webp"), ((66000, 1), "a.jpg")):
         wide = read_photo_from(PIL.Image.new("RGB", size), tmp_path / "wide.png")
-        with pytest.raises(UserError, match=f"{name} cannot be a .*; write a PNG"):
+        with pytest.raises(UserError, match=f"{name} cannot be written as .*; write a PNG"):
             write_photo(wide, tmp_path / name)
         assert not (tmp_path / name).exists()
 
 
-def test_16_bits_are_refused_in_opened_images_too(tmp_path):
+def test_16_bits_are_rejected_in_opened_images_too(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((4, 4, 3), np.uint16))
     with (
         PIL.Image.open(tmp_path / "deep.png") as opened,

@@ -22,7 +22,7 @@ def random_holes(seed, height, width):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_hole_is_kept_and_every_crop_reaches_far_enough(seed):
+def test_regions_cover_all_holes_with_sufficient_crops(seed):
     rng = np.random.default_rng(seed)
     height, width = (int(size) * STRIDE for size in rng.integers(10, 600, 2))
     tile = int(rng.choice([64, 200, 512]))
@@ -43,26 +43,26 @@ def test_every_hole_is_kept_and_every_crop_reaches_far_enough(seed):
     assert covered[hole].all()
 
 
-def test_one_small_hole_is_one_region_wherever_it_lies():
+def test_one_small_hole_gives_one_region():
     for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
         (region,) = plan_regions(holes(2048, 2048, (top, left, top + 100, left + 100)), 512)
         assert region.kept == Box(top, left, top + 100, left + 100)
         assert region.crop.area <= 512**2
 
 
-def test_near_holes_share_a_crop_and_far_ones_do_not():
+def test_only_near_holes_share_a_crop():
     near = plan_regions(holes(2048, 2048, (500, 500, 520, 520), (560, 560, 580, 580)), 512)
     assert [region.kept for region in near] == [Box(500, 500, 580, 580)]
     far = plan_regions(holes(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
     assert {region.kept for region in far} == {Box(10, 10, 30, 30), Box(1900, 1900, 1920, 1920)}
 
 
-def test_no_hole_is_no_region():
+def test_no_hole_gives_no_region():
     assert plan_regions(holes(64, 64), 512) == []
 
 
-def test_shapes_are_few():
-    """All places and sizes of one hole in a large image give at most 36 shapes."""
+def test_there_are_few_crop_shapes():
+    """One hole of any size, anywhere in a large image, gives at most 36 crop shapes."""
     rng = np.random.default_rng(0)
     shapes = set()
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""Weights whose running statistics are not trivial, and the PyTorch networks that hold them."""
+"""Weights with non-trivial running statistics."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.helpers.networks import make_weights
 
 @pytest.fixture(scope="session")
 def torch_config():
-    """64x64 images, so that the discriminators' last map is 1x1 and the windows 32x32."""
+    """64x64 images and 32x32 windows: both branches of the discriminator end in 1x1 maps."""
     return make_small_config(
         global_batch_size=4,
         image_size=64,

@@ -1,4 +1,4 @@
-"""Exported files, read by the tools they are for."""
+"""Exported files, read by the tools they are made for."""
 
 import copy
 import dataclasses
@@ -17,12 +17,12 @@ from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.models.networks import make_networks
 
-SHAPES = [(1, 40, 24), (3, 68, 100)]  # batch, height, width, of which none is traced or verified
+SHAPES = [(1, 40, 24), (3, 68, 100)]  # batch, height, width; none is used for tracing or verifying
 
 
 @pytest.fixture(scope="module")
 def own_fill(weights):
-    """Another colour in the hole than the usual grey, bfloat16 in training."""
+    """A fill colour other than the default grey, and bfloat16 training."""
     config = dataclasses.replace(weights.config, precision="bfloat16")
     config.mask = dataclasses.replace(config.mask, fill=(255.0, 127.5, 0.0))
     return dataclasses.replace(weights, config=config)
@@ -33,12 +33,12 @@ def files(own_fill, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     for kind in FORMATS:
         export_weights(own_fill, kind, folder / kind)
-    assert {path.name for path in folder.iterdir()} == set(FORMATS)  # nothing temporary is left
+    assert {path.name for path in folder.iterdir()} == set(FORMATS)  # no temporary files remain
     return folder
 
 
 def image_and_mask(shape):
-    """NCHW, image in 0..1."""
+    """NCHW, with the image in 0..1."""
     rng = np.random.default_rng(0)
     batch, height, width = shape
     mask = np.zeros((batch, 1, height, width), np.float32)
@@ -47,7 +47,7 @@ def image_and_mask(shape):
 
 
 def expected(weights, image, mask):
-    """Step by step, from the generator alone."""
+    """The completed image, computed step by step with the generator."""
     generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
     image, mask = np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1)
     fill = np.array(weights.config.mask.fill, np.float32) / 127.5 - 1
@@ -59,7 +59,7 @@ def expected(weights, image, mask):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_torchscript_keeps_iopaints_contract(shape, files, own_fill):
+def test_torchscript_matches_jax_and_keeps_valid_pixels(shape, files, own_fill):
     image, mask = image_and_mask(shape)
     model = torch.jit.load(files / "torchscript", map_location="cpu")
     completed = model(torch.from_numpy(image), torch.from_numpy(mask).long()).numpy()
@@ -70,14 +70,14 @@ def test_torchscript_keeps_iopaints_contract(shape, files, own_fill):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_onnx_runs_at_any_size(shape, files, own_fill):
+def test_onnx_matches_jax_at_any_size(shape, files, own_fill):
     image, mask = image_and_mask(shape)
     session = onnxruntime.InferenceSession(files / "onnx", providers=["CPUExecutionProvider"])
     (completed,) = session.run(["completed"], {"image": image, "mask": mask})
     np.testing.assert_allclose(completed, expected(own_fill, image, mask), atol=1e-5)
 
 
-def test_onnx_is_valid_and_says_what_is_free(files):
+def test_onnx_is_valid_and_has_symbolic_sizes(files):
     model = onnx.load(files / "onnx")
     onnx.checker.check_model(model, full_check=True)
     for value, channels in (
@@ -90,7 +90,7 @@ def test_onnx_is_valid_and_says_what_is_free(files):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_stablehlo_runs_at_any_size(shape, files, own_fill):
+def test_stablehlo_matches_jax_at_any_size(shape, files, own_fill):
     image, mask = image_and_mask(shape)
     exported = jax.export.deserialize(bytearray((files / "stablehlo").read_bytes()))
     completed = exported.call(np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1))
@@ -99,7 +99,7 @@ def test_stablehlo_runs_at_any_size(shape, files, own_fill):
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
 
 
-def test_weight_files_hold_mmagics_keys(files, own_fill):
+def test_weight_files_contain_mmagics_keys_and_our_arrays(files, own_fill):
     state = to_state_dict(own_fill)
     pth = torch.load(files / "mmagic", weights_only=True)
     assert pth["meta"]["iter"] == own_fill.step
@@ -113,42 +113,42 @@ def test_weight_files_hold_mmagics_keys(files, own_fill):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_that_computes_something_else_is_not_kept(kind, weights, tmp_path, monkeypatch):
+def test_a_file_that_differs_from_jax_is_not_written(kind, weights, tmp_path, monkeypatch):
     bias = weights.generator["params"]["decoder"]["dec7"]["bias"]
     other = copy.deepcopy(weights)
     other.generator["params"]["decoder"]["dec7"]["bias"] = bias + np.float32(1e-3)
     packages, to_bytes, compare = FORMATS[kind]
     monkeypatch.setitem(FORMATS, kind, (packages, lambda _: to_bytes(other), compare))
-    with pytest.raises(UserError, match=r"difference 5\.0e-04, allowed is 1e-04; nothing"):
+    with pytest.raises(UserError, match=r"JAX by 5\.0e-04, at most 1e-04 is allowed; no file"):
         export_weights(weights, kind, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_discriminator_that_judges_something_else_is_not_kept(weights, tmp_path, monkeypatch):
+def test_a_discriminator_that_differs_from_jax_is_not_written(weights, tmp_path, monkeypatch):
     other = copy.deepcopy(weights)
     other.discriminator["params"]["fc"]["bias"] = weights.discriminator["params"]["fc"]["bias"] + 1
     packages, to_bytes, compare = FORMATS["mmagic"]
     monkeypatch.setitem(FORMATS, "mmagic", (packages, lambda _: to_bytes(other), compare))
-    with pytest.raises(UserError, match=r"difference 1\.0e"):
+    with pytest.raises(UserError, match=r"differs from JAX by 1\.0e"):
         export_weights(weights, "mmagic", tmp_path / "file")
 
 
-def test_large_logits_do_not_count_as_large_differences(weights, tmp_path):
+def test_logit_differences_are_relative(weights, tmp_path):
     confident = copy.deepcopy(weights)
     last = confident.discriminator["params"]["fc"]
     last["kernel"] = last["kernel"] * np.float32(1e5)
     export_weights(confident, "safetensors", tmp_path / "file")
 
 
-def test_weights_that_are_not_numbers_are_not_exported(weights, tmp_path):
+def test_nan_weights_are_not_exported(weights, tmp_path):
     broken = copy.deepcopy(weights)
     broken.generator["params"]["decoder"]["dec7"]["bias"] = np.full(3, np.nan, np.float32)
-    with pytest.raises(UserError, match="difference nan"):
+    with pytest.raises(UserError, match="differs from JAX by nan"):
         export_weights(broken, "mmagic", tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_files_and_impossible_places_are_refused(weights, tmp_path):
+def test_existing_files_and_unwritable_paths_are_rejected(weights, tmp_path):
     (tmp_path / "file").write_text("precious")
     for path, message in (
         (tmp_path / "file", "exists"),
@@ -172,7 +172,7 @@ def test_existing_files_and_impossible_places_are_refused(weights, tmp_path):
         ("onnx", "onnxscript", "onnx"),
     ],
 )
-def test_a_missing_package_is_named_with_its_extra(
+def test_a_missing_package_raises_an_error_that_names_its_extra(
     kind, package, extra, weights, tmp_path, monkeypatch
 ):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:

@@ -1,4 +1,4 @@
-"""Names, layouts and checks of the state dict; the numbers themselves are test_torch_module's."""
+"""Names, layouts and checks of the state dict; test_torch_module.py compares the outputs."""
 
 import dataclasses
 
@@ -8,11 +8,9 @@ import pytest
 
 from glinpaint_jax.config import Config, MaskConfig, ModelConfig, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict, unlike_mmagic
+from glinpaint_jax.interop.mmagic import from_state_dict, mmagic_differences, to_state_dict
 from glinpaint_jax.models.networks import Weights, abstract_variables
 from tests.helpers.networks import REFERENCE
-
-# Keys and shapes of MMagic's own modules.
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def state(weights):
     return to_state_dict(weights)
 
 
-def test_full_size_keys_and_shapes_are_mmagics():
+def test_full_size_keys_and_shapes_equal_mmagics():
     zeros = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(Config())
     )
@@ -36,7 +34,7 @@ def test_full_size_keys_and_shapes_are_mmagics():
     }
 
 
-def test_there_and_back_is_exact(weights, state, meta):
+def test_round_trip_is_exact(weights, state, meta):
     state["generator.decoder.dec4.bn.num_batches_tracked"] = np.array(3)
     imported = from_state_dict(state, meta)
     assert imported.step == 12
@@ -50,7 +48,7 @@ def test_there_and_back_is_exact(weights, state, meta):
         np.testing.assert_array_equal(again[key], array)
 
 
-def test_colours_are_exchanged_where_images_enter_and_leave(weights, state):
+def test_input_and_output_layers_swap_rgb_and_bgr(weights, state):
     generator = weights.generator["params"]
     kernel = generator["encoder"]["enc1"]["conv"]["kernel"]  # [h, w, RGB + mask, features]
     weight = state["generator.encoder.enc1.conv.weight"]  # [features, BGR + mask, h, w]
@@ -65,7 +63,7 @@ def test_colours_are_exchanged_where_images_enter_and_leave(weights, state):
         np.testing.assert_array_equal(weight[:, 0], kernel[:, :, 2].transpose(2, 0, 1))
 
 
-def test_the_discriminator_may_lack(weights, state, meta):
+def test_the_discriminator_is_optional(weights, state, meta):
     alone = {key: array for key, array in state.items() if key.startswith("generator.")}
     imported = from_state_dict(alone, meta)
     assert imported.discriminator is None
@@ -73,12 +71,12 @@ def test_the_discriminator_may_lack(weights, state, meta):
     assert list(to_state_dict(dataclasses.replace(weights, discriminator=None))) == list(alone)
 
 
-def test_counters_of_a_trained_model_are_its_step(state):
+def test_batch_counters_of_a_trained_model_equal_its_step(state):
     counters = {int(array) for key, array in state.items() if key.endswith("num_batches_tracked")}
     assert counters == {7}
 
 
-def test_all_that_does_not_fit_is_named_at_once(state, meta):
+def test_one_error_lists_all_bad_keys(state, meta):
     state["disc.fc.weights"] = state.pop("disc.fc.weight")
     del state["generator.encoder.enc3.bn.running_var"]
     state["generator.decoder.dec1.bn.bias"] = np.zeros(3, np.float32)
@@ -87,7 +85,7 @@ def test_all_that_does_not_fit_is_named_at_once(state, meta):
     with pytest.raises(UserError) as error:
         from_state_dict(state, meta)
     start, _, problems = str(error.value).partition(": ")
-    assert start == "weights that do not fit Global&Local"
+    assert start == "these weights do not fit Global&Local"
     assert problems.split("; ") == [
         "disc.fc.weight is missing",
         "disc.fc.weights is unknown",
@@ -98,15 +96,15 @@ def test_all_that_does_not_fit_is_named_at_once(state, meta):
     ]
 
 
-def test_half_a_discriminator_is_none_at_all(state, meta):
+def test_a_partial_discriminator_is_rejected(state, meta):
     half = {key: array for key, array in state.items() if not key.startswith("disc.local_disc")}
     with pytest.raises(UserError, match=r"disc\.local_disc\.conv1\.conv\.weight is missing"):
         from_state_dict(half, meta)
 
 
 @pytest.mark.parametrize("image_size", [64, 256, 512])
-def test_files_without_our_config_are_mmagics(image_size):
-    """Width 64; the image size follows from the discriminator's linear layer."""
+def test_files_without_our_config_get_mmagics(image_size):
+    """Width is 64; the image size is inferred from the discriminator's linear layer."""
     side = image_size // 64
     shapes = REFERENCE | {
         f"disc.{branch}.fc.linear.weight": [1024, 512 * side**2]
@@ -122,8 +120,8 @@ def test_files_without_our_config_are_mmagics(image_size):
 
 
 @pytest.mark.parametrize("shape", [(1024, 2048), (1024, 8191), (8192, 1024), (), (8192,)])
-def test_a_linear_layer_of_another_shape_is_the_one_that_is_named(shape):
-    """It does not pass for one of another image size."""
+def test_only_a_linear_layer_of_the_wrong_shape_is_reported(shape):
+    """It is not mistaken for a layer of another image size."""
     key = "disc.global_disc.fc.linear.weight"
     state = {
         name: np.zeros(size, np.int64 if "tracked" in name else np.float32)
@@ -145,15 +143,15 @@ def test_a_linear_layer_of_another_shape_is_the_one_that_is_named(shape):
         {"mask": {"fill": ["a", "b", "c"]}},
     ],
 )
-def test_a_config_that_is_none_is_refused(state, config):
+def test_an_invalid_config_is_rejected(state, config):
     with pytest.raises(UserError, match="config"):
         from_state_dict(state, {"glinpaint_jax_config": config})
 
 
-def test_what_mmagic_cannot_know_is_said():
-    assert unlike_mmagic(Config()) == []
+def test_mmagic_differences_lists_width_output_and_fill():
+    assert mmagic_differences(Config()) == []
     config = Config(
         model=ModelConfig(width=16, output="sigmoid"), mask=MaskConfig(fill=(1.0, 2.0, 3.0))
     )
-    notes = "\n".join(unlike_mmagic(config))
+    notes = "\n".join(mmagic_differences(config))
     assert "width 64, this one 16" in notes and "sigmoid" in notes and "(1.0, 2.0, 3.0)" in notes

@@ -1,6 +1,6 @@
-"""One training step of each phase against PyTorch: autograd, BatchNorm2d, torch.optim.Adam.
+"""Compares one training step of each phase with PyTorch: autograd, BatchNorm2d, torch.optim.Adam.
 
-The PyTorch step is written after MMagic's GLInpaintor, in its order, with its losses.
+The PyTorch step follows MMagic's GLInpaintor: same order, same losses.
 """
 
 import dataclasses
@@ -20,18 +20,18 @@ from glinpaint_jax.training.step import make_steps
 from tests.helpers.networks import to_torch, torch_networks
 from tests.helpers.steps import make_batch, place
 
-# Relative: losses, gradients (to a tensor's largest), running statistics.
+# Relative, for losses, gradients (to the tensor's largest value) and running statistics.
 TOLERANCES = {np.float32: (1e-5, 1e-3, 1e-5), np.float64: (1e-8, 1e-8, 1e-8)}
 
 
 def torch_step(phase, networks, batch, config, dtype):
-    """Losses; afterwards the networks hold gradients, new parameters and running statistics."""
+    """Returns losses; leaves gradients, new parameters and running statistics in the networks."""
     rate = config.optimizer.learning_rate
     generator, discriminator = (network.train().requires_grad_() for network in networks)
     bboxes = np.asarray(batch["bbox"])
-    # Scaled by XLA, whose float32 division rounds differently than PyTorch's in the last bit.
-    example = jax.jit(make_inputs, static_argnums=1)(batch, config.mask.fill)
-    image = to_torch(np.asarray(example.image, dtype))
+    # Scale with XLA: its float32 division differs from PyTorch's in the last bit.
+    inputs = jax.jit(make_inputs, static_argnums=1)(batch, config.mask.fill)
+    image = to_torch(np.asarray(inputs.image, dtype))
     mask = torch.zeros_like(image[:, :1])
     for i, (top, left, height, width) in enumerate(bboxes):
         mask[i, :, top : top + height, left : left + width] = 1
@@ -44,7 +44,7 @@ def torch_step(phase, networks, batch, config, dtype):
             cut.append(one[:, y : y + size, x : x + size])
         return torch.stack(cut)
 
-    def judged(images, target):
+    def adversarial_loss(images, target):
         logits = discriminator(images, windows(images))
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
@@ -52,8 +52,8 @@ def torch_step(phase, networks, batch, config, dtype):
     prediction = generator(torch.cat([image * (1 - mask), mask], dim=1))
     completed = image * (1 - mask) + prediction * mask
     if phase is not Phase.COMPLETION:
-        losses["discriminator_fake"] = judged(completed.detach(), 0.0)
-        losses["discriminator_real"] = judged(image, 1.0)
+        losses["discriminator_fake"] = adversarial_loss(completed.detach(), 0.0)
+        losses["discriminator_real"] = adversarial_loss(image, 1.0)
         (losses["discriminator_fake"] + losses["discriminator_real"]).backward()
         torch.optim.Adam(discriminator.parameters(), rate).step()
     if phase is not Phase.DISCRIMINATOR:
@@ -62,7 +62,7 @@ def torch_step(phase, networks, batch, config, dtype):
         total = losses["l1_hole"]
         if phase is Phase.JOINT:
             discriminator.requires_grad_(False)
-            losses["adversarial"] = judged(completed, 1.0)
+            losses["adversarial"] = adversarial_loss(completed, 1.0)
             total = total + config.losses.adversarial * losses["adversarial"]
         total.backward()
         torch.optim.Adam(generator.parameters(), rate).step()
@@ -77,7 +77,7 @@ def assert_close(got, expected, tolerance, name):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("phase", Phase)
-def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, mesh1):
+def test_a_step_matches_pytorch(phase, dtype, weights, torch_config, mesh1):
     config = torch_config
 
     def cast(leaf):
@@ -105,7 +105,7 @@ def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, mesh1):
         assert float(losses[name]) == pytest.approx(loss, rel=loss_tolerance), name
 
     def torch_layout(part):
-        """By MMagic's names, with `part` of both networks in place of the parameters."""
+        """A state dict by MMagic's names, with `part` of both networks as the parameters."""
         variables = [{"params": part(net), "batch_stats": net.batch_stats} for net in after]
         return to_state_dict(Weights(config, 1, *variables))
 
@@ -121,10 +121,10 @@ def test_a_step_is_pytorchs(phase, dtype, weights, torch_config, mesh1):
                 assert not gradients[name].any(), name
             else:
                 assert_close(gradients[name], parameter.grad, gradient_tolerance, name)
-            # In float32 Adam turns the rounding of gradients near zero into whole steps.
+            # In float32, Adam turns rounding errors of near-zero gradients into full steps.
             if dtype is np.float64:
                 assert_close(parameters[name], parameter, 1e-7, name)
-        # So it does in the statistics of the discriminator that the generator has met.
+        # In the joint phase, the updated discriminator's statistics inherit these errors.
         if (dtype, phase, prefix) == (np.float32, Phase.JOINT, "disc"):
             continue
         for name, buffer in network.named_buffers():

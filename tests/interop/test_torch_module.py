@@ -1,4 +1,4 @@
-"""The networks against their PyTorch twins, with the same weights."""
+"""Compares the networks with their PyTorch versions, with equal weights."""
 
 import dataclasses
 
@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.torch_module import Completion, load_networks
+from glinpaint_jax.interop.torch_module import CompletionModule, load_networks
 from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import from_torch, make_weights, to_torch, torch_networks
 
 
 def assert_close(got, expected):
-    """Relative to the largest value."""
+    """Within 1e-4 of the largest value."""
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def assert_statistics(network, prefix, weights):
-    """The network's running statistics are those of `weights`."""
+    """The PyTorch network's running statistics equal those in `weights`."""
     state = to_state_dict(weights)
     for name, buffer in network.named_buffers():
         if "running" in name:
@@ -34,7 +34,7 @@ def apply(network, train):
 @pytest.mark.parametrize("output", ["clip", "sigmoid"])
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("size", [(64, 96), (200, 264)])
-def test_generator(size, train, output, weights):
+def test_generator_matches_pytorch(size, train, output, weights):
     config = make_small_config(model=dataclasses.replace(weights.config.model, output=output))
     weights = dataclasses.replace(weights, config=config)
     rng = np.random.default_rng(0)
@@ -43,19 +43,19 @@ def test_generator(size, train, output, weights):
 
     generator, _ = make_networks(config)
     prediction, updates = apply(generator, train)(weights.generator, image, mask)
-    twin, _ = torch_networks(weights)
+    torch_network, _ = torch_networks(weights)
     with torch.no_grad():
-        expected = twin.train(train)(torch.cat([to_torch(image), to_torch(mask)], dim=1))
+        expected = torch_network.train(train)(torch.cat([to_torch(image), to_torch(mask)], dim=1))
     assert_close(prediction, from_torch(expected))
     if train:
         moved = {"params": weights.generator["params"], **jax.device_get(updates)}
-        assert_statistics(twin, "generator", dataclasses.replace(weights, generator=moved))
+        assert_statistics(torch_network, "generator", dataclasses.replace(weights, generator=moved))
 
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("size", [64, 200])
-def test_discriminator(size, train):
-    """Odd maps within too: 200 -> 100, 50, 25, 13, 7, 4."""
+def test_discriminator_matches_pytorch(size, train):
+    """With odd feature maps too: 200 -> 100, 50, 25, 13, 7, 4."""
     weights = make_weights(make_small_config(image_size=size))
     rng = np.random.default_rng(0)
     image = rng.uniform(-1, 1, (3, size, size, 3)).astype(np.float32)
@@ -63,17 +63,17 @@ def test_discriminator(size, train):
 
     _, discriminator = make_networks(weights.config)
     logits, updates = apply(discriminator, train)(weights.discriminator, image, window)
-    _, twin = torch_networks(weights)
+    _, torch_network = torch_networks(weights)
     with torch.no_grad():
-        expected = twin.train(train)(to_torch(image), to_torch(window)).numpy()
-    assert np.ptp(expected) > 1e-3 * np.abs(expected).max()  # so that the images matter
+        expected = torch_network.train(train)(to_torch(image), to_torch(window)).numpy()
+    assert np.ptp(expected) > 1e-3 * np.abs(expected).max()  # so the logits depend on the images
     assert_close(logits, expected)
     if train:
         moved = {"params": weights.discriminator["params"], **jax.device_get(updates)}
-        assert_statistics(twin, "disc", dataclasses.replace(weights, discriminator=moved))
+        assert_statistics(torch_network, "disc", dataclasses.replace(weights, discriminator=moved))
 
 
-def test_loading_is_strict(weights):
+def test_loading_rejects_missing_keys(weights):
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     del state["disc.fc.bias"]
     with pytest.raises(RuntimeError, match=r"fc\.bias"):
@@ -81,8 +81,8 @@ def test_loading_is_strict(weights):
 
 
 @pytest.mark.parametrize("mask_type", [torch.int64, torch.float32, torch.bool, torch.uint8])
-def test_completion_fills_the_hole_and_nothing_else(mask_type, weights):
-    """RGB in 0..1 outside, BGR in [-1, 1] within."""
+def test_completion_module_changes_only_the_hole(mask_type, weights):
+    """It takes RGB in 0..1; its generator takes BGR in [-1, 1]."""
     generator, _ = torch_networks(weights)
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.random((1, 3, 24, 32), np.float32))
@@ -90,9 +90,9 @@ def test_completion_fills_the_hole_and_nothing_else(mask_type, weights):
     mask[:, :, 5:17, 8:20] = 1
     fill = (255.0, 127.5, 0.0)
     with torch.no_grad():
-        completed = Completion(generator, fill)(image, mask.to(mask_type))
+        completed = CompletionModule(generator, fill)(image, mask.to(mask_type))
         bgr = (image * 2 - 1)[:, [2, 1, 0]]
-        colour = torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1)  # of the hole, BGR
+        colour = torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1)  # of the fill, BGR
         inputs = torch.cat([torch.where(mask > 0, colour, bgr), mask], dim=1)
         expected = (generator(inputs)[:, [2, 1, 0]] + 1) / 2
     hole = mask.bool().expand(1, 3, 24, 32)

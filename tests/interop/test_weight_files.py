@@ -1,4 +1,4 @@
-"""Files as MMagic, MMEditing, PyTorch and the careless leave them."""
+"""Reads weight files from MMagic, MMEditing and PyTorch, and damaged or malicious ones."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def state(weights):
 
 @pytest.fixture
 def meta(weights):
-    """As our own files have it, since these networks are no full-size ones."""
+    """The meta of our own files, which holds the config; these networks are not full-size."""
     return torch.load(io.BytesIO(pth_bytes(weights)))["meta"]
 
 
@@ -49,14 +49,14 @@ def assert_same(read, weights):
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a"])
 @pytest.mark.parametrize("to_bytes", [pth_bytes, safetensors_bytes])
-def test_own_files_read_back_exactly_by_any_name(to_bytes, name, weights, tmp_path):
+def test_own_files_round_trip_under_any_name(to_bytes, name, weights, tmp_path):
     (tmp_path / name).write_bytes(to_bytes(weights))
     read, ignored = read_weights(tmp_path / name)
     assert_same(read, weights)
     assert (read.config, read.step, ignored) == (weights.config, weights.step, [])
 
 
-def test_import_then_export_gives_the_same_tensors_and_meta(state, meta, tmp_path):
+def test_import_then_export_keeps_all_tensors_and_the_meta(state, meta, tmp_path):
     for number, key in enumerate(key for key in state if key.endswith("num_batches_tracked")):
         state[key] = torch.tensor(1000 + number)
     meta |= {"experiment_name": "gl", "epoch": 3, "iter": 90_000}
@@ -69,8 +69,8 @@ def test_import_then_export_gives_the_same_tensors_and_meta(state, meta, tmp_pat
         assert torch.equal(again["state_dict"][key], tensor), key
 
 
-def test_surroundings_are_tolerated_and_listed(state, meta, weights, tmp_path):
-    """The way MMEditing of 2020 saved them: legacy format, parallel wrapper, optimizer."""
+def test_other_contents_are_ignored_and_listed(state, meta, weights, tmp_path):
+    """As MMEditing saved them in 2020: legacy format, parallel wrapper, optimizer."""
     surroundings = {
         "data_preprocessor.mean": torch.zeros(3),
         "loss_gan.real_label": torch.ones(1),
@@ -90,7 +90,7 @@ def test_surroundings_are_tolerated_and_listed(state, meta, weights, tmp_path):
     }
 
 
-def test_names_that_are_no_text_are_listed_like_others(state, meta, weights, tmp_path):
+def test_ignored_names_are_printable(state, meta, weights, tmp_path):
     state[0] = state["generator.a\x1b[31m\n"] = "no tensor"
     content = {"meta": meta | {(1, 2): 3}, "state_dict": state, 5: "five"}
     read, ignored = read_weights(save(tmp_path / "a.pth", content))
@@ -99,8 +99,8 @@ def test_names_that_are_no_text_are_listed_like_others(state, meta, weights, tmp
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_a_bare_state_dict_in_half_precision_will_do(kind, tmp_path):
-    """Nothing but the tensors, gradients on: read as MMagic's full-size network, in float32."""
+def test_a_bare_state_dict_in_half_precision_loads(kind, tmp_path):
+    """Tensors only, with gradients enabled: read as MMagic's full-size network, in float32."""
     state = {
         key: torch.zeros(shape, dtype=torch.int64)
         if "tracked" in key
@@ -119,8 +119,8 @@ def test_a_bare_state_dict_in_half_precision_will_do(kind, tmp_path):
     assert {value for leaf in leaves for value in (leaf.min(), leaf.max())} == {0.5}
 
 
-def test_log_objects_of_mmengine_are_left_out(state, meta, weights, tmp_path, monkeypatch):
-    """Its training checkpoints hold buffers of a class of its own, with numpy arrays in them."""
+def test_mmengines_log_objects_are_discarded(state, meta, weights, tmp_path, monkeypatch):
+    """Its training checkpoints pickle objects of its own class, with numpy arrays inside."""
 
     class HistoryBuffer:
         def __init__(self):
@@ -143,7 +143,7 @@ def test_log_objects_of_mmengine_are_left_out(state, meta, weights, tmp_path, mo
         monkeypatch.setitem(sys.modules, part, module)
     content = {"meta": meta, "state_dict": state, "message_hub": {"loss": HistoryBuffer()}}
     path = save(tmp_path / "a.pth", content)
-    assert torch.serialization.get_unsafe_globals_in_checkpoint(path)  # so there is something
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path)  # the check applies
     monkeypatch.undo()
     read, ignored = read_weights(path)
     assert_same(read, weights)
@@ -165,17 +165,17 @@ class Malice:
     ("call", "argument", "named"),
     [(os.system, "touch {}", "system"), (eval, "open({!r}, 'w')", "eval")],
 )
-def test_code_is_refused_and_not_run(call, argument, named, zipped, state, tmp_path):
+def test_code_is_rejected_and_not_run(call, argument, named, zipped, state, tmp_path):
     trace = tmp_path / "trace"
     content = {"state_dict": state, "meta": Malice(call, argument.format(str(trace)))}
     path = save(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=f"carries code .*{named}.*refused"):
+    with pytest.raises(UserError, match=f"contains code .*{named}.*not loaded"):
         read_weights(path)
     assert not trace.exists()
 
 
-def test_getattr_does_nothing(tmp_path):
-    """It is let through for the log objects, as one of them."""
+def test_getattr_is_discarded(tmp_path):
+    """It is allowed for the log objects, but as `Discarded`."""
     content = unpickle(save(tmp_path / "a.pth", {"a": Malice(getattr, "text", "upper")}))
     assert type(content["a"]) is Discarded
     assert vars(content["a"]) == {}
@@ -183,7 +183,7 @@ def test_getattr_does_nothing(tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_files_are_named(kind, share, weights, state, meta, tmp_path):
+def test_truncated_files_raise_one_line_with_the_path(kind, share, weights, state, meta, tmp_path):
     path = tmp_path / "a.pth"
     if kind == "safetensors":
         path.write_bytes(safetensors_bytes(weights))
@@ -201,7 +201,7 @@ def test_truncated_files_are_named(kind, share, weights, state, meta, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"no weights at all", b"\x89PNG\r\n\x1a\n0000", b"12345678{}", b"PK\x03\x04junk"]
 )
-def test_other_files_are_named(content, tmp_path):
+def test_files_of_other_kinds_are_rejected(content, tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pth") as error:
@@ -210,19 +210,19 @@ def test_other_files_are_named(content, tmp_path):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {}, torch.zeros(3), "text"])
-def test_other_contents_are_named(content, tmp_path):
+def test_files_without_weights_are_rejected(content, tmp_path):
     with pytest.raises(UserError, match=r"a\.pth"):
         read_weights(save(tmp_path / "a.pth", content))
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
+def test_missing_files_and_folders_are_rejected(tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(UserError, match="cannot read"):
             read_weights(path)
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta")])
-def test_tensors_that_are_no_arrays_are_refused(change, state, meta, tmp_path):
+def test_sparse_and_meta_tensors_are_rejected(change, state, meta, tmp_path):
     state["disc.fc.weight"] = change(state["disc.fc.weight"])
     path = save(tmp_path / "a.pth", {"meta": meta, "state_dict": state})
     with pytest.raises(UserError, match=r"disc\.fc\.weight is not a plain tensor"):
@@ -230,13 +230,13 @@ def test_tensors_that_are_no_arrays_are_refused(change, state, meta, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_torchscript_is_no_weight_file_and_nothing_else_is_said(tmp_path):
+def test_torchscript_is_rejected_without_warnings(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
-    with pytest.raises(UserError, match="no PyTorch weight file"):
+    with pytest.raises(UserError, match="not a PyTorch weight file"):
         read_weights(tmp_path / "a.pt")
 
 
-def test_what_does_not_survive_in_a_checkpoint_is_left_out_of_the_meta(state, meta, tmp_path):
+def test_meta_entries_that_json_cannot_hold_are_dropped(state, meta, tmp_path):
     meta |= {"tensor": torch.zeros(2), "tuple": (1, 2), 3: "three"}
     path = save(tmp_path / "a.pth", {"meta": meta, "state_dict": state})
     read = read_weights(path)[0].torch["meta"]

@@ -1,4 +1,4 @@
-"""The convolutions against independent formulations, values and gradients."""
+"""Compares the convolutions' values and gradients with independent implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
 
 def naive_conv(x, kernel, stride, dilation, padding):
-    """One output pixel at a time, in numpy."""
+    """Computes one output pixel at a time, in numpy."""
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     k = kernel.shape[0]
     extent = dilation * (k - 1) + 1
@@ -27,7 +27,7 @@ def naive_conv(x, kernel, stride, dilation, padding):
 
 
 def naive_conv_transpose(x, kernel):
-    """PyTorch's definition: every input pixel adds the flipped kernel to the output."""
+    """PyTorch's definition: every input pixel adds a multiple of the flipped kernel."""
     b, h, w, _ = x.shape
     flipped = kernel[::-1, ::-1]
     out = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[3]))
@@ -42,7 +42,7 @@ SHAPES = [(5, 1, 1, 2), (3, 2, 1, 1), (5, 2, 1, 2), (4, 2, 1, 1), (3, 1, 4, 4)]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), SHAPES)
-def test_conv2d_equals_a_sum_over_patches(kernel, stride, dilation, padding):
+def test_conv2d_matches_naive_conv(kernel, stride, dilation, padding):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, 9, 10, 3)), rng.normal(size=(kernel, kernel, 3, 4))
     with jax.enable_x64(True):
@@ -52,7 +52,7 @@ def test_conv2d_equals_a_sum_over_patches(kernel, stride, dilation, padding):
         np.testing.assert_allclose(got, naive_conv(x, w, stride, dilation, padding), rtol=1e-10)
 
 
-def test_transposed_convolution_equals_stamping_the_flipped_kernel():
+def test_transposed_convolution_matches_naive():
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(4, 4, 3, 4))
     with jax.enable_x64(True):
@@ -60,8 +60,8 @@ def test_transposed_convolution_equals_stamping_the_flipped_kernel():
         np.testing.assert_allclose(got, naive_conv_transpose(x, w), rtol=1e-10, atol=1e-12)
 
 
-def test_transposed_convolution_has_the_native_gradients():
-    def native(x, w):
+def test_transposed_convolution_has_xlas_gradients():
+    def xla_conv_transpose(x, w):
         return lax.conv_general_dilated(
             x,
             w,
@@ -79,14 +79,14 @@ def test_transposed_convolution_has_the_native_gradients():
 
         @jax.jit
         def gradients(x, w):
-            functions = conv_transpose_4x4_stride2, native
+            functions = conv_transpose_4x4_stride2, xla_conv_transpose
             return [jax.vjp(function, x, w)[1](cotangent) for function in functions]
 
         for a, b in zip(*gradients(x, w), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def native_conv(x, w, stride, dilation, padding):
+def xla_conv(x, w, stride, dilation, padding):
     return lax.conv_general_dilated(
         x,
         w,
@@ -107,7 +107,7 @@ def operands(size, channels, taps, dtype):
 
 
 def value_and_gradients(function, x, w, shape):
-    """With respect to both, of the output's product with signs."""
+    """The output, and its gradients for both operands with cotangents of varying sign."""
     y, pull_back = jax.vjp(lambda x, w: function(x, w, *shape), x, w)
     signs = jnp.sign(jnp.cos(jnp.arange(y.size))).reshape(y.shape)
     return y, *pull_back(signs.astype(y.dtype))
@@ -118,14 +118,14 @@ def value_and_gradients(function, x, w, shape):
     [((8, 12), (3, 5), 20), ((9, 7), (6, 2), 1), ((8, 12), (6, 2), 1024)],
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_and_gradients_are_those_of_xla(shape, size, channels, block_pixels, monkeypatch):
-    """Whatever blocks the kernel's gradient is summed in."""
+def test_conv2d_matches_xla_in_float64(shape, size, channels, block_pixels, monkeypatch):
+    """For every block size of the kernel gradient."""
     monkeypatch.setattr(conv_cpu, "BLOCK_PIXELS", block_pixels)
     taps, *shape = shape
 
     @jax.jit
     def both(x, w):
-        return [value_and_gradients(f, x, w, shape) for f in (our_conv, native_conv)]
+        return [value_and_gradients(f, x, w, shape) for f in (our_conv, xla_conv)]
 
     with jax.enable_x64(True):
         for a, b in zip(*both(*operands(size, channels, taps, jnp.float64)), strict=True):
@@ -135,8 +135,8 @@ def test_values_and_gradients_are_those_of_xla(shape, size, channels, block_pixe
 
 @pytest.mark.parametrize("block_pixels", [20, 1024])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_precisions(shape, block_pixels, monkeypatch):
-    """float32 to its rounding; in bfloat16 the result alone is rounded, not the sums."""
+def test_conv2d_in_float32_and_bfloat16(shape, block_pixels, monkeypatch):
+    """float32 matches XLA to rounding; bfloat16 rounds results, not sums."""
     monkeypatch.setattr(conv_cpu, "BLOCK_PIXELS", block_pixels)
     taps, *shape = shape
     x, w = operands((8, 12), (6, 2), taps, jnp.bfloat16)
@@ -147,31 +147,31 @@ def test_precisions(shape, block_pixels, monkeypatch):
         return (
             value_and_gradients(our_conv, x, w, shape),
             value_and_gradients(our_conv, *exact, shape),
-            value_and_gradients(native_conv, *exact, shape),
+            value_and_gradients(xla_conv, *exact, shape),
         )
 
-    for rounded, ours, native in zip(*all_three(x, w), strict=True):
+    for rounded, ours, xla in zip(*all_three(x, w), strict=True):
         assert (rounded.dtype, ours.dtype) == (jnp.bfloat16, jnp.float32)
-        assert abs(ours - native).max() <= 1e-5 * abs(native).max()
-        np.testing.assert_allclose(rounded.astype(jnp.float32), native, rtol=2**-8, atol=1e-4)
+        assert abs(ours - xla).max() <= 1e-5 * abs(xla).max()
+        np.testing.assert_allclose(rounded.astype(jnp.float32), xla, rtol=2**-8, atol=1e-4)
 
 
-def test_gradients_compose_with_vmap_and_remat():
+def test_gradients_work_under_vmap_and_remat():
     x = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 3))
     w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
 
     def loss(function):
-        def of_kernel(w):
+        def sum_of_squares(w):
             return jax.vmap(lambda x: jnp.square(function(x, w, 2, 1, 1)).sum())(x).sum()
 
-        return jax.jit(jax.grad(jax.checkpoint(of_kernel)))(w)
+        return jax.jit(jax.grad(jax.checkpoint(sum_of_squares)))(w)
 
-    np.testing.assert_allclose(loss(our_conv), loss(native_conv), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(loss(our_conv), loss(xla_conv), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_on_accelerators_all_is_native(platform, dtype):
+def test_accelerators_use_xlas_convolutions(platform, dtype):
     x, w = jnp.ones((2, 64, 64, 3), dtype), jnp.ones((3, 3, 3, 4), dtype)
 
     def program(function):
@@ -179,5 +179,5 @@ def test_on_accelerators_all_is_native(platform, dtype):
         text = lowered.lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution"), "while" in text, "dot_general" in text
 
-    assert program(our_conv) == program(native_conv)
+    assert program(our_conv) == program(xla_conv)
     assert not any(program(our_conv)[1:])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from glinpaint_jax.models.discriminator import Discriminator
 
 
-def test_parameter_count_and_names_are_the_references():
+def test_parameter_count_and_names_match_mmagic():
     image, window = jnp.zeros((1, 256, 256, 3)), jnp.zeros((1, 128, 128, 3))
     variables = jax.eval_shape(
         lambda: Discriminator().init(jax.random.key(0), image, window, train=True)
@@ -17,7 +17,7 @@ def test_parameter_count_and_names_are_the_references():
     assert params["fc"]["kernel"].shape == (2048, 1)
 
 
-def test_one_logit_an_image_in_float32_also_under_bfloat16():
+def test_logits_are_float32_even_in_bfloat16():
     image, window = jnp.zeros((3, 32, 32, 3)), jnp.zeros((3, 16, 16, 3))
     network = Discriminator(width=4, dtype=jnp.bfloat16)
     logits, _ = jax.eval_shape(

@@ -19,7 +19,7 @@ def variables():
     return jax.jit(lambda: Generator(width=4).init(jax.random.key(0), image, mask, train=True))()
 
 
-def test_parameter_count_and_names_are_the_references():
+def test_parameter_count_and_names_match_mmagic():
     params = abstract_variables()["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 6_069_155
     assert list(params["encoder"]) == [f"enc{i}" for i in range(1, 7)]
@@ -32,7 +32,7 @@ def test_parameter_count_and_names_are_the_references():
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)])
 @pytest.mark.parametrize("train", [True, False])
-def test_any_multiple_of_the_stride_keeps_its_size(size, train):
+def test_output_has_the_input_size_for_multiples_of_the_stride(size, train):
     variables = abstract_variables(width=4)
     prediction = jax.eval_shape(
         lambda v, x, m: Generator(width=4).apply(v, x, m, train=train, mutable=["batch_stats"])[0],
@@ -49,7 +49,7 @@ def test_prediction_stays_in_range(variables, output, limit):
     image = 1e4 * jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
     prediction = generator.apply(variables, image, jnp.zeros((1, 16, 16, 1)), train=False)
     assert np.abs(prediction).max() <= limit
-    assert np.abs(prediction).max() > 0.5  # so the limit is felt
+    assert np.abs(prediction).max() > 0.5  # the limit applies
 
 
 def test_bfloat16_keeps_parameters_and_output_in_float32():
@@ -67,10 +67,10 @@ def test_bfloat16_keeps_parameters_and_output_in_float32():
 
 
 def test_receptive_radius(variables):
-    """A change farther away than the radius moves nothing; within it, something."""
+    """Pixels beyond the radius have no influence; some pixels within it do."""
     side = 2 * RECEPTIVE_RADIUS + 10
     side += -side % 4
-    # Positive weights that sum to 1: nothing cancels, saturates or is cut by a ReLU.
+    # With positive weights that sum to 1, nothing cancels, saturates or is zeroed by a ReLU.
     positive = jax.tree.map(
         lambda w: abs(w) / abs(w).sum((0, 1, 2), keepdims=True) if w.ndim == 4 else w,
         variables["params"],
@@ -86,4 +86,5 @@ def test_receptive_radius(variables):
     rows = np.flatnonzero(gradient.sum(1))
     reach = max(centre - rows[0], rows[-1] - centre)
     assert reach <= RECEPTIVE_RADIUS
-    assert reach >= RECEPTIVE_RADIUS - 3  # the phase within the stride may hide 3 pixels
+    # Up to 3 pixels less, depending on the position within the stride.
+    assert reach >= RECEPTIVE_RADIUS - 3

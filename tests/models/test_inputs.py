@@ -22,18 +22,18 @@ def test_bbox_mask_is_one_inside_the_box():
 
 
 @pytest.mark.parametrize("fill", [(127.5, 127.5, 127.5), (0.0, 51.0, 255.0)])
-def test_holes_are_filled_and_the_rest_is_the_image(fill):
+def test_make_inputs_scales_the_image_and_fills_holes(fill):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     bbox = np.array([[2, 3, 4, 2]] * 2, np.int32)
-    example = make_inputs({"image": jnp.asarray(image), "bbox": jnp.asarray(bbox)}, fill)
+    inputs = make_inputs({"image": jnp.asarray(image), "bbox": jnp.asarray(bbox)}, fill)
     filled = image.astype(np.float32)
     filled[:, 2:6, 3:5] = fill
-    np.testing.assert_allclose(to_pixel_range(example.masked_image), filled, atol=1e-4)
-    np.testing.assert_allclose(example.image, (image / 127.5) - 1, atol=1e-6)
+    np.testing.assert_allclose(to_pixel_range(inputs.masked_image), filled, atol=1e-4)
+    np.testing.assert_allclose(inputs.image, (image / 127.5) - 1, atol=1e-6)
 
 
-def test_free_form_masks_are_taken_as_they_are():
+def test_free_form_masks_are_used_unchanged():
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 2, (1, 8, 8, 1), dtype=np.uint8)
     batch = {
@@ -44,7 +44,7 @@ def test_free_form_masks_are_taken_as_they_are():
     np.testing.assert_array_equal(make_inputs(batch, (0.0, 0.0, 0.0)).mask, mask)
 
 
-def test_ranges_are_inverse_and_clipped():
+def test_pixel_and_unit_range_are_inverses_and_clip():
     pixels = jnp.arange(256.0)
     np.testing.assert_allclose(to_pixel_range(to_unit_range(pixels)), pixels, atol=1e-4)
     np.testing.assert_array_equal(to_pixel_range(jnp.array([-2.0, 2.0])), [0, 255])
@@ -62,15 +62,15 @@ def test_composite_takes_the_prediction_in_the_hole_only():
         ((20, 24, 8, 4), (16, 18)),  # centred: 20 - (16 - 8) // 2, 24 - (16 - 4) // 2
         ((0, 1, 8, 8), (0, 0)),  # clamped at the top and left
         ((56, 50, 8, 14), (48, 48)),  # and at the bottom and right
-        ((10, 10, 40, 20), (22, 12)),  # a box larger than the window: its middle
+        ((10, 10, 40, 20), (22, 12)),  # centre of a box larger than the window
     ],
 )
-def test_local_window_is_centred_on_the_box_and_inside_the_image(bbox, origin):
+def test_windows_are_centred_on_the_box_and_clamped_to_the_image(bbox, origin):
     got = window_origins(jnp.asarray([bbox], jnp.int32), 16, 64)
     np.testing.assert_array_equal(got, [origin])
 
 
-def test_windows_are_cut_where_they_say():
+def test_cut_windows_cuts_at_the_origins():
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 12, 3)))
     origins = np.array([[0, 8], [5, 3]], np.int32)
     windows = cut_windows(image, jnp.asarray(origins), 4)

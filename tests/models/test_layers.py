@@ -6,7 +6,7 @@ import pytest
 from glinpaint_jax.models.layers import BatchNormRelu, Conv, ConvNormRelu, batch_norm_relu
 
 
-def test_batch_norm_keeps_pytorchs_running_statistics():
+def test_batch_norm_updates_running_statistics_like_pytorch():
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, size=(4, 5, 6, 7)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 7)).astype(np.float32)
@@ -31,7 +31,7 @@ def test_batch_norm_keeps_pytorchs_running_statistics():
     np.testing.assert_allclose(y, np.maximum(expected, 0), atol=1e-5)
 
 
-def test_batch_norm_has_the_gradients_of_autodiff():
+def test_batch_norm_gradients_match_autodiff():
     def plain(x, scale, bias):
         mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
         return jnp.maximum((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, 0)
@@ -47,8 +47,8 @@ def test_batch_norm_has_the_gradients_of_autodiff():
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_what_is_kept_for_the_gradient_stays_in_bfloat16():
-    """Of each layer its input, its convolution's output and its own, and nothing in float32."""
+def test_residuals_stay_in_bfloat16():
+    """A layer keeps its input, its convolution's output and its own output, none in float32."""
 
     def forward(x, variables):
         layer = ConvNormRelu(8, 3, dtype=jnp.bfloat16)
@@ -62,7 +62,7 @@ def test_what_is_kept_for_the_gradient_stays_in_bfloat16():
     assert len(kept) == 3
 
 
-def test_batch_norm_statistics_stay_float32_under_bfloat16():
+def test_batch_norm_statistics_are_float32_for_bfloat16_inputs():
     x = jnp.ones((2, 3, 3, 4), jnp.bfloat16)
     variables = BatchNormRelu().init(jax.random.key(0), x, train=True)
     y, updated = BatchNormRelu().apply(variables, x, train=True, mutable=["batch_stats"])
@@ -71,7 +71,7 @@ def test_batch_norm_statistics_stay_float32_under_bfloat16():
 
 
 @pytest.mark.parametrize(("transposed", "kernel", "stride"), [(False, 5, 1), (True, 4, 2)])
-def test_kernels_start_from_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, stride):
+def test_kernels_are_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, stride):
     layer = Conv(64, kernel, stride, transposed=transposed)
     weights = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 128)))["params"]["kernel"]
     # torch.nn.init.kaiming_normal_(mode="fan_out") on (out, in, k, k) and on (in, out, k, k)

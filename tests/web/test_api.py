@@ -1,4 +1,4 @@
-"""The server as programs use it: its answers, its limits, many at once, its end."""
+"""Uses the server as a program: results, limits, many clients, shutdown."""
 
 import concurrent.futures
 import contextlib
@@ -25,7 +25,7 @@ def completer(finished_run):
 
 
 def make_files(folder, name, size=(120, 160), offset=0):
-    """A photograph with a hole; its paths, pixels and the hole."""
+    """Writes a photograph and a mask; returns their paths, the pixels and the hole."""
     height, width = size
     image = np.ascontiguousarray(np.roll(skimage.data.coffee(), offset, 1)[:height, :width])
     hole = np.zeros(size, bool)
@@ -51,25 +51,25 @@ def pixels(path):
         return np.array(image)
 
 
-def assert_equal_but_for_ties(got, expected):
-    """The server's process has fewer devices, so sums are ordered otherwise there."""
+def assert_equal_up_to_rounding(got, expected):
+    """The server's process has fewer devices, which changes the order of sums."""
     np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
     assert (got != expected).mean() < 1e-3
 
 
-def test_it_completes(server, completer, tmp_path):
+def test_complete(server, completer, tmp_path):
     paths, image, hole = make_files(tmp_path, "cup")
     client = connect(server, tmp_path)
     plain = complete(client, *paths)
     assert Path(plain).name == "cup-completed.png"
-    assert_equal_but_for_ties(pixels(plain), completer(image, hole))
+    assert_equal_up_to_rounding(pixels(plain), completer(image, hole))
     blended = pixels(complete(client, *paths, blend="poisson"))
     np.testing.assert_array_equal(blended[~hole], image[~hole])
     assert (blended != pixels(plain)).any()
 
 
 def test_twenty_clients_at_once(server, completer, tmp_path):
-    """Each gets its own photograph back."""
+    """Each client gets its own photograph back."""
 
     def ask(number):
         folder = tmp_path / str(number)
@@ -80,10 +80,10 @@ def test_twenty_clients_at_once(server, completer, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         for got, image, hole in pool.map(ask, range(20)):
             np.testing.assert_array_equal(got[~hole], image[~hole])
-            assert_equal_but_for_ties(got, completer(image, hole))
+            assert_equal_up_to_rounding(got, completer(image, hole))
 
 
-def test_what_cannot_be_completed_is_said_in_words(server, tmp_path):
+def test_errors_have_clear_messages(server, tmp_path):
     (photo, mask), _, _ = make_files(tmp_path, "cup")
     (tmp_path / "text.jpg").write_text("no image")
     PIL.Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
@@ -91,26 +91,26 @@ def test_what_cannot_be_completed_is_said_in_words(server, tmp_path):
     PIL.Image.new("L", (1200, 1000)).save(tmp_path / "large.png")
     client = connect(server, tmp_path)
     for name, of, words in (
-        ("text.jpg", mask, "text.jpg is no image"),
-        (photo, "text.jpg", "text.jpg is no image"),
+        ("text.jpg", mask, "text.jpg is not an image"),
+        (photo, "text.jpg", "text.jpg is not an image"),
         (photo, "small.png", "the image is 160x120, its mask 10x10"),
         (photo, "black.png", "there is no hole yet"),
-        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 may be"),
+        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 are allowed"),
     ):
         with pytest.raises(AppError, match="^" + words):
             complete(client, tmp_path / name, tmp_path / of)
 
 
-def test_the_queue_cannot_be_passed_by(server, tmp_path):
-    """Requests that would run at once, side by side, are not answered."""
+def test_the_queue_cannot_be_bypassed(server, tmp_path):
+    """Requests that would run immediately and concurrently are rejected."""
     files = [{"path": "a.png", "meta": {"_type": "gradio.FileData"}}] * 2
-    for name in ("complete", "pressed"):
+    for name in ("complete", "on_press"):
         answer = httpx.post(f"{server[0]}/gradio_api/api/{name}", json={"data": [*files, "none"]})
         assert answer.status_code in (401, 404), answer.text
 
 
-def test_the_editor_takes_one_layer_of_the_pages_size(server, tmp_path):
-    """Large ones, and many, would be decoded before anything is checked."""
+def test_the_editor_accepts_one_layer_of_limited_size(server, tmp_path):
+    """Gradio would decode large or many layers before our checks."""
     api = f"{server[0]}/gradio_api"
     (photo, _), _, _ = make_files(tmp_path, "cup")
     PIL.Image.new("RGBA", (6000, 6000)).save(tmp_path / "large.png")
@@ -118,21 +118,26 @@ def test_the_editor_takes_one_layer_of_the_pages_size(server, tmp_path):
     paths = httpx.post(f"{api}/upload", files=files).json()
     photo, large = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths)
     config = httpx.get(f"{server[0]}/config").json()
-    (pressed,) = (one["id"] for one in config["dependencies"] if one["api_name"] == "pressed")
-    (editor,) = (one["id"] for one in config["components"] if one["type"] == "imageeditor")
+    (press_id,) = (one["id"] for one in config["dependencies"] if one["api_name"] == "on_press")
+    (editor_id,) = (one["id"] for one in config["components"] if one["type"] == "imageeditor")
 
     painted = {"background": None, "layers": [large] * 9, "composite": None}
-    event = {"data": [photo, painted, None, "none"], "fn_index": pressed, "session_hash": "a"}
+    event = {"data": [photo, painted, None, "none"], "fn_index": press_id, "session_hash": "a"}
     httpx.post(f"{api}/queue/join", json=event)
     with httpx.stream("GET", f"{api}/queue/data?session_hash=a", timeout=60) as answer:
         said = next(line for line in answer.iter_lines() if "process_completed" in line)
     assert "the painting is larger than 1280 pixels" in said
     blob = {"type": "layer", "index": 10**9, "id": "a"}
-    event = {"data": blob, "component_id": editor, "fn_name": "accept_blobs", "session_hash": "a"}
+    event = {
+        "data": blob,
+        "component_id": editor_id,
+        "fn_name": "accept_blobs",
+        "session_hash": "a",
+    }
     assert httpx.post(f"{api}/component_server", json=event).status_code == 404
 
 
-def test_no_other_files_are_read(server, tmp_path):
+def test_urls_and_other_files_are_not_read(server, tmp_path):
     (_, mask), _, _ = make_files(tmp_path, "cup")
     client = connect(server, tmp_path)
     for path in ("http://example.org/a.png", "/etc/hostname"):
@@ -144,12 +149,12 @@ def test_no_other_files_are_read(server, tmp_path):
             )
 
 
-def test_large_files_are_refused(server, tmp_path):
+def test_large_files_are_rejected(server, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
     with pytest.raises(ValueError, match="exceeds the maximum file size of 1000000 bytes"):
         complete(connect(server, tmp_path), tmp_path / "noise.png", tmp_path / "noise.png")
-    # Also from those who do not ask first.
+    # Clients that do not check the limit first get status 413.
     content = (tmp_path / "noise.png").read_bytes()
     answer = httpx.post(f"{server[0]}/gradio_api/upload", files={"files": ("a.png", content)})
     assert answer.status_code == 413
@@ -164,7 +169,7 @@ def test_large_files_are_refused(server, tmp_path):
         assert answer.status_code >= 400
 
 
-def test_a_full_queue_refuses_and_the_rest_is_done(finished_run, tmp_path):
+def test_a_full_queue_rejects_further_requests(finished_run, tmp_path):
     (photo, mask), image, _ = make_files(tmp_path, "cup", size=(400, 600))
     with serving(finished_run[0], tmp_path, "--max-queue=1") as server:
         client = connect(server, tmp_path)
@@ -182,7 +187,7 @@ def test_a_full_queue_refuses_and_the_rest_is_done(finished_run, tmp_path):
     assert len(answers) == 1 and answers.pop().startswith("Queue is full")
 
 
-def test_nothing_is_kept(finished_run, tmp_path):
+def test_shutdown_deletes_all_files(finished_run, tmp_path):
     (photo, mask), _, _ = make_files(tmp_path, "cup")
     place = tmp_path / "server"
     place.mkdir()
@@ -195,8 +200,8 @@ def test_nothing_is_kept(finished_run, tmp_path):
         assert (place / "output.txt").read_text().splitlines()[1:] == ["stopped"]
 
 
-def test_where_it_listens(server, finished_run):
-    """On this machine alone, and not on a port that is taken."""
+def test_listens_on_localhost_only(server, finished_run):
+    """And reports a port that is in use."""
     port = server[0].rpartition(":")[2]
     result = run("glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", f"--port={port}")
     assert_refused(result, f"cannot listen on 127.0.0.1:{port}", "--port")
@@ -213,5 +218,5 @@ def test_where_it_listens(server, finished_run):
         ([], "--checkpoint"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, expected):
+def test_invalid_arguments_are_rejected(arguments, expected):
     assert_refused(run("glinpaint_jax", "serve", *arguments), expected)

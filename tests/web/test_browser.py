@@ -1,4 +1,4 @@
-"""The page in headless Chromium: open, paint, erase, complete, download."""
+"""Uses the page in headless Chromium: open, paint, erase, complete, download."""
 
 import contextlib
 import shutil
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 FLAGS = (
     "--headless",
-    "--no-sandbox",  # root, as in containers, cannot have one
+    "--no-sandbox",  # unavailable to root, as in containers
     "--enable-unsafe-swiftshader",  # WebGL without a graphics card
     "--disable-background-networking",
     "--disable-component-update",
@@ -35,13 +35,13 @@ WIDTH, HEIGHT = 480, 320
 
 
 class Page:
-    """The served page, by what a person sees on it."""
+    """The served page, as a person sees it."""
 
     def __init__(self, driver):
         self.driver = driver
 
     def find(self, selector):
-        """The first that is shown, when there is one."""
+        """Waits for the first visible match."""
 
         def shown():
             found = self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -51,13 +51,13 @@ class Page:
         return wait_for(shown)
 
     def open(self, place, path):
-        """Files are given to an input that people do not see."""
+        """Opens a file through the hidden file input."""
         inputs = f"{place} input[type=file]"
         wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, inputs))[0].send_keys(str(path))
         wait_for(lambda: path.stem in self.find(place).text)
 
     def drag(self, tool, offsets):
-        """With a tool of the editor along offsets in pixels of the screen from its middle."""
+        """Drags an editor tool along screen offsets in pixels from the editor's centre."""
         self.find(f"#editor button[aria-label={tool!r}]").click()
         canvas = self.find("#editor canvas")
         start, *others = offsets
@@ -97,7 +97,7 @@ def pixels(path):
 
 
 def download(page, tmp_path):
-    """The pixels of the file that the button gives."""
+    """Downloads the result and returns its pixels."""
     page.find("#download").click()
     path = tmp_path / "got" / "cup-completed.png"
     wait_for(path.exists)
@@ -106,16 +106,16 @@ def download(page, tmp_path):
 
 def test_paint_erase_complete_download(page, photo, tmp_path):
     page.open("#photo", photo)
-    wait_for(lambda: "%" in page.find("#editor").text)  # the editor's zoom: the picture is there
+    wait_for(lambda: "%" in page.find("#editor").text)  # shows its zoom once the image is loaded
     page.drag("Brush", [(-100, -40), (0, -40), (100, -40)])
     page.drag("Erase", [(60, -80), (60, -40), (60, 0)])
     page.find("#complete").click()
     page.find("#result img")
-    wait_for(lambda: f"{WIDTH} x {HEIGHT}" in page.find("#said").text)
+    wait_for(lambda: f"{WIDTH} x {HEIGHT}" in page.find("#summary").text)
 
     before, after = pixels(photo), download(page, tmp_path)
     changed = (before != after).any(-1)
-    # Two blobs, left and right of what was erased, above the middle, and nothing else.
+    # Exactly two blobs, left and right of the erased stroke, above the middle.
     joined = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9)))
     count, _, boxes, centres = cv2.connectedComponentsWithStats(joined)
     assert count - 1 == 2, boxes
@@ -137,9 +137,9 @@ def test_a_mask_file(page, photo, tmp_path):
     assert (after[hole] != before[hole]).any(-1).mean() > 0.9
 
 
-def test_errors_are_shown_in_words(page, tmp_path):
+def test_errors_are_shown(page, tmp_path):
     page.find("#complete").click()
     wait_for(lambda: "there is no photograph yet" in page.find(".toast-body").text)
     (tmp_path / "text.jpg").write_text("no image")
     page.open("#photo", tmp_path / "text.jpg")
-    wait_for(lambda: "text.jpg is no image" in page.find(".toast-wrap").text)
+    wait_for(lambda: "text.jpg is not an image" in page.find(".toast-wrap").text)

@@ -1,4 +1,4 @@
-"""What becomes of the files that people send."""
+"""Handles uploaded files."""
 
 import os
 import time
@@ -14,8 +14,8 @@ from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
     complete_upload,
-    painted,
-    preview,
+    layer_to_hole,
+    make_preview,
     remove_older,
 )
 
@@ -33,27 +33,29 @@ class Whitener(Completer):
         return [np.where(hole[..., None], np.uint8(255), image)]
 
 
-def test_paint_is_stretched_to_the_photograph():
+def test_the_painted_layer_is_stretched_to_the_photograph():
     layer = np.zeros((50, 100, 4), np.uint8)
     layer[10:20, 30:60] = 255, 45, 120, 255
     layer[40:, 90:, :3] = 255  # coloured but transparent: erased
-    hole = painted(PIL.Image.fromarray(layer), 500, 1000)
+    hole = layer_to_hole(PIL.Image.fromarray(layer), 500, 1000)
     expected = np.zeros((500, 1000), bool)
     expected[100:200, 300:600] = True
     assert (hole != expected).mean() < 0.001
-    np.testing.assert_array_equal(painted(PIL.Image.fromarray(layer), 50, 100), layer[..., 3] > 0)
+    np.testing.assert_array_equal(
+        layer_to_hole(PIL.Image.fromarray(layer), 50, 100), layer[..., 3] > 0
+    )
 
 
 def test_previews_are_small_and_opaque():
     image = PIL.Image.new("LA", (3000, 1000), (0, 0))
-    shown = preview(image)
+    shown = make_preview(image)
     assert shown.size == (PREVIEW, PREVIEW // 3 + 1) and shown.mode == "RGB"
     assert shown.getpixel((5, 5)) == (255, 255, 255)
     assert image.size == (3000, 1000)
-    assert preview(PIL.Image.new("RGB", (30, 20), "red")).getpixel((0, 0)) == (255, 0, 0)
+    assert make_preview(PIL.Image.new("RGB", (30, 20), "red")).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_the_result_is_written_as_the_photograph_was(tmp_path):
+def test_the_result_keeps_the_photographs_format_and_metadata(tmp_path):
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
     exif[PIL.ExifTags.Base.Artist] = "somebody"
@@ -76,7 +78,7 @@ def test_the_result_is_written_as_the_photograph_was(tmp_path):
         assert min(written.getpixel((15, 3))) > 240 > max(written.getpixel((15, 20)))
 
 
-def test_without_a_photograph_or_a_hole_nothing_is_done(tmp_path):
+def test_a_photograph_and_a_hole_are_required(tmp_path):
     with pytest.raises(UserError, match="there is no photograph yet"):
         complete_upload(Whitener(), None, None, None, "none", tmp_path, LIMITS)
     PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
@@ -84,7 +86,7 @@ def test_without_a_photograph_or_a_hole_nothing_is_done(tmp_path):
         complete_upload(Whitener(), str(tmp_path / "a.png"), None, None, "none", tmp_path, LIMITS)
 
 
-def test_alpha_that_the_format_cannot_hold_gives_a_png(tmp_path):
+def test_alpha_in_a_format_without_alpha_gives_a_png(tmp_path):
     photo, mask = tmp_path / "alpha.bmp", tmp_path / "mask.png"
     pixels = np.full((20, 30, 4), 128, np.uint8)
     cv2.imwrite(str(photo), pixels)
@@ -94,28 +96,31 @@ def test_alpha_that_the_format_cannot_hold_gives_a_png(tmp_path):
     assert result.after.mode == "RGBA"
 
 
-def test_errors_do_not_tell_where_files_lie(tmp_path):
+def test_errors_do_not_reveal_paths(tmp_path):
     photo, mask = tmp_path / "wide.png", tmp_path / "mask.png"
     for path in (photo, mask):
         PIL.Image.new("L", (1100, 1000), 255).save(path)
     limits = Limits(megapixels=1, megabytes=1, queue=1)
-    for name, message in (("gone.png", "gone.png has been deleted"), ("wide.png", "wide.png has")):
+    for name, message in (
+        ("gone.png", "gone.png has been deleted on the server"),
+        ("wide.png", "wide.png has"),
+    ):
         with pytest.raises(UserError, match="^" + message):
             path = str(tmp_path / name)
             complete_upload(Whitener(), path, str(mask), None, "none", tmp_path, limits)
 
 
-def test_large_blends_are_refused(tmp_path):
+def test_large_blends_are_rejected(tmp_path):
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
     PIL.Image.new("RGB", (3000, 2700)).save(photo)
     line = np.zeros((2700, 3000), np.uint8)
     cv2.line(line, (5, 5), (2990, 2690), 255, 3)
     cv2.imwrite(str(mask), line)
-    with pytest.raises(UserError, match="too much for blending"):
+    with pytest.raises(UserError, match="at most 8,000,000 pixels can be blended"):
         complete_upload(Whitener(), str(photo), str(mask), None, "poisson", tmp_path, LIMITS)
 
 
-def test_old_files_go_and_the_folders_they_leave_empty(tmp_path):
+def test_remove_older_removes_old_files_and_empty_folders(tmp_path):
     for name, age in (("old", 100), ("new", 10)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "photo.png").touch()
