@@ -7,7 +7,7 @@ import pytest
 
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import NAME
+from glinpaint_jax.files import MANIFEST_NAME
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.resume import NEWEST, SET_ASIDE, newest_whole_step
 from glinpaint_jax.weights import FOLDER, load_weights
@@ -65,7 +65,7 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_one_before_it_used(ki
         said = []
         assert newest_whole_step(workdir, said.append) == 3, name
         assert len(said) == 1 and "checkpoint 5 is not whole" in said[0] and str(aside) in said[0]
-        if name.name != NAME:
+        if name.name != MANIFEST_NAME:
             assert str(name) in said[0]
         # Nothing was deleted: with the file as it was, the step is whole again.
         aside.rename(newest)
@@ -76,7 +76,7 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_one_before_it_used(ki
 def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     temporary = workdir / FOLDER / "8.orbax-checkpoint-tmp"
     shutil.copytree(workdir / FOLDER / "3", temporary)
-    (workdir / FOLDER / "5" / NAME).unlink()  # killed between orbax's last act and ours
+    (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()  # killed between orbax's last act and ours
     said = []
     assert newest_whole_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
@@ -114,7 +114,7 @@ def test_steps_without_manifests_are_not_thrown_away(steps, workdir):
     """Those of the versions before manifests."""
     (workdir / NEWEST).unlink()
     for step in ("3", "5"):
-        (workdir / FOLDER / step / NAME).unlink()
+        (workdir / FOLDER / step / MANIFEST_NAME).unlink()
         if step not in steps:
             shutil.rmtree(workdir / FOLDER / step)
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
@@ -128,7 +128,7 @@ def test_a_run_killed_in_its_first_save_starts_anew(moment, workdir):
     if moment == "writing":
         (workdir / FOLDER / "5").rename(workdir / FOLDER / "5.orbax-checkpoint-tmp")
     else:
-        (workdir / FOLDER / "5" / NAME).unlink()
+        (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()
     said = []
     assert newest_whole_step(workdir, said.append) is None
     assert len(said) == 1
