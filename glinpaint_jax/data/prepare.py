@@ -1,11 +1,11 @@
 """Writes and checks shards in parallel. No jax."""
 
 import contextlib
-import functools
 import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -30,7 +30,6 @@ from glinpaint_jax.data.shards import (
     write_shard,
 )
 from glinpaint_jax.data.sources import EncodedSource, FolderSource
-from glinpaint_jax.data.workers import exit_with_parent
 from glinpaint_jax.errors import UserError
 
 
@@ -139,7 +138,15 @@ def _block_ctrl_c() -> Iterator[None]:
 
 def _start_worker(folder: Path, plan: Plan, todo: list[int]) -> None:
     cv2.setNumThreads(1)  # the workers share the cores
-    exit_with_parent(functools.partial(remove_half_written, folder, plan, todo, os.getpid()))
+
+    def exit_with_parent() -> None:  # even if it was killed
+        multiprocessing.parent_process().join()
+        try:
+            remove_half_written(folder, plan, todo, os.getpid())
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def _describe_death(processes: list[BaseProcess]) -> str:

@@ -72,20 +72,12 @@ def start_worker(index: int, count: int) -> None:
     # Ctrl-C and SLURM signal every process, but workers must last until the run has stopped.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    exit_with_parent()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def exit_with_parent(clean_up: Callable[[], Any] = lambda: None) -> None:
-    """Makes this process exit when its parent does, even if the parent was killed."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        try:
-            clean_up()
-        finally:
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()  # also if it was killed
+    os._exit(1)
 
 
 def _keep_freed_memory() -> None:
