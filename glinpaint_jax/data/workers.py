@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from glinpaint_jax.errors import UserError
@@ -27,14 +26,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_ahead() -> grain.ReadOptions:
-    """Threads of this process, at most one per core: four on one core decode 20% slower."""
+def read_ahead() -> Any:
+    """grain.ReadOptions for this process, at most a thread per core: 4 on one decode 20% slower."""
+    import grain  # imports jax if it is installed, which `prepare` does not need
+
     _keep_freed_memory()
     return grain.ReadOptions(min(cores(), MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
 
 
 def restart_dead_workers(
-    open_batches: Callable[..., grain.DatasetIterator],
+    open_batches: Callable[..., Any],
     start: int,
     global_batch_size: int,
     warn: Callable[[str], Any],
