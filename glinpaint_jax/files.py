@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Writing files and folders whole or not at all; locks; checksums."""
 
 import contextlib
 import fcntl
@@ -14,12 +14,14 @@ from pathlib import Path
 
 from glinpaint_jax.errors import UserError
 
+MANIFEST_NAME = "manifest.sha256"
+
 
 @contextlib.contextmanager
-def replacing(path: Path, prefix: str = "") -> Iterator[Path]:
-    """Yields a path beside `path` for a file or a folder, hidden; `prefix` says whose it is.
+def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
+    """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
 
-    What is written there is moved into place at the end, and removed if anything fails before.
+    If anything fails, removes it instead. The hidden name starts with `prefix`.
     """
     temporary = path.with_name(f".{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -34,7 +36,7 @@ def replacing(path: Path, prefix: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def refuse_unwritable(path: Path) -> Iterator[None]:
-    """Raises UserError in place of an OSError met while writing `path`."""
+    """Turns an OSError while writing `path` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -42,13 +44,13 @@ def refuse_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
-        keep_on_disk(temporary)
+        fsync_path(temporary)
 
 
-def keep_on_disk(path: Path) -> None:
-    """A file or folder: not in the kernel's memory alone, where a power failure would take it."""
+def fsync_path(path: Path) -> None:
+    """Flushes a file or folder to disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,23 +59,23 @@ def keep_on_disk(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises OSError where `size` bytes cannot be written there; libraries notice that loudly."""
+    """Raises OSError if `size` bytes do not fit; orbax's own error would be a page long."""
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, which says who holds it; the system frees it with the process.
+def lock_file(path: Path) -> Iterator[None]:
+    """Locks `path` and writes the owner into it; the lock ends with the process.
 
-    Raises UserError where another process holds it, or the file cannot be opened; warns where the
+    Raises UserError if another process holds the lock or the file cannot be opened; warns if the
     file system has no locks.
     """
     with refuse_unwritable(path):
@@ -89,50 +91,51 @@ def locked(path: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             warnings.warn(
-                f"cannot lock {path.parent} ({error.strerror}): nothing keeps a second run out",
+                f"cannot lock {path.parent} ({error.strerror}); make sure no second run uses it",
                 stacklevel=3,
             )
         owner = f"process {os.getpid()} on {socket.gethostname()}\n"
-        with contextlib.suppress(OSError):  # a full disk is for others to report
+        with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
             path.write_text(owner)
         yield
 
 
-NAME = "manifest.sha256"
-
-
 def write_manifest(folder: Path) -> None:
-    """Lists every file below `folder`, once they are on the disk and not only in its cache."""
+    """Writes the checksums of all files below `folder`, in the format of sha256sum.
+
+    First flushes the files to disk.
+    """
     lines = []
-    for path in _files(folder):
-        keep_on_disk(path)
+    for path in _list_files(folder):
+        fsync_path(path)
         lines.append(f"{checksum(path)}  {path.relative_to(folder)}\n")
-    write_atomically(folder / NAME, "".join(lines).encode())
+    write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
-        keep_on_disk(path)
+        fsync_path(path)
 
 
 def find_damage(folder: Path) -> str | None:
-    """What differs from the manifest, in a few words; None where nothing does."""
+    """Returns what differs from the manifest, in a few words, or None if nothing does."""
     try:
-        *lines, rest = (folder / NAME).read_bytes().decode().split("\n")
+        *lines, rest = (folder / MANIFEST_NAME).read_bytes().decode().split("\n")
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if rest:
-            return f"{NAME} does not end with its last line"
-        found = {str(path.relative_to(folder)): path for path in _files(folder)}
+            return f"{MANIFEST_NAME} does not end with its last line"
+        found = {str(path.relative_to(folder)): path for path in _list_files(folder)}
         for name in sorted(listed.keys() | found.keys()):
             if name not in found:
                 return f"{name} is missing"
             if name not in listed:
-                return f"{name} is not in its {NAME}"
+                return f"{name} is not in its {MANIFEST_NAME}"
             if checksum(found[name]) != listed[name]:
                 return f"{name} has another checksum than when it was written"
     except FileNotFoundError:
-        return f"it has no {NAME}, which is written last"
+        return f"it has no {MANIFEST_NAME}, which is written last"
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
         return f"{folder.name} cannot be read: {error}"
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+def _list_files(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.name != MANIFEST_NAME)

@@ -19,7 +19,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
     refuse_unwritable,
-    replacing,
+    replace_atomically,
     require_space,
     write_manifest,
 )
@@ -70,7 +70,7 @@ def save_imported(weights: Weights, workdir: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         networks = jax.tree.leaves((weights.generator, weights.discriminator))
         require_space(place.parent, sum(leaf.nbytes for leaf in networks))
-        with replacing(place) as temporary:
+        with replace_atomically(place) as temporary:
             with ocp.CheckpointManager(temporary / FOLDER) as manager:
                 manager.save(weights.step, args=ocp.args.Composite(**items))
             write_manifest(temporary / FOLDER / str(weights.step))

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from glinpaint_jax.files import NAME, find_damage, write_manifest
+from glinpaint_jax.files import MANIFEST_NAME, find_damage, write_manifest
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
 
@@ -19,13 +19,13 @@ def folder(tmp_path):
 
 def test_it_lists_every_file_as_sha256sum_does(folder):
     lines = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in CONTENTS.items()]
-    assert (folder / NAME).read_text() == "".join(lines)
+    assert (folder / MANIFEST_NAME).read_text() == "".join(lines)
     assert find_damage(folder) is None
-    subprocess.run(["sha256sum", "--check", "--quiet", NAME], cwd=folder, check=True)
+    subprocess.run(["sha256sum", "--check", "--quiet", MANIFEST_NAME], cwd=folder, check=True)
 
 
 def test_every_single_flipped_byte_is_found(folder):
-    for name in (*CONTENTS, NAME):
+    for name in (*CONTENTS, MANIFEST_NAME):
         content = (folder / name).read_bytes()
         for place in range(len(content)):
             for bits in (0x01, 0x80):
@@ -37,7 +37,7 @@ def test_every_single_flipped_byte_is_found(folder):
     assert find_damage(folder) is None
 
 
-@pytest.mark.parametrize("name", [*CONTENTS, NAME])
+@pytest.mark.parametrize("name", [*CONTENTS, MANIFEST_NAME])
 def test_missing_and_shortened_files_are_named(name, folder):
     content = (folder / name).read_bytes()
     if content:
@@ -49,8 +49,8 @@ def test_missing_and_shortened_files_are_named(name, folder):
 
 def test_files_that_nobody_listed_are_named(folder):
     (folder / "deep" / "more").write_text("x")
-    assert find_damage(folder) == f"deep/more is not in its {NAME}"
+    assert find_damage(folder) == f"deep/more is not in its {MANIFEST_NAME}"
 
 
 def test_a_folder_that_is_not_there_is_not_whole(tmp_path):
-    assert NAME in find_damage(tmp_path / "nowhere")
+    assert MANIFEST_NAME in find_damage(tmp_path / "nowhere")

@@ -122,7 +122,7 @@ def test_a_run_that_fails_before_its_first_step_ends_in_one_line(tmp_path):
     )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: 4 images in turn cannot be decoded")
+    assert result.stderr.splitlines()[-1].startswith("error: 4 images in a row cannot be decoded")
 
 
 @pytest.mark.parametrize("program", [["glinpaint_jax.main"], ["glinpaint_jax", "evaluate"]])

@@ -1,13 +1,13 @@
-"""Writes any source of images as ArrayRecord shards: what training on millions reads fastest.
+"""Writes a source of images as ArrayRecord shards, the fastest to train on with millions of images.
 
-SOURCE has the forms of config.data.source: folder:PATH[:LIST], tfds:NAME:SPLIT,
-array_record:GLOB, photos, or several joined by |, the first that exists. Of a folder or dataset
-with a validation part the training part is written; name the other to prepare it.
+SOURCE takes the same forms as config.data.source: folder:PATH[:LIST], tfds:NAME:SPLIT,
+array_record:GLOB, photos, or several joined by | (the first that exists is used). If a folder or
+dataset has a validation part, only the training part is written; prepare the other separately.
 
-Records hold the files' bytes as they are; with --max-side larger images are shrunk and compressed
-anew (JPEG of quality 95, PNG stays PNG). What cannot be decoded is left out and listed with its
-reason. Shards that were finished are kept, so after any end the same command goes on. Hosts that
-share DIR take ranges of shards; the last one to finish writes DIR/manifest.json.
+Records hold the image files unchanged. With --max-side, larger images are shrunk and re-encoded
+(PNG as PNG, all others as JPEG of quality 95). Images that cannot be decoded are left out and
+listed with the reason. If interrupted, rerun the command: finished shards are kept. Hosts that
+share DIR can each write a --shard-range; the last one to finish writes DIR/manifest.json.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from glinpaint_jax.data.shards import (
     MAX_SIDE,
     Plan,
     agree_on_plan,
-    manifest,
+    make_dataset_manifest,
     read_plan,
-    totals,
+    sum_entries,
 )
 from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
@@ -59,15 +59,17 @@ def write_shards(arguments: argparse.Namespace) -> None:
     entries = prepare(
         folder, plan, source, numbers, arguments.workers, lambda line: print(line, flush=True)
     )
-    joined = manifest(folder, plan)
+    joined = make_dataset_manifest(folder, plan)
     if joined is not None:
         with refuse_unwritable(folder):
             write_atomically(folder / "manifest.json", joined)
-    summarise(folder, plan, totals(entries), len(entries), json.loads(joined) if joined else None)
+    summarise(
+        folder, plan, sum_entries(entries), len(entries), json.loads(joined) if joined else None
+    )
 
 
 def summarise(folder: Path, plan: Plan, here: dict, shards: int, joined: dict | None) -> None:
-    """Raises UserError where not one image is left."""
+    """Prints what was written. Raises UserError if no image could be decoded."""
     total = joined or here
     names = "manifest.json" if joined else "the shards' .json"
     rejected = f"{total['rejected']} rejected" + f" (see {names})" * bool(total["rejected"])
@@ -77,22 +79,22 @@ def summarise(folder: Path, plan: Plan, here: dict, shards: int, joined: dict | 
     )
     if total["count"] == 0:
         raise UserError(
-            f"not one of {total['rejected']} images of {plan.source} can be decoded; "
-            f"{folder / names} says why"
+            f"none of the {total['rejected']} images of {plan.source} can be decoded; "
+            f"see {folder / names}"
         )
     if joined is None:
-        print("manifest.json will be written when the other shards are there")
+        print("manifest.json will be written once the other shards are finished")
         return
     pattern = f"{glob.escape(str(folder))}/*.array_record"
     print(f"train with {shlex.quote(f'--config.data.source=array_record:{pattern}')}")
 
 
 def check_shards(arguments: argparse.Namespace) -> None:
-    """Prints what is not whole. Raises UserError if anything is not."""
+    """Prints what is missing or damaged. Raises UserError if anything is."""
     folder = arguments.output
     plan = read_plan(folder)
     if plan is None:
-        raise UserError(f"no plan.json in {folder}, so nothing was prepared there")
+        raise UserError(f"no plan.json in {folder}: nothing was prepared there")
     numbers = shard_numbers(arguments, plan)
     problems = 0
     for line in check(folder, plan, numbers, arguments.workers):
@@ -100,15 +102,15 @@ def check_shards(arguments: argparse.Namespace) -> None:
         print(line)
     if problems == 0 and len(numbers) == plan.shards:
         path = folder / "manifest.json"
-        if not path.is_file() or path.read_bytes() != manifest(folder, plan):
+        if not path.is_file() or path.read_bytes() != make_dataset_manifest(folder, plan):
             problems = 1
-            print("manifest.json: missing, or not what the shards' .json say")
+            print("manifest.json: missing, or disagrees with the shards' .json")
     if problems:
         raise UserError(
-            f"{problems} of the files in {folder} are damaged or missing, as named above; delete "
+            f"{problems} of the files in {folder} are damaged or missing (listed above); delete "
             f"them and run: {command_of(plan, folder)}"
         )
-    print(f"{len(numbers)} of {plan.shards} shards in {folder} are whole")
+    print(f"{len(numbers)} of {plan.shards} shards in {folder} are intact")
 
 
 def command_of(plan: Plan, folder: Path) -> str:
@@ -158,4 +160,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--check", action="store_true", help="verify counts and checksums; needs no SOURCE"
     )
-    cli.run_command(main, parser, "interrupted; finished shards are kept, the same command goes on")
+    cli.run_command(
+        main, parser, "interrupted; finished shards are kept, rerun the command to continue"
+    )

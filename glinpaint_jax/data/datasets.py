@@ -1,10 +1,10 @@
-"""From a description to sources: the config's ``data.source``.
+"""Opens the sources that the config's ``data.source`` describes.
 
 photos                    the photographs that ship with scikit-image
-folder:PATH[:LIST]        all images below PATH, or those that the file LIST names
+folder:PATH[:LIST]        all images below PATH, or those listed in the file LIST
 tfds:NAME:SPLIT           a prepared TensorFlow dataset in array_record format
-array_record:GLOB         encoded images, one a record
-A|B                       the first of several that exists
+array_record:GLOB         encoded images, one per record
+A|B                       the first that exists
 """
 
 import glob
@@ -24,7 +24,7 @@ from glinpaint_jax.data.sources import (
 )
 from glinpaint_jax.errors import UserError
 
-# Photographs among scikit-image's pictures; the others are drawings, text, cells and textures.
+# scikit-image's other pictures are drawings, text, cells and textures.
 TRAINING_PHOTOS = (
     "astronaut.png",
     "brick.png",
@@ -35,8 +35,8 @@ TRAINING_PHOTOS = (
     "retina.jpg",
 )
 HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
-# Folders with parts of their own: training folder and list, validation folder and list. A list
-# may be missing, in which case all the images of the folder are taken.
+# Known folder layouts: training folder and list, validation folder and list. Without its list, all
+# images of a folder are used.
 LAYOUTS = (
     (
         "data_large",
@@ -47,18 +47,17 @@ LAYOUTS = (
     ("data_large", "train_celeba_img_list.txt", "data_large", "val_celeba_img_list.txt"),
     ("train", "", "val", ""),
 )
-MAX_HOLD_OUT = 0.1  # share of a source without a validation part that evaluation may take
+MAX_HOLD_OUT = 0.1  # share of a source without a validation part
 
 
 def open_sources(spec: str, eval_spec: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
-    """The training source, and the evaluation sources by name, the most telling one first.
+    """Returns the training source and the evaluation sources by name, the most important first.
 
-    Without `eval_spec` the source's own validation part is evaluated: a folder's or TFDS dataset's
-    validation split; for the photographs, held-out ones and new crops of the training ones. Of
-    any other source `eval_images` records, at most a tenth, are held out of training; of one with
-    fewer than 10 records new crops are evaluated.
+    Without `eval_spec`, evaluates on the source's own validation part if it has one (for
+    `photos`: held-out photographs and new crops of the training ones). Otherwise holds out
+    `eval_images` records, at most a tenth; if there are fewer than 10, evaluates on new crops.
 
-    Raises UserError that says where it looked and how to go on.
+    Raises UserError if nothing is found; the message says where it looked and what to try.
     """
     train, evaluation = _first_existing(spec, "--config.data.source=", eval_images)
     if eval_spec:
@@ -75,10 +74,7 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> tuple[Source, d
 
 
 def open_whole(spec: str) -> EncodedSource:
-    """All training images, none held out; a validation folder is opened by naming it.
-
-    Raises UserError like `open_sources`.
-    """
+    """Returns all training images, with none held out. Raises UserError like `open_sources`."""
     return _first_existing(spec, "", 1)[0]
 
 
@@ -94,13 +90,13 @@ def _first_existing(spec: str, flag: str, eval_images: int) -> tuple[Source, dic
             if len(source) == 0:
                 raise UserError(
                     f"{flag}{alternative} holds no images ({', '.join(EXTENSIONS)}); put some "
-                    "there or name others"
+                    "there or choose another source"
                 )
         return train, evaluation
     raise UserError(
-        f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or name others: "
-        f"{flag}folder:PATH (any folder of images), tfds:NAME:SPLIT or array_record:GLOB; to try "
-        f"out, {flag}photos (those of scikit-image)"
+        f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or pass "
+        f"{flag}folder:PATH (any folder of images), tfds:NAME:SPLIT or array_record:GLOB; for a "
+        f"quick try, {flag}photos (ships with scikit-image)"
     )
 
 
@@ -120,7 +116,7 @@ def _open(spec: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
         return _open_array_record(rest), {}
     raise UserError(
         f"data source is {spec!r}, must be photos, folder:PATH[:LIST], tfds:NAME:SPLIT or "
-        "array_record:GLOB, or several of them joined by |"
+        "array_record:GLOB, or several joined by |"
     )
 
 
@@ -130,7 +126,6 @@ def _open_folder(spec: str) -> tuple[Source, dict[str, Source]]:
     if not folder.is_dir():
         raise SourceNotFoundError(f"no folder {folder.absolute()}")
     if list_name:
-        # The list may lie in the folder or anywhere else.
         candidates = [folder / list_name, Path(list_name).expanduser()]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
@@ -139,7 +134,7 @@ def _open_folder(spec: str) -> tuple[Source, dict[str, Source]]:
     for train_name, train_list, val_name, val_list in LAYOUTS:
         parts = (folder / train_name, folder / val_name)
         lists = (folder / train_list, folder / val_list)
-        # One folder for both parts needs the lists to tell them apart.
+        # If both parts share a folder, only the lists tell them apart.
         if all(part.is_dir() for part in parts) and (
             train_name != val_name or all(path.is_file() for path in lists)
         ):
@@ -163,7 +158,7 @@ def _open_tfds(spec: str) -> tuple[Source, dict[str, Source]]:
     try:
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
     except tfds.core.registered.DatasetNotFoundError:
-        raise UserError(f"TFDS knows no dataset {name!r}; see `tfds.list_builders()`") from None
+        raise UserError(f"TFDS has no dataset {name!r}; see `tfds.list_builders()`") from None
     if not builder.is_prepared():
         raise SourceNotFoundError(f"no prepared TFDS {name} at {builder.data_dir}")
     if split and split.partition("[")[0] not in builder.info.splits:
@@ -189,5 +184,5 @@ def _open_array_record(pattern: str) -> Source:
             raise
         raise UserError(
             f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; "
-            "`python -m glinpaint_jax prepare --output DIR --check` names those in DIR"
+            "find it with `python -m glinpaint_jax prepare --output DIR --check`"
         ) from None

@@ -1,8 +1,7 @@
-"""From a source to batches: crop, resize, hole. Runs in worker processes: numpy, no jax.
+"""Turns a source into batches: crop, resize, draw a hole. Runs in worker processes: no jax.
 
-The stream of training examples is a pure function of the seed and the example's number in the
-stream: worker, process and device counts do not change it. To resume after n examples is to
-start at number n.
+Each training example depends only on the seed and its number in the stream, not on the number of
+workers, processes or devices. To resume after n examples, start at number n.
 """
 
 import functools
@@ -25,9 +24,9 @@ from glinpaint_jax.errors import UserError
 Example = dict[str, np.ndarray]
 
 EVAL_SEED = 2017
-MAX_EXAMPLES = 2**48  # of an "endless" stream
-MIN_INDEX_SHUFFLE = 2**16  # below, grain's index shuffle is slow: 5 ms an index for 7 records
-MAX_ATTEMPTS = 4  # at decoding an image for one example, each at another record
+MAX_EXAMPLES = 2**48  # length of an "endless" stream
+MIN_INDEX_SHUFFLE = 2**16  # for fewer, grain's index shuffle is slow: 5 ms per index for 7 records
+MAX_ATTEMPTS = 4  # records to try per example until one can be decoded
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
 
@@ -35,7 +34,7 @@ MIN_READ = 1000  # records read, or one epoch, before that share is judged
 def train_batches(
     source: Source, config: Config, *, start: int, local_batch_size: int, process: int, count: int
 ) -> grain.DatasetIterator:
-    """Endless batches of this process's share of the stream, from example number `start` on.
+    """Returns endless batches of this process's share of the stream, starting at example `start`.
 
     Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], for free-form kinds mask uint8
     [b, s, s, 1], and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records, or -1.
@@ -47,7 +46,7 @@ def train_batches(
     )
     if config.data.num_workers == 0:
         return iter(dataset.to_iter_dataset(read_ahead()))
-    # One thread in each worker: processes, not threads, share the work.
+    # One thread per worker: the processes share the work.
     batches = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
         grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
         worker_init_fn=start_worker,
@@ -78,11 +77,10 @@ def _epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
 def eval_batches(
     source: Source, config: Config, *, local_batch_size: int, process: int, count: int
 ) -> Iterator[Example]:
-    """This process's share of the evaluation set.
+    """Yields this process's share of the evaluation set.
 
-    An image's crop and hole depend on its record number alone, so all runs can be compared.
-    Every process yields equally many full batches; `valid` float32 [b] is 0 for the examples that
-    fill up the last ones.
+    An image's crop and hole depend only on its record number, so all runs are comparable.
+    Every process yields the same number of full batches; `valid` float32 [b] is 0 for padding.
     """
     images = min(config.data.eval_images, len(source))
     positions = -(-images // (local_batch_size * count)) * local_batch_size * count
@@ -123,13 +121,13 @@ class MakeExample(grain.transforms.RandomMap):
                 failed[attempt], last = index, error
                 others = max(len(self._source) - 1, 1)
                 index = (index + 1 + int(rng.integers(others))) % len(self._source)
-        raise UserError(f"{MAX_ATTEMPTS} images in turn cannot be decoded, the last: {last}")
+        raise UserError(f"{MAX_ATTEMPTS} images in a row cannot be decoded, the last: {last}")
 
 
 def crop_and_resize(
     image: UInt8[np.ndarray, "h w 3"], size: int, config: DataConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """A random square part of the image, as MMagic or the paper takes it.
+    """Takes a random crop as MMagic or the paper does.
 
     crop_then_resize: min(crop_size, side) of each side, at random, resized to `size` (an image
     smaller than the crop loses its aspect, as in MMagic). resize_then_crop: the short side
@@ -151,7 +149,7 @@ def crop_and_resize(
 
 
 def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Example]:
-    """A function from a random generator to {'bbox'} or {'mask', 'bbox'} of the configured kind."""
+    """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
     if config.kind in BBOX_MASK_KINDS:
         square = config.kind == "square"
         return lambda rng: {"bbox": masks.random_bbox(rng, size, size, config, square=square)}
@@ -185,7 +183,7 @@ def mask_files(config: MaskConfig) -> list[Path]:
 
 
 class FailureLog:
-    """Counts and names the records that could not be decoded; stops a run that has too many."""
+    """Counts and reports undecodable records; stops the run if there are too many."""
 
     def __init__(self, source: Source, warn: Callable[[str], Any]):
         self._source = source
@@ -199,9 +197,9 @@ class FailureLog:
         return self._failed
 
     def take(self, batch: Example) -> Example:
-        """The batch without its `failed` records, which are counted and named once each.
+        """Returns the batch without `failed`, whose records are counted, and reported once each.
 
-        Raises UserError when over MAX_FAILED_SHARE of the records fail.
+        Raises UserError if over MAX_FAILED_SHARE of the records fail.
         """
         batch = dict(batch)
         failed = batch.pop("failed")

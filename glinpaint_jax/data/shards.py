@@ -1,16 +1,16 @@
-"""A source as ArrayRecord shards: what lies in their folder, and how one is written. No jax.
+"""ArrayRecord shards of a source: the files of their folder, and how to write one. No jax.
 
 plan.json                              source, length, shards, max_side: the same for all runs
-records-00003-of-00128.array_record    encoded images, one a record
-records-00003-of-00128.json            written last: counts, checksum, rejected images
-manifest.json                          the plan, totals and all shards' entries, when all are there
+records-00003-of-00128.array_record    encoded images, one per record
+records-00003-of-00128.json            the shard's entry: counts, checksum, rejected images
+manifest.json                          the plan, totals and all entries, once all shards exist
 
-The same plan gives the same bytes, on any host and after any number of kills.
+The same plan gives the same bytes on any host, however often a run was killed.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,27 @@ from glinpaint_jax.data.sources import EncodedSource, UndecodableImage, decode
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     checksum,
-    keep_on_disk,
+    fsync_path,
     refuse_unwritable,
-    replacing,
+    replace_atomically,
     write_atomically,
 )
 
-# Grain wants groups of one record. Images are compressed already: trying again takes four times
-# as long and gains nothing.
+# Grain needs groups of one record. Compressing images again takes four times as long and gains
+# nothing.
 OPTIONS = "group_size:1,uncompressed"
 SUFFIX = ".array_record"
 JPEG_QUALITY = 95
-MAX_SHARDS = 99_999  # whose names sort
-MAX_SIDE = 65_500  # of a JPEG
+MAX_SHARDS = 99_999  # names have five digits, so they sort
+MAX_SIDE = 65_500  # pixels; a JPEG allows no more
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-Entry = dict[str, Any]  # of a shard: what its JSON holds
+Entry = dict[str, Any]  # content of a shard's JSON
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be written; `max_side` 0 leaves all images as they are."""
+    """What to write; `max_side` 0 leaves all images as they are."""
 
     source: str
     length: int
@@ -49,7 +49,7 @@ class Plan:
     max_side: int = 0
 
     def span(self, number: int) -> range:
-        """Which records of the source are the shard's."""
+        """Indices of the shard's records in the source."""
         start, stop = (k * self.length // self.shards for k in (number, number + 1))
         return range(start, stop)
 
@@ -61,14 +61,14 @@ class Plan:
 
 
 def agree_on_plan(folder: Path, plan: Plan) -> None:
-    """Makes `folder` the plan's. Raises UserError where it holds something else."""
+    """Creates `folder` with its plan.json. Raises UserError if it belongs to another plan."""
     found = read_plan(folder)
     for field in dataclasses.fields(Plan) if found else ():
         there, wanted = getattr(found, field.name), getattr(plan, field.name)
         if there != wanted:
             raise UserError(
-                f"{folder} holds shards of {field.name} {there!r}, not {wanted!r}; pass the same, "
-                "another --output, or remove that folder"
+                f"{folder} holds shards of {field.name} {there!r}, not {wanted!r}; pass the same "
+                "value or another --output, or remove that folder"
             )
     with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def agree_on_plan(folder: Path, plan: Plan) -> None:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """None where there is none. Raises UserError where it cannot be read."""
+    """Returns None if there is none. Raises UserError if it cannot be read."""
     path = folder / "plan.json"
     try:
         return Plan(**json.loads(path.read_bytes()))
@@ -91,12 +91,12 @@ def read_plan(folder: Path) -> Plan | None:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or 'damaged'}; delete it and "
-            "run the same command again"
+            "rerun the command"
         ) from None
 
 
-def finished(folder: Path, plan: Plan, number: int) -> Entry | None:
-    """The entry of a shard whose JSON and file are there, of the size that was written."""
+def read_finished_entry(folder: Path, plan: Plan, number: int) -> Entry | None:
+    """Returns the shard's entry if its JSON exists and its file has the recorded size."""
     path = folder / plan.file(number)
     try:
         entry = json.loads(path.with_suffix(".json").read_bytes())
@@ -106,21 +106,18 @@ def finished(folder: Path, plan: Plan, number: int) -> Entry | None:
     return entry if whole else None
 
 
-def write_shard(
-    folder: Path, plan: Plan, number: int, source: EncodedSource, advance: Callable[[], None]
-) -> Entry:
-    """Writes a shard's records, then its JSON, and returns what that holds.
+def write_shard(folder: Path, plan: Plan, number: int, source: EncodedSource) -> Entry:
+    """Writes a shard's records, then its JSON; returns the content of the latter.
 
-    `advance` is called before each image; what it raises stops the work, and nothing is left of
-    it. Raises UserError where the folder cannot be written.
+    If anything fails, removes what was written. Raises UserError if the folder cannot be written.
     """
     stem, span = plan.stem(number), plan.span(number)
     path = folder / plan.file(number)
     try:
         for leftover in folder.glob(f".{stem}.*"):
             leftover.unlink(missing_ok=True)
-        with replacing(path, prefix=f"{stem}.") as temporary:
-            rejected = _write_records(temporary, source, span, plan.max_side, advance)
+        with replace_atomically(path, prefix=f"{stem}.") as temporary:
+            rejected = _write_records(temporary, source, span, plan.max_side)
             count = len(span) - len(rejected)
             entry = {
                 "file": path.name,
@@ -131,31 +128,41 @@ def write_shard(
                 "sha256": checksum(temporary),
                 "rejected": rejected,
             }
-            keep_on_disk(temporary)
-        with replacing(path.with_suffix(".json"), prefix=f"{stem}.") as temporary:
+            fsync_path(temporary)
+        with replace_atomically(path.with_suffix(".json"), prefix=f"{stem}.") as temporary:
             temporary.write_bytes(to_json(entry))
     except FileNotFoundError:
         raise UserError(
-            f"{folder} lost what was half written of {path.name}: was it removed, or does another "
-            "run write the same shards? Give each its own --shard-range"
+            f"the unfinished {path.name} in {folder} disappeared: was it deleted, or does another "
+            "run write the same shards? Give each run its own --shard-range"
         ) from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
     return entry
 
 
+def remove_half_written(folder: Path, plan: Plan, numbers: Collection[int], pid: int) -> None:
+    """Removes what the killed process `pid` left of the shards `numbers`.
+
+    Another host's process may have the same pid, but not the same shards.
+    """
+    stems = {plan.stem(number) for number in numbers}
+    for path in folder.glob(f".*.{pid}-*.tmp"):
+        if path.name.split(".")[1] in stems:
+            path.unlink(missing_ok=True)
+
+
 def _write_records(
-    path: Path, source: EncodedSource, span: range, max_side: int, advance: Callable[[], None]
+    path: Path, source: EncodedSource, span: range, max_side: int
 ) -> list[dict[str, str]]:
-    """Writes an ArrayRecord file; returns names and reasons of the images that are not in it."""
+    """Writes an ArrayRecord file; returns the names of rejected images and the reasons."""
     rejected = []
     writer = ArrayRecordWriter(str(path), OPTIONS)
     try:
         try:
             for index in span:
-                advance()
                 try:
-                    record = prepared(source, index, max_side)
+                    record = encode_record(source, index, max_side)
                 except UndecodableImage as error:
                     name = source.name(index)
                     reason = str(error).removeprefix(f"{name}: ")
@@ -171,10 +178,10 @@ def _write_records(
     return rejected
 
 
-def prepared(source: EncodedSource, index: int, max_side: int) -> bytes:
-    """The image's own bytes, or, where a side is longer than `max_side` (if not 0), a smaller one.
+def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
+    """Returns the image file's own bytes, or shrinks it if a side exceeds `max_side` (0: never).
 
-    The smaller one is upright, PNG if the image is, else JPEG. Raises UndecodableImage.
+    A shrunk image is upright; PNG stays PNG, all else becomes JPEG. Raises UndecodableImage.
     """
     encoded = source.encoded(index)
     pixels = decode(encoded, source.name(index))
@@ -189,18 +196,18 @@ def prepared(source: EncodedSource, index: int, max_side: int) -> bytes:
     return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def manifest(folder: Path, plan: Plan) -> bytes | None:
-    """The plan, totals and the shards' entries once all are there; else None. No host in it."""
+def make_dataset_manifest(folder: Path, plan: Plan) -> bytes | None:
+    """Returns the content of manifest.json, or None if a shard is unfinished."""
     entries = []
     for number in range(plan.shards):
-        entry = finished(folder, plan, number)
+        entry = read_finished_entry(folder, plan, number)
         if entry is None:
             return None
         entries.append(entry)
-    return to_json(dataclasses.asdict(plan) | totals(entries) | {"entries": entries})
+    return to_json(dataclasses.asdict(plan) | sum_entries(entries) | {"entries": entries})
 
 
-def totals(entries: list[Entry]) -> dict[str, int]:
+def sum_entries(entries: list[Entry]) -> dict[str, int]:
     return {
         "count": sum(entry["count"] for entry in entries),
         "bytes": sum(entry["bytes"] for entry in entries),
@@ -208,8 +215,8 @@ def totals(entries: list[Entry]) -> dict[str, int]:
     }
 
 
-def damage(folder: Path, plan: Plan, number: int) -> str:
-    """What is wrong with a shard, or nothing."""
+def find_shard_damage(folder: Path, plan: Plan, number: int) -> str:
+    """Returns what is wrong with a shard, or an empty string."""
     path = folder / plan.file(number)
     if not path.exists():
         return "missing"
@@ -222,7 +229,7 @@ def damage(folder: Path, plan: Plan, number: int) -> str:
         if path.stat().st_size != size:
             return f"{path.stat().st_size} bytes, not {size}"
         if checksum(path) != sha256:
-            return "another checksum"
+            return "wrong checksum"
         records = ArrayRecordReader(str(path)).num_records()
     except (OSError, RuntimeError) as error:
         return f"cannot be read: {error}"

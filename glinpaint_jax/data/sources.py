@@ -1,7 +1,8 @@
-"""Where photographs come from: random access to decoded uint8 RGB images. No jax."""
+"""Sources of photographs: random access to decoded uint8 RGB images. No jax."""
 
 import copy
 import functools
+import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,16 +10,16 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from glinpaint_jax.data.listing import Names, found, listed
+from glinpaint_jax.data.listing import find_images, read_list
 from glinpaint_jax.errors import UserError
 
 Image = UInt8[np.ndarray, "h w 3"]
-DAMAGE = ("Corrupted", "Invalid")  # how ArrayRecord begins to speak of a record's or file's damage
+DAMAGE = ("Corrupted", "Invalid")  # first words of ArrayRecord's errors on damaged data
 
 
 @runtime_checkable
 class Source(Protocol):
-    """`source[i]` is an image, or raises UndecodableImage; `name(i)` says which it is."""
+    """`source[i]` returns an image or raises UndecodableImage; `name(i)` is for messages."""
 
     def __len__(self) -> int: ...
 
@@ -29,23 +30,23 @@ class Source(Protocol):
 
 @runtime_checkable
 class EncodedSource(Source, Protocol):
-    """`encoded(i)` is a whole file's bytes, or raises UndecodableImage."""
+    """`encoded(i)` returns the image file's bytes or raises UndecodableImage."""
 
     def encoded(self, index: int) -> bytes: ...
 
 
 class SourceNotFoundError(UserError):
-    """Nothing lies where the source should be."""
+    """The source does not exist."""
 
 
 class UndecodableImage(Exception):  # noqa: N818
-    """A record that is no image; the message says which and why."""
+    """A record that is not an image; the message gives its name and the reason."""
 
 
 def decode(encoded: bytes | np.ndarray, name: str) -> Image:
-    """JPEG, PNG, WebP or BMP of any mode and depth -> upright 8-bit RGB.
+    """Decodes a JPEG, PNG, WebP or BMP of any mode and depth to upright 8-bit RGB.
 
-    Grey becomes RGB, alpha is dropped, 16 bits become 8, the EXIF orientation is applied.
+    Converts grey to RGB and 16 bits to 8, drops alpha, applies the EXIF orientation.
     """
     data = np.frombuffer(encoded, np.uint8)
     pixels = None
@@ -59,27 +60,27 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
     return pixels
 
 
-def _photo_file(name: str) -> bytes:
+def _read_photo(name: str) -> bytes:
     import skimage
 
     return (Path(skimage.__file__).parent / "data" / name).read_bytes()
 
 
 @functools.cache
-def _photo(name: str) -> Image:
-    return decode(_photo_file(name), name)
+def _decode_photo(name: str) -> Image:
+    return decode(_read_photo(name), name)
 
 
 class PhotoSource:
-    """Photographs shipped with scikit-image, decoded once and kept: a few megabytes.
+    """Photographs that ship with scikit-image, decoded once and kept (a few megabytes).
 
-    `length` beyond their number repeats them in turn.
+    A `length` beyond their number repeats them in turn.
     """
 
     def __init__(self, names: tuple[str, ...], length: int | None = None):
         self._names = names
         self._length = length or len(names)
-        self._images = [_photo(name) for name in names]
+        self._images = [_decode_photo(name) for name in names]
 
     def __len__(self) -> int:
         return self._length
@@ -88,20 +89,26 @@ class PhotoSource:
         return self._images[index % len(self._images)]
 
     def encoded(self, index: int) -> bytes:
-        return _photo_file(self._names[index % len(self._names)])
+        return _read_photo(self._names[index % len(self._names)])
 
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"
 
 
 class FolderSource:
-    """Image files below a folder, in sorted order, or in the order of a list file."""
+    """Image files below a folder, in sorted order or in the order of a list file.
+
+    Names are kept in a fixed-width array, as wide as the longest: compact to keep and to pickle,
+    even with millions.
+    """
 
     def __init__(self, folder: Path, list_file: Path | None = None):
         if not folder.is_dir():
             raise SourceNotFoundError(f"no folder {folder}")
         self._folder = folder
-        self._names = Names(listed(folder, list_file) if list_file else found(folder))
+        names = read_list(folder, list_file) if list_file else find_images(folder)
+        self._names = np.array([os.fsencode(name) for name in names], dtype="S")
+        self._first = 0  # index of the first name
 
     def __len__(self) -> int:
         return len(self._names)
@@ -117,12 +124,13 @@ class FolderSource:
             raise UndecodableImage(f"{name}: {error.strerror}") from None
 
     def name(self, index: int) -> str:
-        return str(self._folder / self._names[index])
+        return str(self._folder / os.fsdecode(self._names[index - self._first]))
 
     def only(self, first: int, stop: int) -> "FolderSource":
-        """The images first .. stop - 1 alone, under the same numbers: light to send elsewhere."""
+        """Returns the images first .. stop - 1 alone, under the same indices: quick to pickle."""
         part = copy.copy(self)
-        part._names = self._names.only(first, stop)
+        part._names = self._names[first - self._first : stop - self._first]
+        part._first = first
         return part
 
 
@@ -154,7 +162,7 @@ class RecordSource:
 
 
 class HoldOut:
-    """One side of a source divided in two: every stride-th record, `count` of them, or the rest."""
+    """One part of a source split in two: `count` evenly spaced records, or all the others."""
 
     def __init__(self, source: Source, count: int, *, held_out: bool):
         self._source = source
@@ -165,14 +173,14 @@ class HoldOut:
     def __len__(self) -> int:
         return self._count if self._held_out else len(self._source) - self._count
 
-    def _position(self, index: int) -> int:
+    def _map_index(self, index: int) -> int:
         if self._held_out:
             return index * self._stride
-        # Of each stride the first record is held out, until `count` of them are.
+        # The first record of each stride is held out, `count` in all.
         return index + min(index // (self._stride - 1) + 1, self._count)
 
     def __getitem__(self, index: int) -> Image:
-        return self._source[self._position(index)]
+        return self._source[self._map_index(index)]
 
     def name(self, index: int) -> str:
-        return self._source.name(self._position(index))
+        return self._source.name(self._map_index(index))

@@ -1,4 +1,4 @@
-"""The threads and processes that read ahead, and what becomes of a process that dies."""
+"""Threads and processes that read ahead. No jax."""
 
 import contextlib
 import multiprocessing
@@ -9,55 +9,40 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from glinpaint_jax.errors import UserError
 
-MAX_THREADS = 4  # that read ahead where there are no workers
-KEPT_BYTES = 2**25 - 2**16  # glibc takes note of blocks below 32 MB only
-MAX_DEATHS = 3  # of workers in a row, without a batch between
-DEATH = "Worker process was terminated unexpectedly"  # grain's words
+MAX_THREADS = 4  # that read ahead if there are no worker processes
+KEPT_BYTES = 2**25 - 2**16  # just below 32 MB: glibc's limit, see _keep_freed_memory
+MAX_DEATHS = 3  # of workers in a row, without a batch in between
+DEATH_MESSAGE = "Worker process was terminated unexpectedly"  # grain's
 
 
-def read_ahead() -> grain.ReadOptions:
-    """Threads of this process, no more than cores: four on one core decode a fifth slower."""
+def cores() -> int:
+    """Number of CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_ahead() -> Any:
+    """grain.ReadOptions for this process, at most a thread per core: 4 on one decode 20% slower."""
+    import grain  # imports jax if it is installed, which `prepare` does not need
+
     _keep_freed_memory()
     return grain.ReadOptions(min(cores(), MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
 
 
-def start_worker(index: int, count: int) -> None:
-    cv2.setNumThreads(1)  # the processes share the cores
-    _keep_freed_memory()
-    # Ctrl-C and SLURM signal all processes; workers end with the run, also with a killed one.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_run, daemon=True).start()
-
-
-def _end_with_the_run() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _keep_freed_memory() -> None:
-    """Decoded images reuse one another's memory: fresh pages cost up to half the decoding time.
-
-    glibc keeps freed memory up to twice the largest block that it has seen freed, else returns it
-    to the kernel. Other allocators do not notice this.
-    """
-    np.empty(KEPT_BYTES, np.uint8)
-
-
-def unbroken(
-    open_batches: Callable[..., grain.DatasetIterator],
+def restart_dead_workers(
+    open_batches: Callable[..., Any],
     start: int,
     global_batch_size: int,
     warn: Callable[[str], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `open_batches(start=start)`, opened again where a worker dies.
+    """Yields the batches of `open_batches(start=start)`; reopens it whenever a worker dies.
 
-    Raises UserError where MAX_DEATHS in a row leave no batch between them.
+    Raises UserError after MAX_DEATHS in a row without a batch in between.
     """
     deaths = 0
     while True:
@@ -68,21 +53,38 @@ def unbroken(
                     start += global_batch_size
                     deaths = 0
             except RuntimeError as error:
-                if DEATH not in str(error):
+                if DEATH_MESSAGE not in str(error):
                     raise
                 deaths += 1
-                reason = str(error).removeprefix(DEATH).partition(".")[0].strip()
-        problem = f"a data worker died {reason} (-9 is often: out of memory)"
+                reason = str(error).removeprefix(DEATH_MESSAGE).partition(".")[0].strip()
+        problem = f"a data worker died {reason} (-9 often means out of memory)"
         if deaths == MAX_DEATHS:
             raise UserError(
                 f"{problem}, {deaths} times in a row; free memory or lower "
                 "--config.data.num_workers"
             )
-        warn(f"{problem}; the workers are started again, no example is lost")
+        warn(f"{problem}; restarting the workers, no example is lost")
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def start_worker(index: int, count: int) -> None:
+    """Runs first in each of grain's worker processes."""
+    cv2.setNumThreads(1)  # the workers share the cores
+    _keep_freed_memory()
+    # Ctrl-C and SLURM signal every process, but workers must last until the run has stopped.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()  # also if it was killed
+    os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Makes decoded images reuse memory: fresh pages cost up to half of the decoding time.
+
+    glibc keeps up to twice the size of the largest block (below 32 MB) it has seen freed, and
+    returns the rest to the kernel. Has no effect on other allocators.
+    """
+    np.empty(KEPT_BYTES, np.uint8)

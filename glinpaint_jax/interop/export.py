@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.files import refuse_unwritable, replacing
+from glinpaint_jax.files import refuse_unwritable, replace_atomically
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.verify import (
     compare_onnx,
@@ -56,7 +56,7 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
     with refuse_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
-        with replacing(path) as temporary, _quiet():
+        with replace_atomically(path) as temporary, _quiet():
             temporary.write_bytes(to_bytes(weights))
             difference = compare(weights, temporary)
             if not difference <= TOLERANCE:  # `not <=`, so that NaN fails

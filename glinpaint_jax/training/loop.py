@@ -17,11 +17,11 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source
-from glinpaint_jax.data.workers import unbroken
+from glinpaint_jax.data.workers import restart_dead_workers
 from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import locked, refuse_unwritable
+from glinpaint_jax.files import lock_file, refuse_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -52,7 +52,7 @@ def train(config: Config, workdir: Path) -> None:
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
         if jax.process_index() == 0:
-            closing.enter_context(locked(workdir / "lock"))
+            closing.enter_context(lock_file(workdir / "lock"))
         newest = newest_complete_step(workdir, say)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))
@@ -194,7 +194,7 @@ def open_batches(
         process=jax.process_index(),
         count=jax.process_count(),
     )
-    return unbroken(share, start, config.global_batch_size, say)
+    return restart_dead_workers(share, start, config.global_batch_size, say)
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""`prepare` as people run it: killed, interrupted, on two hosts, on a full disk."""
+"""`prepare` as a command: killed, interrupted, on two hosts, on a full disk."""
 
 import concurrent.futures
 import contextlib
@@ -22,12 +22,12 @@ from tests.helpers.programs import ROOT, assert_refused, command, environment, r
 
 SHARDS = 4
 PIPES = ("25.png", "35.png")
-DEADLINE = 60  # seconds that a program may take to come to some point
+DEADLINE = 60  # seconds to wait for anything
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """40 of 100 kB, of which number 3 is broken."""
+    """40 images of 100 kB; number 3 is broken."""
     folder = tmp_path_factory.mktemp("source") / "images"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (40, 180, 180, 3), np.uint8)
@@ -39,7 +39,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
-    """What an undisturbed run writes."""
+    """The folder an undisturbed run writes, and its result."""
     folder = tmp_path_factory.mktemp("whole") / "shards"
     result = prepare(images, folder)
     assert (result.returncode, result.stderr) == (0, "")
@@ -55,15 +55,16 @@ def prepare(images, folder, *more):
     return run(*arguments_for(images, folder, *more))
 
 
-def contents(folder):
+def read_all(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @contextlib.contextmanager
 def at_work(images, folder, tmp_path):
-    """The command in the midst of its last two shards, the first two finished, and its source.
+    """Yields the running command, its source folder and the writers of two named pipes.
 
-    One image of each is a named pipe, whose readers wait until `writers` are closed.
+    The first two shards are finished. An image of each of the last two is a named pipe: reading it
+    blocks until its writer is closed.
     """
     copy = tmp_path / "copy"
     shutil.copytree(images, copy)
@@ -91,45 +92,45 @@ def at_work(images, folder, tmp_path):
 def wait_for(condition):
     deadline = time.monotonic() + DEADLINE
     while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
     return found
 
 
 def open_when_read(pipe):
     def opened():
-        with contextlib.suppress(OSError):  # nobody reads it yet
+        with contextlib.suppress(OSError):  # nobody is reading it yet
             return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
 
     return wait_for(opened)
 
 
-def serve(writers):
-    """Who reads the pipes goes on, with an image of no bytes."""
+def close_all(writers):
+    """Unblocks the readers of the pipes; they read an empty image."""
     for writer in writers:
         os.close(writer)
 
 
-def make_files_of_pipes(images, copy):
+def replace_pipes_by_files(images, copy):
     for name in PIPES:
         (copy / name).unlink()
         shutil.copy(images / name, copy / name)
 
 
-def workers_of(process):
+def find_workers(process):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [
         int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
 
 
-def whereabouts(folder):
-    """Of finished shards: changes when a file is written again or anew."""
+def file_versions(folder):
+    """Inode and time of each finished file: they change if it is written again."""
     stats = {path.name: path.stat() for path in folder.glob("records*")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-def test_a_run_tells_what_it_wrote_and_how_to_train_on_it(images, whole):
+def test_prints_what_was_written_and_how_to_train(images, whole):
     folder, result = whole
     lines = result.stdout.splitlines()
     shard_lines, (total, train) = sorted(lines[:-2]), lines[-2:]
@@ -147,73 +148,74 @@ def test_a_run_tells_what_it_wrote_and_how_to_train_on_it(images, whole):
     assert (manifest["length"], manifest["count"], manifest["rejected"]) == (40, 39, 1)
 
 
-def test_a_killed_run_goes_on_where_it_was(images, tmp_path):
+def test_rerun_after_kill_keeps_finished_shards(images, tmp_path):
     folder = tmp_path / "shards"
     with at_work(images, folder, tmp_path) as (process, copy, writers):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(DEADLINE)
-        serve(writers)
-        make_files_of_pipes(images, copy)
-        before = whereabouts(folder)
+        close_all(writers)
+        replace_pipes_by_files(images, copy)
+        before = file_versions(folder)
         result = prepare(copy, folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("2 of 4 shards are finished and kept\n")
-    after = whereabouts(folder)
+    after = file_versions(folder)
     assert len(before) == 4 and before.items() <= after.items()
     assert prepare(copy, tmp_path / "undisturbed").returncode == 0
-    assert contents(folder) == contents(tmp_path / "undisturbed")
+    assert read_all(folder) == read_all(tmp_path / "undisturbed")
 
 
-def test_workers_end_with_the_command(images, tmp_path):
+def test_workers_exit_and_clean_up_when_the_command_is_killed(images, tmp_path):
     folder = tmp_path / "shards"
     with at_work(images, folder, tmp_path) as (process, _, writers):
-        workers = workers_of(process)
+        workers = find_workers(process)
         assert len(workers) == 2
         process.kill()
         process.wait(DEADLINE)
-        serve(writers)
+        close_all(writers)
         wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
-        assert len(whereabouts(folder)) == 4 and not list(folder.glob(".records*"))
+        assert len(file_versions(folder)) == 4 and not list(folder.glob(".records*"))
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_ctrl_c_is_one_line(stuck, images, tmp_path):
+def test_ctrl_c_ends_in_one_line(stuck, images, tmp_path):
     folder = tmp_path / "shards"
     with at_work(images, folder, tmp_path) as (process, _, writers):
         os.killpg(process.pid, signal.SIGINT)
         if not stuck:
-            serve(writers)
+            close_all(writers)
         _, errors = process.communicate(timeout=DEADLINE)
         if stuck:
-            serve(writers)
+            close_all(writers)
         assert process.returncode == 130
-        assert errors == "interrupted; finished shards are kept, the same command goes on\n"
-        assert stuck or not list(folder.glob(".records*"))
-        assert len(whereabouts(folder)) == 4 or not stuck  # else they may have been quicker
+        assert errors == "interrupted; finished shards are kept, rerun the command to continue\n"
+        assert not list(folder.glob(".records*"))
+        assert len(file_versions(folder)) == 4 or not stuck  # unblocked, they may have finished
 
 
-def test_a_killed_worker_ends_the_command(images, tmp_path):
+def test_a_killed_worker_ends_the_command_in_one_line(images, tmp_path):
     with at_work(images, tmp_path / "shards", tmp_path) as (process, _, writers):
-        os.kill(workers_of(process)[0], signal.SIGKILL)
-        serve(writers)
+        os.kill(find_workers(process)[0], signal.SIGKILL)
+        close_all(writers)
         output, errors = process.communicate(timeout=DEADLINE)
         result = subprocess.CompletedProcess([], process.returncode, output, errors)
-        assert_refused(result, "was killed by SIGKILL", "--workers", "the same command goes on")
-        assert len(whereabouts(tmp_path / "shards")) in (4, 6)  # the other one may be finished
+        assert_refused(result, "was killed by SIGKILL", "--workers", "rerun the command")
+        assert len(file_versions(tmp_path / "shards")) in (4, 6)  # the other one may have finished
+        assert not list((tmp_path / "shards").glob(".records*"))
 
 
-def test_two_hosts_write_what_one_writes(images, whole, tmp_path):
+def test_two_hosts_write_the_same_bytes_as_one(images, whole, tmp_path):
     with concurrent.futures.ThreadPoolExecutor() as hosts:
         ranges = ("--shard-range=0:1", "--shard-range=1:4")
         results = list(hosts.map(lambda flag: prepare(images, tmp_path / "s", flag), ranges))
     assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * 2
-    assert contents(tmp_path / "s") == contents(whole[0])
+    assert read_all(tmp_path / "s") == read_all(whole[0])
 
 
-def test_a_part_of_the_shards_is_no_manifest_yet(images, tmp_path):
+def test_some_of_the_shards_give_no_manifest_yet(images, tmp_path):
     result = prepare(images, tmp_path / "s", "--shard-range=1:2", "--workers=1")
     assert result.stdout.splitlines()[-2].startswith(f"1 of 4 shards in {tmp_path}/s: 10 images")
-    assert result.stdout.endswith("will be written when the other shards are there\n")
+    assert result.stdout.endswith("will be written once the other shards are finished\n")
     assert {path.name for path in (tmp_path / "s").iterdir()} == {
         "plan.json",
         "records-00001-of-00004.array_record",
@@ -224,11 +226,11 @@ def test_a_part_of_the_shards_is_no_manifest_yet(images, tmp_path):
         f"records-0000{k}-of-00004.array_record: missing" for k in (0, 2, 3)
     ]
     here = run("glinpaint_jax", "prepare", f"--output={tmp_path}/s", "--check", "--shard-range=1:2")
-    assert (here.returncode, here.stdout) == (0, f"1 of 4 shards in {tmp_path}/s are whole\n")
+    assert (here.returncode, here.stdout) == (0, f"1 of 4 shards in {tmp_path}/s are intact\n")
 
 
-def damaged(name, content):
-    """The same file with a byte flipped in its middle."""
+def flip_bit(content):
+    """`content` with a bit flipped in the middle."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
@@ -236,22 +238,24 @@ def damaged(name, content):
 @pytest.mark.parametrize(
     ("name", "damage", "expected"),
     [
-        ("records-00001-of-00004.array_record", "flipped", "another checksum"),
+        ("records-00001-of-00004.array_record", "flipped", "wrong checksum"),
         ("records-00002-of-00004.array_record", "truncated", "1000 bytes, not "),
         ("records-00003-of-00004.array_record", "deleted", "missing"),
         ("records-00000-of-00004.json", "deleted", "its .json is missing or damaged"),
         ("records-00000-of-00004.json", "truncated", "its .json is missing or damaged"),
-        ("manifest.json", "flipped", "missing, or not what the shards' .json say"),
-        ("manifest.json", "deleted", "missing, or not what the shards' .json say"),
+        ("manifest.json", "flipped", "missing, or disagrees with the shards' .json"),
+        ("manifest.json", "deleted", "missing, or disagrees with the shards' .json"),
     ],
 )
-def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, whole, tmp_path):
+def test_check_finds_damage_and_its_advice_repairs_it(
+    name, damage, expected, images, whole, tmp_path
+):
     folder = tmp_path / "shards"
     shutil.copytree(whole[0], folder)
     path = folder / name
     content = path.read_bytes()
     if damage == "flipped":
-        path.write_bytes(damaged(name, content))
+        path.write_bytes(flip_bit(content))
     elif damage == "truncated":
         path.write_bytes(content[:1000] if len(content) > 1000 else content[:-5])
     else:
@@ -263,10 +267,10 @@ def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, w
     path.unlink(missing_ok=True)
     advice = shlex.split(result.stderr.partition("run: python -m ")[2])
     assert run(*advice).returncode == 0
-    assert contents(folder) == contents(whole[0])
+    assert read_all(folder) == read_all(whole[0])
     checked = run("glinpaint_jax", "prepare", f"--output={folder}", "--check")
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout == f"4 of 4 shards in {folder} are whole\n"
+    assert checked.stdout == f"4 of 4 shards in {folder} are intact\n"
 
 
 @pytest.mark.parametrize(
@@ -284,13 +288,13 @@ def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, w
     ],
     ids=lambda value: value[0],
 )
-def test_other_plans_and_impossible_ones_are_refused(more, expected, images, whole):
-    before = contents(whole[0])
+def test_changed_or_impossible_plans_are_rejected(more, expected, images, whole):
+    before = read_all(whole[0])
     assert_refused(prepare(images, whole[0], *more), *expected)
-    assert contents(whole[0]) == before
+    assert read_all(whole[0]) == before
 
 
-def test_another_source_is_refused(images, whole, tmp_path):
+def test_another_source_is_rejected(images, whole, tmp_path):
     folder = whole[0]
     result = run("glinpaint_jax", "prepare", "photos", f"--output={folder}", "--shards=4")
     assert_refused(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
@@ -319,7 +323,7 @@ def test_another_source_is_refused(images, whole, tmp_path):
         (["--output={}", "--check"], ["no plan.json in", "nothing was prepared"]),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path):
+def test_bad_arguments_are_rejected_in_one_line(arguments, expected, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.array_record").touch()
@@ -331,22 +335,26 @@ def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_source_of_which_nothing_is_left_fails(tmp_path):
+def test_a_source_without_any_valid_image_fails(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(SHARDS):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(b"broken")
     result = prepare(tmp_path / "images", tmp_path / "shards")
-    assert_refused(result, "not one of 4 images of folder:", "manifest.json says why")
+    assert_refused(
+        result, "none of the 4 images of folder:", "can be decoded; see ", "manifest.json"
+    )
 
 
 @pytest.mark.parametrize("megabytes", [1, 3])
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(megabytes, images, whole, tmp_path):
-    """Then, with more room, the same command goes on."""
+def test_a_full_disk_ends_in_one_line_and_leaves_no_partial_file(
+    megabytes, images, whole, tmp_path
+):
+    """With more space, a rerun completes the folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     size = f"size={megabytes}m"
     if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder]).returncode:
-        pytest.skip("only root may mount a small disk")
+        pytest.skip("only root can mount a small disk")
     try:
         result = prepare(images, folder)
         assert_refused(result, f"cannot write to {folder}", "No space left on device")
@@ -355,12 +363,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(megabytes, images, whol
             assert path.read_bytes() == (whole[0] / path.name).read_bytes()
         subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
         assert prepare(images, folder).returncode == 0
-        assert contents(folder) == contents(whole[0])
+        assert read_all(folder) == read_all(whole[0])
     finally:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_terminals_get_a_bar(images, tmp_path):
+def test_terminals_show_a_progress_bar(images, tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen(
@@ -373,7 +381,7 @@ def test_terminals_get_a_bar(images, tmp_path):
     )
     os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # the end
+    with contextlib.suppress(OSError):  # end of output
         while piece := os.read(ours, 1 << 16):
             shown += piece
     os.close(ours)

@@ -148,7 +148,7 @@ def test_a_source_without_one_whole_image_is_an_error_not_a_hang(tmp_path, worke
         (tmp_path / f"{i}.jpg").write_bytes(b"broken")
     config = make_small_config()
     config.data.num_workers = workers
-    with pytest.raises(Exception, match="images in turn cannot be decoded"):
+    with pytest.raises(Exception, match="images in a row cannot be decoded"):
         take(FolderSource(tmp_path), config, 1)
 
 

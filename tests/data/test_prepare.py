@@ -1,4 +1,4 @@
-"""Shards against the files they were made of: bytes, order, rejects, and the stream of training."""
+"""Compares shards with the files they were made of: bytes, order, rejects, training stream."""
 
 import io
 import itertools
@@ -16,7 +16,7 @@ from PIL import Image
 from glinpaint_jax.data.datasets import open_sources, open_whole
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.prepare import shard_task
-from glinpaint_jax.data.shards import Plan, manifest, write_shard
+from glinpaint_jax.data.shards import Plan, make_dataset_manifest, write_shard
 from glinpaint_jax.data.sources import UndecodableImage, decode
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
@@ -24,13 +24,13 @@ from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 
 def write_all(folder, spec, shards=2, max_side=0):
-    """Shards of a source, written in this process; returns the manifest."""
+    """Writes all shards of a source in this process; returns the manifest."""
     source = open_whole(spec)
     plan = Plan(spec, len(source), shards, max_side)
     folder.mkdir(exist_ok=True)
     for number in range(shards):
-        write_shard(folder, plan, number, source, lambda: None)
-    return json.loads(manifest(folder, plan))
+        write_shard(folder, plan, number, source)
+    return json.loads(make_dataset_manifest(folder, plan))
 
 
 def records(folder):
@@ -42,7 +42,7 @@ def records(folder):
 
 
 def write_images(folder, count):
-    """JPEG and PNG of many sizes; returns their bytes in order."""
+    """Writes JPEGs and PNGs of many sizes; returns their bytes in order."""
     folder.mkdir(parents=True)
     files = []
     for i in range(count):
@@ -53,15 +53,15 @@ def write_images(folder, count):
     return files
 
 
-def tiny_photos(folder, monkeypatch):
+def prepare_tiny_photos(folder, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tfds, while preparing
+        warnings.simplefilter("ignore")  # of tfds
         TinyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
 @pytest.mark.parametrize("kind", ["folder", "list", "layout", "tfds", "array_record", "photos"])
-def test_records_are_the_sources_bytes_in_its_order(kind, tmp_path, monkeypatch):
+def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
     files = write_images(tmp_path / "train", 7)
     if kind == "folder":
         spec = f"folder:{tmp_path}/none|folder:{tmp_path}/train"
@@ -72,7 +72,7 @@ def test_records_are_the_sources_bytes_in_its_order(kind, tmp_path, monkeypatch)
         write_images(tmp_path / "val", 2)
         spec = f"folder:{tmp_path}"
     elif kind == "tfds":
-        tiny_photos(tmp_path, monkeypatch)
+        prepare_tiny_photos(tmp_path, monkeypatch)
         builder = tfds.builder("tiny_photos", data_dir=tmp_path)
         source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
         spec, files = "tfds:tiny_photos:train", [example["image"] for example in source]
@@ -95,14 +95,14 @@ def test_records_are_the_sources_bytes_in_its_order(kind, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("length", "shards"), [(7, 1), (7, 3), (7, 7), (1000, 37), (8_026_628, 128)]
 )
-def test_shards_share_all_records_evenly(length, shards):
+def test_shards_split_the_records_evenly(length, shards):
     spans = [Plan("x", length, shards).span(k) for k in range(shards)]
     assert (spans[0].start, spans[-1].stop) == (0, length)
     assert all(a.stop == b.start for a, b in itertools.pairwise(spans))
     assert {len(span) for span in spans} <= {length // shards, length // shards + 1}
 
 
-def test_training_on_shards_is_training_on_the_folder(tmp_path):
+def test_shards_give_the_same_training_stream_as_the_folder(tmp_path):
     write_images(tmp_path / "images", 23)
     write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=4)
     config = make_small_config()
@@ -117,7 +117,7 @@ def test_training_on_shards_is_training_on_the_folder(tmp_path):
             np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_what_cannot_be_decoded_is_listed_with_its_reason(tmp_path):
+def test_undecodable_images_are_listed_with_their_reason(tmp_path):
     folder = tmp_path / "images"
     files = write_images(folder, 6)
     (folder / "001.png").write_bytes(files[1][:60])
@@ -139,7 +139,7 @@ def test_what_cannot_be_decoded_is_listed_with_its_reason(tmp_path):
     ]
 
 
-def test_a_shard_without_one_image_leaves_the_others_in_order(tmp_path):
+def test_an_empty_shard_keeps_the_others_in_order(tmp_path):
     files = write_images(tmp_path / "images", 6)
     for name in ("002.jpeg", "003.png"):
         (tmp_path / "images" / name).write_bytes(b"broken")
@@ -149,7 +149,7 @@ def test_a_shard_without_one_image_leaves_the_others_in_order(tmp_path):
     assert [source.encoded(i) for i in range(len(source))] == files[:2] + files[4:]
 
 
-def test_larger_images_are_shrunk_upright(tmp_path):
+def test_larger_images_are_shrunk_and_turned_upright(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     big = Image.fromarray(np.kron(gradient(), np.ones((10, 10, 1), np.uint8)))  # 240 x 320
@@ -159,7 +159,7 @@ def test_larger_images_are_shrunk_upright(tmp_path):
         "a.jpg": encoded(big, "JPEG", quality=95, exif=exif),
         "b.png": encoded(big, "PNG"),
         "c.webp": encoded(big, "WEBP", quality=95),
-        "d.png": encoded(big.resize((64, 10)), "PNG"),  # just as long
+        "d.png": encoded(big.resize((64, 10)), "PNG"),  # exactly max_side
         "e.bmp": encoded(big.resize((640, 1)), "BMP"),
     }
     for name, content in contents.items():
@@ -183,48 +183,64 @@ def test_larger_images_are_shrunk_upright(tmp_path):
     assert images[0].quantization == Image.open(io.BytesIO(contents["a.jpg"])).quantization
 
 
-def test_nothing_is_left_of_a_shard_that_was_stopped(tmp_path):
+def call_before_reading(source, index, action, monkeypatch):
+    """Makes `source` call `action` before it reads image `index`."""
+    read = source.encoded
+
+    def read_after_action(i):
+        if i == index:
+            action()
+        return read(i)
+
+    monkeypatch.setattr(source, "encoded", read_after_action)
+
+
+def test_a_failed_shard_leaves_nothing_behind(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 5)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
     source = open_whole(f"folder:{tmp_path}/images")
-    plan, steps = Plan("x", 5, 1), iter(range(3))
-    folder = tmp_path / "shards"
+    call_before_reading(source, 3, interrupt, monkeypatch)
+    plan, folder = Plan("x", 5, 1), tmp_path / "shards"
     folder.mkdir()
-    with pytest.raises(StopIteration):
-        write_shard(folder, plan, 0, source, lambda: next(steps))
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(folder, plan, 0, source)
     assert list(folder.iterdir()) == []
-    assert manifest(folder, plan) is None
+    assert make_dataset_manifest(folder, plan) is None
 
 
-def test_what_a_killed_run_left_of_a_shard_is_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_the_same_shard_are_removed(tmp_path):
     write_images(tmp_path / "images", 5)
     folder = tmp_path / "shards"
     folder.mkdir()
     plan = Plan("x", 5, 2)
     for number in (0, 1):
         (folder / f".{plan.stem(number)}.17-abc.tmp").write_text("half")
-    write_shard(folder, plan, 0, open_whole(f"folder:{tmp_path}/images"), lambda: None)
+    write_shard(folder, plan, 0, open_whole(f"folder:{tmp_path}/images"))
     left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert left == [f".{plan.stem(1)}.17-abc.tmp"]
 
 
-def test_another_run_at_the_same_shard_is_noticed(tmp_path):
-    """The later one takes the earlier one's file away; what it then writes is whole."""
+def test_two_runs_writing_the_same_shard_are_noticed(tmp_path, monkeypatch):
+    """The second removes the first one's unfinished file and writes an intact shard."""
     write_images(tmp_path / "images", 5)
-    source, plan, folder = open_whole(f"folder:{tmp_path}/images"), Plan("x", 5, 1), tmp_path / "s"
+    spec, plan, folder = f"folder:{tmp_path}/images", Plan("x", 5, 1), tmp_path / "s"
     folder.mkdir()
-    steps = itertools.count()
+    source, other_source = open_whole(spec), open_whole(spec)
 
-    def another():
-        if next(steps) == 3:
-            write_shard(folder, plan, 0, source, lambda: None)
+    def write_too():
+        write_shard(folder, plan, 0, other_source)
 
-    with pytest.raises(UserError, match="Give each its own --shard-range"):
-        write_shard(folder, plan, 0, source, another)
-    assert manifest(folder, plan) is not None
-    assert records(folder) == [source.encoded(i) for i in range(5)]
+    call_before_reading(source, 3, write_too, monkeypatch)
+    with pytest.raises(UserError, match="Give each run its own --shard-range"):
+        write_shard(folder, plan, 0, source)
+    assert make_dataset_manifest(folder, plan) is not None
+    assert records(folder) == [other_source.encoded(i) for i in range(5)]
 
 
-def test_damage_within_a_record_is_one_undecodable_image(tmp_path):
+def test_damage_within_a_record_makes_one_image_undecodable(tmp_path):
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (4, 200, 200, 3), np.uint8)
     for i in range(4):
@@ -241,7 +257,7 @@ def test_damage_within_a_record_is_one_undecodable_image(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 100, 100_000])
-def test_truncated_shards_are_refused_with_what_to_do(size, tmp_path):
+def test_truncated_shards_are_rejected_with_advice(size, tmp_path):
     write_images(tmp_path / "images", 3)
     write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=1)
     (path,) = (tmp_path / "shards").glob("*.array_record")
@@ -251,7 +267,7 @@ def test_truncated_shards_are_refused_with_what_to_do(size, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_worker_gets_the_names_of_its_shard_alone(tmp_path):
+def test_a_worker_receives_only_the_names_of_its_shard(tmp_path):
     (tmp_path / "0.png").touch()
     (tmp_path / "list.txt").write_text("0.png\n" * 100_000)
     source = open_whole(f"folder:{tmp_path}:list.txt")
@@ -263,7 +279,7 @@ def test_a_worker_gets_the_names_of_its_shard_alone(tmp_path):
 
 
 class Counted:
-    """Notes which records are read."""
+    """Records which indices are read."""
 
     def __init__(self, length):
         self._length = length
@@ -277,11 +293,11 @@ class Counted:
         return np.full((40, 48, 3), index % 251, np.uint8)
 
     def name(self, index):
-        raise AssertionError("names are for broken records")
+        raise AssertionError("only broken records need a name")
 
 
 def begin_training(length, monkeypatch):
-    """In the midst of the second epoch; records read, and the peak of memory."""
+    """Starts in the middle of the second epoch; returns the records read and the peak memory."""
     source = Counted(length)
     monkeypatch.setattr("glinpaint_jax.data.datasets._open_array_record", lambda _: source)
     tracemalloc.start()
@@ -297,7 +313,7 @@ def begin_training(length, monkeypatch):
     return source.read, peak
 
 
-def test_training_on_eight_million_records_begins_as_on_a_hundred_thousand(monkeypatch):
+def test_training_starts_as_cheaply_on_8_million_records_as_on_100_thousand(monkeypatch):
     few, little = begin_training(100_000, monkeypatch)
     many, memory = begin_training(8_000_000, monkeypatch)
     assert 8 <= len(few) < 100 and 8 <= len(many) < 100

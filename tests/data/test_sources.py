@@ -222,7 +222,7 @@ def test_the_first_existing_alternative_is_taken(tmp_path):
         ("folder:/nowhere", "no folder /nowhere"),
         ("array_record:/nowhere/*", "no file matches /nowhere"),
         ("tfds:places365_small:train", "no prepared TFDS places365_small at"),
-        ("tfds:no_such_dataset:train", "TFDS knows no dataset 'no_such_dataset'"),
+        ("tfds:no_such_dataset:train", "TFDS has no dataset 'no_such_dataset'"),
         ("video:x", "must be photos, folder:PATH"),
     ],
 )

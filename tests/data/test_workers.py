@@ -10,7 +10,7 @@ import pytest
 
 from glinpaint_jax.config import DataConfig
 from glinpaint_jax.data.pipeline import train_batches
-from glinpaint_jax.data.workers import MAX_DEATHS, unbroken
+from glinpaint_jax.data.workers import MAX_DEATHS, restart_dead_workers
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, assert_equal, take
@@ -27,7 +27,7 @@ def open_stream(config, source):
 def test_a_killed_worker_is_replaced_and_no_example_lost_or_repeated():
     config = make_small_config(data=DataConfig(num_workers=2, crop_size=32))
     source, said = Numbered(40), []
-    stream = unbroken(open_stream(config, source), 8, 4, said.append)
+    stream = restart_dead_workers(open_stream(config, source), 8, 4, said.append)
     found = list(itertools.islice(stream, 3))
     workers()[0].kill()
     found += itertools.islice(stream, 25)  # more than was read ahead
@@ -49,7 +49,7 @@ def test_workers_that_die_at_once_end_the_run_with_their_reason():
     config = make_small_config(data=DataConfig(num_workers=1, crop_size=32))
     said = []
     with pytest.raises(UserError, match=f"exit code -9 .*, {MAX_DEATHS} times in a row"):
-        next(unbroken(open_stream(config, Deadly(10)), 0, 4, said.append))
+        next(restart_dead_workers(open_stream(config, Deadly(10)), 0, 4, said.append))
     assert len(said) == MAX_DEATHS - 1
 
 
@@ -58,4 +58,4 @@ def test_other_errors_pass():
         return iter([1 // start])
 
     with pytest.raises(ZeroDivisionError):
-        next(unbroken(open_batches, 0, 4, print))
+        next(restart_dead_workers(open_batches, 0, 4, print))

@@ -8,7 +8,7 @@ import pytest
 
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import NAME, find_damage
+from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
 from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step
 from glinpaint_jax.weights import FOLDER, load_weights
@@ -66,7 +66,7 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kin
         said = []
         assert newest_complete_step(workdir, said.append) == 3, name
         assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
-        if name.name != NAME:
+        if name.name != MANIFEST_NAME:
             assert str(name) in said[0]
         # Nothing was deleted: with the file as it was, the step is whole again.
         aside.rename(newest)
@@ -92,7 +92,7 @@ def test_every_flipped_byte_is_found(workdir, soak):
 def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     temporary = workdir / FOLDER / "8.orbax-checkpoint-tmp"
     shutil.copytree(workdir / FOLDER / "3", temporary)
-    (workdir / FOLDER / "5" / NAME).unlink()  # killed between orbax's last write and ours
+    (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()  # killed between orbax's last write and ours
     said = []
     assert newest_complete_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
@@ -130,7 +130,7 @@ def test_steps_without_manifests_are_not_deleted(steps, workdir):
     """Versions before manifests wrote such steps."""
     (workdir / NEWEST).unlink()
     for step in ("3", "5"):
-        (workdir / FOLDER / step / NAME).unlink()
+        (workdir / FOLDER / step / MANIFEST_NAME).unlink()
         if step not in steps:
             shutil.rmtree(workdir / FOLDER / step)
     with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
@@ -144,7 +144,7 @@ def test_a_run_killed_in_its_first_save_starts_again(moment, workdir):
     if moment == "writing":
         (workdir / FOLDER / "5").rename(workdir / FOLDER / "5.orbax-checkpoint-tmp")
     else:
-        (workdir / FOLDER / "5" / NAME).unlink()
+        (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()
     said = []
     assert newest_complete_step(workdir, said.append) is None
     assert len(said) == 1
