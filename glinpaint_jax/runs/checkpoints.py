@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import fsync_path, require_space, write_atomically, write_manifest
+from glinpaint_jax.files import require_space, write_atomically, write_manifest
 from glinpaint_jax.weights import FOLDER
 
 NEWEST = "newest_checkpoint"
@@ -135,7 +135,6 @@ class Checkpoints:
             return
         write_manifest(self._folder / str(step))
         try:
-            fsync_path(self._folder)
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
             delete_superseded(self._folder)
         except OSError as error:  # the step is complete all the same
