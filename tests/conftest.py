@@ -9,10 +9,14 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-# Compiled once, also for the programs that tests start.
-CACHE = tempfile.TemporaryDirectory(prefix="glinpaint_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-jax.config.update("jax_compilation_cache_dir", CACHE.name)
+# One compilation cache for all test processes and the programs they start. Code is compiled without
+# optimizations: tests compile much and compute little.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="glinpaint_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_disable_most_optimizations", True)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
