@@ -1,7 +1,6 @@
 """The typed configuration of a run. Field names are public: people script against them.
 
-A file in ``configs/`` defines ``get_config() -> Config``; the command line changes single fields
-(``--config.model.width=32``).
+A file in configs/ defines `get_config() -> Config`; --config.model.width=32 changes one field.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ def setting(default: Any, meaning: str, minimum: int | None = None, choices: tup
 
 @dataclass
 class ModelConfig:
-    width: int = setting(64, "channels of the first convolution; even", minimum=2)
+    width: int = setting(64, "channels of the first convolution, even", minimum=2)
     output: str = setting("clip", "MMagic's clip, or the paper's sigmoid", choices=OUTPUTS)
 
 
@@ -97,7 +96,7 @@ class Config:
     seed: int = setting(0, "below 2**32", minimum=0)
     init_from: str = setting("", "weights to start from: a workdir, a step or a .pth file")
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
-    image_size: int = setting(256, "side in pixels; a multiple of 4", minimum=16)
+    image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)

@@ -1,13 +1,14 @@
-"""Writes any source of images as ArrayRecord shards: what training on millions reads fastest.
+"""Writes images as ArrayRecord shards, the fastest source for training on millions of images.
 
 SOURCE has the forms of config.data.source: folder:PATH[:LIST], tfds:NAME:SPLIT,
-array_record:GLOB, photos, or several joined by |, the first that exists. Of a folder or dataset
-with a validation part the training part is written; name the other to prepare it.
+array_record:GLOB, photos, or several joined by |, of which the first that exists is taken. If a
+folder or dataset has a validation part, only its training part is written; to write the
+validation part, name it as the source.
 
-Records hold the files' bytes as they are; with --max-side larger images are shrunk and compressed
-anew (JPEG of quality 95, PNG stays PNG). What cannot be decoded is left out and listed with its
-reason. Shards that were finished are kept, so after any end the same command goes on. Hosts that
-share DIR take ranges of shards; the last one to finish writes DIR/manifest.json.
+Records hold the bytes of the files. With --max-side, larger images are shrunk and re-encoded (JPEG
+at quality 95; PNG stays PNG). Images that cannot be decoded are left out and listed with the
+reason. If interrupted, rerun the command: finished shards are kept. Hosts that share DIR can split
+the work with --shard-range; the last to finish writes DIR/manifest.json.
 """
 
 import argparse
@@ -29,12 +30,38 @@ from glinpaint_jax.data.shards import (
     read_plan,
     totals,
 )
-from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import refuse_unwritable, write_atomically
 
+INTERRUPTED = "interrupted; finished shards are kept, rerun the command to continue"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", nargs="?", metavar="SOURCE", help="such as folder:PATH")
+    add("--output", type=Path, metavar="DIR", required=True, help="folder of the shards")
+    add("--shards", type=cli.positive_int, metavar="N", help="128 for millions of images")
+    add("--shard-range", type=parse_range, metavar="A:B", help="only shards A to B - 1 [all]")
+    add(
+        "--workers",
+        type=cli.positive_int,
+        metavar="W",
+        help="worker processes [one per core]",
+    )
+    add(
+        "--max-side",
+        type=cli.positive_int,
+        default=0,
+        metavar="S",
+        help="longest side in pixels [unchanged]",
+    )
+    add("--check", action="store_true", help="verify counts and checksums; needs no SOURCE")
+
 
 def main(arguments: argparse.Namespace) -> None:
+    from glinpaint_jax.data.workers import cores
+
+    arguments.workers = arguments.workers or cores()
     if arguments.check:
         check_shards(arguments)
     else:
@@ -43,15 +70,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 def write_shards(arguments: argparse.Namespace) -> None:
     if not arguments.source or not arguments.shards:
-        raise UserError("SOURCE and --shards are needed; --help tells more")
+        raise UserError("SOURCE and --shards are needed; see --help")
     source = open_whole(arguments.source)
     if arguments.shards > min(len(source), MAX_SHARDS):
         raise UserError(
-            f"--shards {arguments.shards} of {len(source)} images; at most one an image and "
-            f"{MAX_SHARDS} are possible"
+            f"--shards {arguments.shards} of {len(source)} images; must be at most one per image "
+            f"and at most {MAX_SHARDS}"
         )
     if arguments.max_side > MAX_SIDE:
-        raise UserError(f"--max-side {arguments.max_side}, a JPEG has sides of at most {MAX_SIDE}")
+        raise UserError(f"--max-side {arguments.max_side} must be at most {MAX_SIDE}, as in JPEG")
     folder = arguments.output
     plan = Plan(arguments.source, len(source), arguments.shards, arguments.max_side)
     numbers = shard_numbers(arguments, plan)
@@ -67,7 +94,7 @@ def write_shards(arguments: argparse.Namespace) -> None:
 
 
 def summarise(folder: Path, plan: Plan, here: dict, shards: int, joined: dict | None) -> None:
-    """Raises UserError where not one image is left."""
+    """Prints what was written. Raises UserError if no image could be decoded."""
     total = joined or here
     names = "manifest.json" if joined else "the shards' .json"
     rejected = f"{total['rejected']} rejected" + f" (see {names})" * bool(total["rejected"])
@@ -77,22 +104,22 @@ def summarise(folder: Path, plan: Plan, here: dict, shards: int, joined: dict | 
     )
     if total["count"] == 0:
         raise UserError(
-            f"not one of {total['rejected']} images of {plan.source} can be decoded; "
-            f"{folder / names} says why"
+            f"none of the {total['rejected']} images of {plan.source} can be decoded; "
+            f"see {folder / names}"
         )
     if joined is None:
-        print("manifest.json will be written when the other shards are there")
+        print("manifest.json will be written when all shards are finished")
         return
     pattern = f"{glob.escape(str(folder))}/*.array_record"
     print(f"train with {shlex.quote(f'--config.data.source=array_record:{pattern}')}")
 
 
 def check_shards(arguments: argparse.Namespace) -> None:
-    """Prints what is not whole. Raises UserError if anything is not."""
+    """Prints one line per damaged file. Raises UserError if there are any."""
     folder = arguments.output
     plan = read_plan(folder)
     if plan is None:
-        raise UserError(f"no plan.json in {folder}, so nothing was prepared there")
+        raise UserError(f"no plan.json in {folder}: nothing was prepared there")
     numbers = shard_numbers(arguments, plan)
     problems = 0
     for line in check(folder, plan, numbers, arguments.workers):
@@ -102,10 +129,10 @@ def check_shards(arguments: argparse.Namespace) -> None:
         path = folder / "manifest.json"
         if not path.is_file() or path.read_bytes() != manifest(folder, plan):
             problems = 1
-            print("manifest.json: missing, or not what the shards' .json say")
+            print("manifest.json: missing, or does not match the shards' .json files")
     if problems:
         raise UserError(
-            f"{problems} of the files in {folder} are damaged or missing, as named above; delete "
+            f"{problems} of the files in {folder} are damaged or missing (listed above); delete "
             f"them and run: {command_of(plan, folder)}"
         )
     print(f"{len(numbers)} of {plan.shards} shards in {folder} are whole")
@@ -124,8 +151,8 @@ def shard_numbers(arguments: argparse.Namespace, plan: Plan) -> range:
     start, stop = arguments.shard_range
     if not start < stop <= plan.shards:
         raise UserError(
-            f"--shard-range {start}:{stop} of {plan.shards} shards, must be A:B with A < B, from "
-            f"0:1 to 0:{plan.shards}"
+            f"--shard-range {start}:{stop} of {plan.shards} shards; must be A:B with "
+            f"0 <= A < B <= {plan.shards}"
         )
     return range(start, stop)
 
@@ -135,27 +162,3 @@ def parse_range(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:64")
     return int(match[1]), int(match[2])
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("prepare", __doc__)
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="such as folder:PATH")
-    parser.add_argument("--output", type=Path, metavar="DIR", required=True)
-    parser.add_argument("--shards", type=positive, metavar="N", help="128 for millions of images")
-    parser.add_argument("--shard-range", type=parse_range, metavar="A:B", help="A to B - 1 [all]")
-    parser.add_argument(
-        "--workers", type=positive, default=cores(), metavar="W", help="processes [cores]"
-    )
-    parser.add_argument(
-        "--max-side", type=positive, default=0, metavar="S", help="pixels [as they are]"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="verify counts and checksums; needs no SOURCE"
-    )
-    cli.run_command(main, parser, "interrupted; finished shards are kept, the same command goes on")

@@ -105,6 +105,7 @@ def test_training_starts_from_a_file_in_all_processes(exported, tmp_path):
         "glinpaint_jax.main",
         *SMALL,
         f"--config.init_from={exported}",
+        "--distributed",
         "--config.num_steps=1",
         "--config.optimizer.learning_rate=1e-30",
         f"--workdir={tmp_path}/run",

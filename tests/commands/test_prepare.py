@@ -187,7 +187,7 @@ def test_ctrl_c_is_one_line(stuck, images, tmp_path):
         if stuck:
             serve(writers)
         assert process.returncode == 130
-        assert errors == "interrupted; finished shards are kept, the same command goes on\n"
+        assert errors == "interrupted; finished shards are kept, rerun the command to continue\n"
         assert stuck or not list(folder.glob(".records*"))
         assert len(whereabouts(folder)) == 4 or not stuck  # else they may have been quicker
 
@@ -213,7 +213,7 @@ def test_two_hosts_write_what_one_writes(images, whole, tmp_path):
 def test_a_part_of_the_shards_is_no_manifest_yet(images, tmp_path):
     result = prepare(images, tmp_path / "s", "--shard-range=1:2", "--workers=1")
     assert result.stdout.splitlines()[-2].startswith(f"1 of 4 shards in {tmp_path}/s: 10 images")
-    assert result.stdout.endswith("will be written when the other shards are there\n")
+    assert result.stdout.endswith("will be written when all shards are finished\n")
     assert {path.name for path in (tmp_path / "s").iterdir()} == {
         "plan.json",
         "records-00001-of-00004.array_record",
@@ -241,8 +241,8 @@ def damaged(name, content):
         ("records-00003-of-00004.array_record", "deleted", "missing"),
         ("records-00000-of-00004.json", "deleted", "its .json is missing or damaged"),
         ("records-00000-of-00004.json", "truncated", "its .json is missing or damaged"),
-        ("manifest.json", "flipped", "missing, or not what the shards' .json say"),
-        ("manifest.json", "deleted", "missing, or not what the shards' .json say"),
+        ("manifest.json", "flipped", "missing, or does not match the shards' .json files"),
+        ("manifest.json", "deleted", "missing, or does not match the shards' .json files"),
     ],
 )
 def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, whole, tmp_path):
@@ -275,8 +275,8 @@ def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, w
         (["--shards=5"], ["shards 4, not 5", "another --output"]),
         (["--max-side=64"], ["max_side 0, not 64"]),
         (["--shards=41"], ["--shards 41 of 40 images"]),
-        (["--shards=0"], ["'0' is not a number from 1"]),
-        (["--workers=x"], ["'x' is not a number from 1"]),
+        (["--shards=0"], ["'0' is not a positive integer"]),
+        (["--workers=x"], ["'x' is not a positive integer"]),
         (["--max-side=70000"], ["70000", "65500"]),
         (["--shard-range=2"], ["'2' is not A:B"]),
         (["--shard-range=2:2"], ["2:2 of 4 shards"]),
@@ -336,7 +336,7 @@ def test_a_source_of_which_nothing_is_left_fails(tmp_path):
     for i in range(SHARDS):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(b"broken")
     result = prepare(tmp_path / "images", tmp_path / "shards")
-    assert_refused(result, "not one of 4 images of folder:", "manifest.json says why")
+    assert_refused(result, "none of the 4 images of folder:", "see ", "manifest.json")
 
 
 @pytest.mark.parametrize("megabytes", [1, 3])
