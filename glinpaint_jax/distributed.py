@@ -20,11 +20,15 @@ DATA_AXIS = "data"
 
 
 def start(
-    coordinator: str | None = None, process_count: int | None = None, process_id: int | None = None
+    join: bool = False,
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """Prepares jax for a program of one or several processes; see `join`. First call."""
     keep_compiled_programs()
-    join(coordinator, process_count, process_id)
+    if join:
+        globals()["join"](coordinator, process_count, process_id)
 
 
 def keep_compiled_programs() -> None:
@@ -236,7 +240,7 @@ def _say_when_aborted(line: str) -> None:
     # do not run then; one of C's does.
     def say(_: int) -> None:
         os.write(2, f"error: {line}\n".encode())
-        leave(1)
+        exit_now(1)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
     HANDLERS.append(handler)
@@ -246,7 +250,7 @@ def _say_when_aborted(line: str) -> None:
     libc.signal(signal.SIGABRT, handler)
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """Ends this process at once: jax's own exit would wait for the others first."""
     for child in multiprocessing.active_children():  # data workers would stay behind
         child.kill()
