@@ -51,10 +51,11 @@ def main(arguments: argparse.Namespace) -> None:
     weights = load_weights(arguments.checkpoint)
     if config is None:
         config = cli.load_config(arguments, weights.config)
-        print(f"config of the checkpoint: data.source {config.data.source}", file=sys.stderr)
     if arguments.limit:
         config.data.eval_images = arguments.limit
     scores = score(weights, config, arguments.baselines)
+    if arguments.config is None:
+        print(f"config of the checkpoint: data.source {config.data.source}", file=sys.stderr)
     print(table(scores))
     if arguments.json:
         content = json.dumps({"step": weights.step, "scores": scores}, indent=2) + "\n"
