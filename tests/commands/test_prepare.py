@@ -1,4 +1,4 @@
-"""`prepare` as people run it: killed, interrupted, on two hosts, on a full disk."""
+"""prepare, run as a program: killed, interrupted, on two hosts, on a full disk."""
 
 import concurrent.futures
 import contextlib
@@ -22,12 +22,12 @@ from tests.helpers.programs import ROOT, assert_refused, command, environment, r
 
 SHARDS = 4
 PIPES = ("25.png", "35.png")
-DEADLINE = 60  # seconds that a program may take to come to some point
+DEADLINE = 60  # seconds to wait for a program to reach some point
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """40 of 100 kB, of which number 3 is broken."""
+    """40 images of 100 kB; number 3 is broken."""
     folder = tmp_path_factory.mktemp("source") / "images"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (40, 180, 180, 3), np.uint8)
@@ -39,7 +39,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
-    """What an undisturbed run writes."""
+    """The output of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole") / "shards"
     result = prepare(images, folder)
     assert (result.returncode, result.stderr) == (0, "")
@@ -61,7 +61,7 @@ def contents(folder):
 
 @contextlib.contextmanager
 def at_work(images, folder, tmp_path):
-    """The command in the midst of its last two shards, the first two finished, and its source.
+    """The command while it writes its last two shards, the first two finished, and its source.
 
     One image of each is a named pipe, whose readers wait until `writers` are closed.
     """
@@ -105,7 +105,7 @@ def open_when_read(pipe):
 
 
 def serve(writers):
-    """Who reads the pipes goes on, with an image of no bytes."""
+    """Lets the readers of the pipes continue, with an empty image."""
     for writer in writers:
         os.close(writer)
 
@@ -124,12 +124,12 @@ def workers_of(process):
 
 
 def whereabouts(folder):
-    """Of finished shards: changes when a file is written again or anew."""
+    """Inode and time of each shard file: they change if the file is rewritten."""
     stats = {path.name: path.stat() for path in folder.glob("records*")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-def test_a_run_tells_what_it_wrote_and_how_to_train_on_it(images, whole):
+def test_a_run_prints_what_it_wrote_and_how_to_train_on_it(images, whole):
     folder, result = whole
     lines = result.stdout.splitlines()
     shard_lines, (total, train) = sorted(lines[:-2]), lines[-2:]
@@ -147,7 +147,7 @@ def test_a_run_tells_what_it_wrote_and_how_to_train_on_it(images, whole):
     assert (manifest["length"], manifest["count"], manifest["rejected"]) == (40, 39, 1)
 
 
-def test_a_killed_run_goes_on_where_it_was(images, tmp_path):
+def test_a_killed_run_continues(images, tmp_path):
     folder = tmp_path / "shards"
     with at_work(images, folder, tmp_path) as (process, copy, writers):
         os.killpg(process.pid, signal.SIGKILL)
@@ -177,7 +177,7 @@ def test_workers_end_with_the_command(images, tmp_path):
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_ctrl_c_is_one_line(stuck, images, tmp_path):
+def test_ctrl_c_prints_one_line(stuck, images, tmp_path):
     folder = tmp_path / "shards"
     with at_work(images, folder, tmp_path) as (process, _, writers):
         os.killpg(process.pid, signal.SIGINT)
@@ -210,7 +210,7 @@ def test_two_hosts_write_what_one_writes(images, whole, tmp_path):
     assert contents(tmp_path / "s") == contents(whole[0])
 
 
-def test_a_part_of_the_shards_is_no_manifest_yet(images, tmp_path):
+def test_the_manifest_is_written_only_when_all_shards_are_finished(images, tmp_path):
     result = prepare(images, tmp_path / "s", "--shard-range=1:2", "--workers=1")
     assert result.stdout.splitlines()[-2].startswith(f"1 of 4 shards in {tmp_path}/s: 10 images")
     assert result.stdout.endswith("will be written when all shards are finished\n")
@@ -245,7 +245,9 @@ def damaged(name, content):
         ("manifest.json", "deleted", "missing, or does not match the shards' .json files"),
     ],
 )
-def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, whole, tmp_path):
+def test_damage_is_reported_with_a_command_that_repairs_it(
+    name, damage, expected, images, whole, tmp_path
+):
     folder = tmp_path / "shards"
     shutil.copytree(whole[0], folder)
     path = folder / name
@@ -284,13 +286,13 @@ def test_damage_is_named_and_the_way_out_works(name, damage, expected, images, w
     ],
     ids=lambda value: value[0],
 )
-def test_other_plans_and_impossible_ones_are_refused(more, expected, images, whole):
+def test_different_or_impossible_plans_are_rejected(more, expected, images, whole):
     before = contents(whole[0])
     assert_refused(prepare(images, whole[0], *more), *expected)
     assert contents(whole[0]) == before
 
 
-def test_another_source_is_refused(images, whole, tmp_path):
+def test_another_source_is_rejected(images, whole, tmp_path):
     folder = whole[0]
     result = run("glinpaint_jax", "prepare", "photos", f"--output={folder}", "--shards=4")
     assert_refused(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
@@ -319,7 +321,7 @@ def test_another_source_is_refused(images, whole, tmp_path):
         (["--output={}", "--check"], ["no plan.json in", "nothing was prepared"]),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path):
+def test_bad_arguments_are_rejected_in_one_line(arguments, expected, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.array_record").touch()
@@ -331,7 +333,7 @@ def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_source_of_which_nothing_is_left_fails(tmp_path):
+def test_a_source_without_a_readable_image_fails(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(SHARDS):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(b"broken")
@@ -340,8 +342,8 @@ def test_a_source_of_which_nothing_is_left_fails(tmp_path):
 
 
 @pytest.mark.parametrize("megabytes", [1, 3])
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(megabytes, images, whole, tmp_path):
-    """Then, with more room, the same command goes on."""
+def test_a_full_disk_prints_one_line_and_leaves_no_partial_file(megabytes, images, whole, tmp_path):
+    """With more room, rerunning the command finishes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     size = f"size={megabytes}m"
@@ -360,7 +362,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(megabytes, images, whol
         subprocess.run(["umount", folder], check=True)
 
 
-def test_terminals_get_a_bar(images, tmp_path):
+def test_terminals_show_a_progress_bar(images, tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen(
