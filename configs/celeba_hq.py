@@ -2,10 +2,10 @@
 
     python -m glinpaint_jax.main --config configs/celeba_hq.py
 
-Data: data/CelebA-HQ in MMagic's layout (data_large/, train_celeba_img_list.txt and
-val_celeba_img_list.txt) or with train/ and val/ folders, or a prepared TFDS celeb_a_hq/256.
-Hardware: 8 accelerators, 12 images each; one GPU: --config.global_batch_size=12.
-Expected (MMagic): l1 6.678, PSNR 26.780, SSIM 0.904.
+Data: data/CelebA-HQ, either in MMagic's layout (data_large/, train_celeba_img_list.txt and
+val_celeba_img_list.txt) or with train/ and val/ folders; or a prepared TFDS celeb_a_hq/256.
+Hardware: 8 accelerators with 12 images each. On one GPU, add --config.global_batch_size=12.
+Expected (MMagic): L1 6.678, PSNR 26.780, SSIM 0.904.
 """
 
 from glinpaint_jax.config import Config, DataConfig, PhasesConfig

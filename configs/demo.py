@@ -1,9 +1,10 @@
-"""A small model on the photographs that come with scikit-image: all three phases in minutes.
+"""A small model, trained on photographs that ship with scikit-image through all three phases.
 
     bash scripts/demo.sh
 
-Hardware: 2 CPU cores, under 5 minutes and 4 GB. Expected: see the README's table. Seven
-photographs teach a network those seven photographs; a model for others needs others' thousands.
+Hardware: 2 CPU cores and 4 GB of memory; under 5 minutes.
+Expected: the table in the README. With only seven training photographs, the model completes other
+photographs poorly; those need thousands.
 """
 
 from glinpaint_jax.config import (
@@ -31,7 +32,7 @@ def get_config() -> Config:
             source="photos",
             eval_images=96,
             num_workers=0,
-            crop="resize_then_crop",  # all scales: with seven photographs variety is scarce
+            crop="resize_then_crop",  # crops of many scales: there are only seven photographs
             crop_size=128,
             horizontal_flip=True,
         ),

@@ -2,10 +2,13 @@
 
     python -m glinpaint_jax.main --config configs/paper.py
 
-Where it differs from configs/places.py: MSE on the hole, adversarial weight 0.0004, ADADELTA,
-short side resized at random into [256, 384] before a 256x256 crop, one hole with sides drawn
-apart in [96, 128], hole filled with the mean pixel, sigmoid output, random window for real samples.
-Hardware: the paper took two months on four K80s. No published numbers of this kind to expect.
+Differences from configs/places.py: squared error in the hole instead of L1, adversarial weight
+0.0004, Adadelta, short side resized at random to 256..384 pixels before a 256x256 crop, holes with
+independent sides of 96..128 pixels, filled with the mean pixel, sigmoid output, and a random local
+window for real samples.
+Data: as for configs/places.py.
+Hardware: the paper trained for two months on four K80s.
+Expected: there are no published L1, PSNR or SSIM numbers to compare with.
 """
 
 from glinpaint_jax.config import (
@@ -36,13 +39,13 @@ def get_config() -> Config:
             max_size=128,
             max_delta=64,
             margin=0,
-            # Mean pixel of ImageNet, close to that of Places; put your own data's here.
+            # ImageNet's mean pixel, close to that of Places. Use the mean of your own data.
             fill=(123.7, 116.3, 103.5),
         ),
         phases=PhasesConfig(completion_end=90_000, discriminator_end=100_000),
         losses=LossConfig(
             l1_hole=0.0,
-            # The paper's images lie in [0, 1], ours in [-1, 1]: squared errors are 4 times larger.
+            # The paper's images are in [0, 1], ours in [-1, 1]: squared errors are 4 times larger.
             mse_hole=0.25,
             adversarial=0.0004,
             random_real_window=True,

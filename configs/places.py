@@ -2,10 +2,10 @@
 
     python -m glinpaint_jax.main --config configs/places.py
 
-Data: data/Places in MMagic's layout (data_large/, val_large/, meta/*.txt optional), or a prepared
-TFDS places365_small; without either, --config.data.source=photos shows that everything runs.
-Hardware: 8 accelerators, 12 images each; one GPU: --config.global_batch_size=12.
-Expected (MMagic, 500k steps, Places365-val): l1 11.164, PSNR 23.152, SSIM 0.862.
+Data: data/Places in MMagic's layout (data_large/, val_large/, optionally meta/*.txt), or a prepared
+TFDS places365_small. Without either, try the config with --config.data.source=photos.
+Hardware: 8 accelerators with 12 images each. On one GPU, add --config.global_batch_size=12.
+Expected (MMagic, 500k steps, Places365-val): L1 11.164, PSNR 23.152, SSIM 0.862.
 """
 
 from glinpaint_jax.config import Config, DataConfig, LossConfig, PhasesConfig

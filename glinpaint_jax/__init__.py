@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`Completer`, imported at its first use: data workers import this package without jax."""
+    """Imports `Completer` at its first use, because data workers must not import jax."""
     if name == "Completer":
         from glinpaint_jax.inference.completer import Completer
 

@@ -1,33 +1,50 @@
-"""python -m glinpaint_jax COMMAND [--flags]; COMMAND --help tells more.
+"""python -m glinpaint_jax COMMAND [--flags]
 
 Commands:
-  complete      fills holes in photographs: --checkpoint P --image I --mask M --output O
-  evaluate      scores a checkpoint: --config C --checkpoint P [--limit N] [--json F] [--baselines]
-  prepare       writes any source of images as shards: SOURCE --output DIR --shards N
-  import-torch  reads weights of MMagic's: FILE.pth --output DIR
-  serve         a page in the browser: --checkpoint P [--port 7860]
-  export        writes weights for others: P --format FORMAT --output FILE
-  verify        compares checkpoints with their checksums: DIR
-P is a workdir, one of its steps, or a .pth file.
-Training: python -m glinpaint_jax.main --config configs/places.py
+  train         train a model: --config FILE [--workdir DIR]
+  evaluate      score a checkpoint: --checkpoint PATH [--config FILE] [--baselines]
+  complete      fill holes in photographs: --checkpoint PATH --image I --mask M --output O
+  serve         complete photographs in the browser: --checkpoint PATH
+  prepare       write images as shards for fast training: SOURCE --output DIR --shards N
+  import-torch  convert MMagic weights to a checkpoint: FILE.pth --output DIR
+  export        write weights for other tools: PATH --format FORMAT --output FILE
+  verify        check checkpoints against their checksums: DIR
+
+PATH is a workdir, one of its steps, or a .pth or .safetensors file. COMMAND --help lists all flags.
 """
 
-import runpy
+import difflib
+import importlib
 import sys
 
-COMMANDS = ("complete", "evaluate", "prepare", "import-torch", "export", "serve", "verify")
+from glinpaint_jax.commands import cli
+
+COMMANDS = {
+    "train": "main",
+    "evaluate": "commands.evaluate",
+    "complete": "commands.complete",
+    "serve": "commands.serve",
+    "prepare": "commands.prepare",
+    "import-torch": "commands.import_torch",
+    "export": "commands.export",
+    "verify": "commands.verify",
+}
 
 
 def main() -> None:
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
     elif command in COMMANDS:
-        del sys.argv[1]
-        module = f"glinpaint_jax.commands.{command.replace('-', '_')}"
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
+        cli.run(module, f"python -m glinpaint_jax {command}", arguments)
     else:
-        sys.exit(f"error: no command {command!r}; `python -m glinpaint_jax --help` lists them")
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        advice = f"did you mean {close[0]}? " if close else ""
+        sys.exit(
+            f"error: unknown command {command!r}; {advice}"
+            "`python -m glinpaint_jax --help` lists all commands"
+        )
 
 
 if __name__ == "__main__":

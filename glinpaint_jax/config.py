@@ -1,10 +1,10 @@
-"""The typed configuration: what a run is, checked once at its start.
+"""The typed configuration of a run. Field names are public: people script against them.
 
-A file in ``configs/`` defines ``get_config() -> Config``; the command line replaces single fields
-(``--config.model.width=32``). Field names are part of the interface: people script against them.
+A file in configs/ defines `get_config() -> Config`; --config.model.width=32 changes one field.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -14,85 +14,96 @@ from glinpaint_jax.errors import UserError
 PRECISIONS = ("float32", "bfloat16")
 OUTPUTS = ("clip", "sigmoid")
 CROPS = ("crop_then_resize", "resize_then_crop")
-MASK_KINDS = ("square", "rectangle", "irregular", "free_form", "files")
 BBOX_MASK_KINDS = ("square", "rectangle")
+MASK_KINDS = (*BBOX_MASK_KINDS, "irregular", "free_form", "files")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
 OPTIMIZERS = ("adam", "adadelta")
 SCHEDULES = ("constant", "cosine")
 
 
+def setting(default: Any, meaning: str, minimum: int | None = None, choices: tuple = ()) -> Any:
+    """A field with its meaning, which --help shows, and bounds, which `Config.validate` checks."""
+    metadata = {"meaning": meaning, "minimum": minimum, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class ModelConfig:
-    width: int = 64  # channels of the first convolution; every other layer is a multiple of it
-    output: str = "clip"  # of OUTPUTS: MMagic's clip(-1, 1), or the paper's sigmoid
+    width: int = setting(64, "channels of the first convolution, even", minimum=2)
+    output: str = setting("clip", "MMagic's clip, or the paper's sigmoid", choices=OUTPUTS)
 
 
 @dataclass
 class DataConfig:
-    # photos | folder:PATH[:LIST] | tfds:NAME:SPLIT | array_record:GLOB; A|B: the first that exists
-    source: str = "photos"
-    eval_source: str = ""  # same forms; empty: the source's own validation part (data/datasets.py)
-    eval_images: int = 1000  # images of each evaluation set, at most
-    num_workers: int = 4  # worker processes; 0 reads in threads of the main process
-    crop: str = "crop_then_resize"  # of CROPS: MMagic's, or the paper's
-    crop_size: int = 384  # crop_then_resize: side of the crop; resize_then_crop: largest short side
-    horizontal_flip: bool = False
+    source: str = setting(
+        "photos",
+        "photos, folder:PATH[:LIST], tfds:NAME:SPLIT or array_record:GLOB; "
+        "A|B: the first that exists",
+    )
+    eval_source: str = setting("", "the same for evaluation; empty: data.source's validation part")
+    eval_images: int = setting(1000, "most images per evaluation set", minimum=1)
+    num_workers: int = setting(4, "worker processes that read images; 0: threads", minimum=0)
+    crop: str = setting("crop_then_resize", "MMagic's order, or the paper's", choices=CROPS)
+    crop_size: int = setting(384, "crop's side; resize_then_crop: largest short side", minimum=1)
+    horizontal_flip: bool = setting(False, "flip training images at random")
 
 
 @dataclass
 class MaskConfig:
-    kind: str = "square"  # of MASK_KINDS
-    max_size: int = 128  # square, rectangle: longest side in pixels
-    max_delta: int = 40  # square, rectangle: the sides shrink by 0 .. max_delta // 2 pixels
-    margin: int = 20  # square, rectangle: least distance to the image's border
-    min_area: float = 0.15  # irregular, free_form: share of the image
-    max_area: float = 0.5
-    folder: str = ""  # files: where the mask images lie
-    fill: tuple[float, float, float] = (127.5, 127.5, 127.5)  # RGB, 0..255, put into the hole
+    kind: str = setting("square", "shape of the holes", choices=MASK_KINDS)
+    max_size: int = setting(128, "square, rectangle: longest side, pixels", minimum=1)
+    max_delta: int = setting(
+        40, "square, rectangle: sides shrink by up to max_delta // 2", minimum=0
+    )
+    margin: int = setting(20, "square, rectangle: least distance to the border, pixels", minimum=0)
+    min_area: float = setting(0.15, "irregular, free_form: smallest share of the image")
+    max_area: float = setting(0.5, "irregular, free_form: largest share of the image")
+    folder: str = setting("", "files: folder of mask images")
+    fill: tuple[float, float, float] = setting((127.5, 127.5, 127.5), "RGB in the holes, 0..255")
 
 
 @dataclass
 class PhasesConfig:
-    completion_end: int = 90_000  # T_C: last step that trains the generator by reconstruction only
-    discriminator_end: int = 100_000  # T_D: last step that trains the discriminator only
-    disc_step: int = 1  # discriminator updates per generator update in the joint phase
+    completion_end: int = setting(90_000, "T_C: last step with only the reconstruction loss")
+    discriminator_end: int = setting(100_000, "T_D: last step that trains the discriminator only")
+    disc_step: int = setting(1, "discriminator updates per generator update after T_D", minimum=1)
 
 
 @dataclass
 class LossConfig:
-    l1_hole: float = 1.0
-    mse_hole: float = 0.0
-    l1_valid: float = 0.0
-    tv: float = 0.0
-    adversarial: float = 0.001
-    adversarial_kind: str = "vanilla"  # of ADVERSARIAL_KINDS
-    disc_shift: float = 0.0
-    random_real_window: bool = False  # the paper's: the real sample's local window lies at random
+    l1_hole: float = setting(1.0, "weight of the L1 error in the hole", minimum=0)
+    mse_hole: float = setting(0.0, "weight of the squared error in the hole", minimum=0)
+    l1_valid: float = setting(0.0, "weight of the L1 error outside the hole", minimum=0)
+    tv: float = setting(0.0, "weight of the total variation", minimum=0)
+    adversarial: float = setting(0.001, "weight of the adversarial loss", minimum=0)
+    adversarial_kind: str = setting("vanilla", "which adversarial loss", choices=ADVERSARIAL_KINDS)
+    disc_shift: float = setting(0.0, "weight of the discriminator shift loss", minimum=0)
+    random_real_window: bool = setting(False, "the paper's random local window for real samples")
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = "adam"  # of OPTIMIZERS
-    learning_rate: float = 4e-4
-    schedule: str = "constant"  # of SCHEDULES; cosine falls to 0 at num_steps
-    warmup_steps: int = 0
-    clip_norm: float = 0.0  # global gradient norm, per network; 0: no clipping
+    name: str = setting("adam", "the optimizer of both networks", choices=OPTIMIZERS)
+    learning_rate: float = setting(4e-4, "greater than 0")
+    schedule: str = setting("constant", "cosine falls to 0 at num_steps", choices=SCHEDULES)
+    warmup_steps: int = setting(0, "steps of linear warmup", minimum=0)
+    clip_norm: float = setting(0.0, "global gradient norm per network; 0: no clipping", minimum=0)
 
 
 @dataclass
 class Config:
-    num_steps: int = 500_002
-    seed: int = 0
-    init_from: str = ""  # trained weights to start from: a workdir, a step or a .pth file
-    global_batch_size: int = 96
-    image_size: int = 256
-    precision: str = "float32"  # of PRECISIONS: what convolutions compute in
-    log_every: int = 100
-    eval_every: int = 50_000
-    checkpoint_every: int = 5_000
-    max_skipped_updates: int = 10  # in a row, not finite, before the run stops
-    max_failed_saves: int = 3  # in a row, before the run stops
-    ema_decay: float = 0.0  # of the generator; 0: off
+    num_steps: int = setting(500_002, "training steps", minimum=1)
+    seed: int = setting(0, "below 2**32", minimum=0)
+    init_from: str = setting("", "weights to start from: a workdir, a step or a .pth file")
+    global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
+    image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
+    precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
+    log_every: int = setting(100, "steps between logged metrics", minimum=1)
+    eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
+    checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)
+    max_skipped_updates: int = setting(10, "non-finite updates in a row before stopping", minimum=1)
+    max_failed_saves: int = setting(3, "failed saves in a row before stopping", minimum=1)
+    ema_decay: float = setting(0.0, "decay of the generator's average; in [0, 1), 0: off")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -106,23 +117,16 @@ class Config:
         return self.image_size // 2
 
     def validate(self) -> "Config":
-        """Returns self, or raises UserError for the first impossible value."""
-        values, defaults = flatten(to_dict(self)), flatten(to_dict(Config()))
-        for path, value in values.items():
-            kind = type(defaults[path])
-            allowed = (int, float) if kind is float else kind
-            _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
-            _require(not isinstance(value, float) or isfinite(value), path, value, "finite")
-        for minimum, paths in MINIMA.items():
-            for path in paths:
-                _require(values[path] >= minimum, path, values[path], f"at least {minimum}")
-        for path, choices in CHOICES.items():
-            _require(values[path] in choices, path, values[path], "one of " + ", ".join(choices))
+        """Returns self. Raises UserError for the first invalid value."""
+        values = flatten(to_dict(self))
+        for path, entry in settings():
+            _check(path, values[path], entry)
         self._validate_relations()
+        self._validate_mask()
         return self
 
     def _validate_relations(self) -> None:
-        mask, phases = self.mask, self.phases
+        phases, rate = self.phases, self.optimizer.learning_rate
         _require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
         _require(self.model.width % 2 == 0, "model.width", self.model.width, "even")
         _require(
@@ -131,7 +135,6 @@ class Config:
             self.image_size,
             f"a multiple of 4 (the generator's stride), such as {self.image_size // 4 * 4}",
         )
-        rate = self.optimizer.learning_rate
         _require(rate > 0, "optimizer.learning_rate", rate, "positive")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1); 0 is off")
         _require(
@@ -140,6 +143,15 @@ class Config:
             phases.discriminator_end,
             f"at least phases.completion_end, {phases.completion_end}",
         )
+        _require(
+            self.data.crop != "resize_then_crop" or self.data.crop_size >= self.image_size,
+            "data.crop_size",
+            self.data.crop_size,
+            f"at least image_size, {self.image_size}, with data.crop=resize_then_crop",
+        )
+
+    def _validate_mask(self) -> None:
+        mask = self.mask
         if mask.kind in BBOX_MASK_KINDS:
             largest = self.image_size - 2 * mask.margin - 1
             _require(
@@ -171,54 +183,16 @@ class Config:
             mask.fill,
             "three values within 0..255",
         )
-        _require(
-            self.data.crop != "resize_then_crop" or self.data.crop_size >= self.image_size,
-            "data.crop_size",
-            self.data.crop_size,
-            f"at least image_size, {self.image_size}, with data.crop=resize_then_crop",
-        )
 
 
-MINIMA = {
-    0: (
-        "seed",
-        "data.num_workers",
-        "mask.max_delta",
-        "mask.margin",
-        "losses.l1_hole",
-        "losses.mse_hole",
-        "losses.l1_valid",
-        "losses.tv",
-        "losses.adversarial",
-        "losses.disc_shift",
-        "optimizer.warmup_steps",
-        "optimizer.clip_norm",
-    ),
-    1: (
-        "num_steps",
-        "global_batch_size",
-        "log_every",
-        "eval_every",
-        "checkpoint_every",
-        "max_skipped_updates",
-        "max_failed_saves",
-        "data.eval_images",
-        "data.crop_size",
-        "mask.max_size",
-        "phases.disc_step",
-    ),
-    2: ("model.width",),
-    16: ("image_size",),
-}
-CHOICES = {
-    "precision": PRECISIONS,
-    "model.output": OUTPUTS,
-    "data.crop": CROPS,
-    "mask.kind": MASK_KINDS,
-    "losses.adversarial_kind": ADVERSARIAL_KINDS,
-    "optimizer.name": OPTIMIZERS,
-    "optimizer.schedule": SCHEDULES,
-}
+def _check(path: str, value: Any, entry: dataclasses.Field) -> None:
+    kind = type(entry.default)
+    allowed = {float: (int, float), tuple: list}.get(kind, kind)  # to_dict makes tuples lists
+    minimum, choices = entry.metadata["minimum"], entry.metadata["choices"]
+    _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
+    _require(not isinstance(value, float) or isfinite(value), path, value, "finite")
+    _require(minimum is None or value >= minimum, path, value, f"at least {minimum}")
+    _require(not choices or value in choices, path, value, f"one of {', '.join(choices)}")
 
 
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
@@ -229,16 +203,48 @@ def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
         )
 
 
+def settings(section: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every setting with its path, such as "model.width"."""
+    for entry in dataclasses.fields(section):
+        if dataclasses.is_dataclass(entry.type):
+            yield from settings(entry.type, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, entry
+
+
+def set_value(config: Config, path: str, value: Any) -> None:
+    section, _, name = path.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dict that survives JSON (tuples become lists)."""
+    """A plain nested dict that survives JSON (tuples become lists)."""
     as_dict = dataclasses.asdict(config)
     if isinstance(as_dict["mask"]["fill"], tuple):
         as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
     return as_dict
 
 
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`. Missing fields get their defaults.
+
+    Raises UserError for fields that this version does not have.
+    """
+    config = Config()
+    fields = flatten(values)
+    unknown = fields.keys() - dict(settings()).keys()
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise UserError(f"the saved config has fields that this version does not know: {names}")
+    for path, value in fields.items():
+        set_value(config, path, value)
+    if isinstance(config.mask.fill, list):
+        config.mask.fill = tuple(config.mask.fill)
+    return config
+
+
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in nested.items():
         if isinstance(value, dict):
@@ -248,30 +254,7 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Fields that `values` lacks keep their defaults.
-
-    Raises UserError for fields that this version does not know.
-    """
-    config = Config()
-    fields = flatten(values)
-    unknown = fields.keys() - flatten(to_dict(config)).keys()
-    if unknown:
-        names = ", ".join(sorted(unknown))
-        raise UserError(f"a saved config has fields that this version does not know: {names}")
-    for path, value in fields.items():
-        *section, name = path.split(".")
-        setattr(getattr(config, section[0]) if section else config, name, value)
-    if isinstance(config.mask.fill, list):
-        config.mask.fill = tuple(config.mask.fill)
-    return config
-
-
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The leaf fields that differ, by path, with both values."""
-    old_values, new_values = flatten(to_dict(old)), flatten(to_dict(new))
-    return {
-        path: (value, new_values[path])
-        for path, value in old_values.items()
-        if value != new_values[path]
-    }
+    """The fields that differ, by path, with both values."""
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    return {path: (before[path], after[path]) for path in before if before[path] != after[path]}

@@ -1,17 +1,17 @@
-"""The one kind of error that users cause and can mend."""
+"""Errors that the user can fix."""
 
 import importlib
 from types import ModuleType
 
 
 class UserError(Exception):
-    """Bad input. Programs print its message as one line and exit with status 1, no traceback.
+    """Bad input. Programs print the message as one line, without a traceback, and exit with 1.
 
-    The message says the value found, what is allowed, and the remedy.
+    The message gives the value found, what is allowed, and what to do.
     """
 
 
-# The package's own extra that brings a module, where its name is another one.
+# The extra of this package that installs a module, if it has another name.
 EXTRA_OF = {
     "safetensors": "torch",
     "onnxruntime": "onnx",
@@ -21,7 +21,7 @@ EXTRA_OF = {
 
 
 def import_extra(module: str) -> ModuleType:
-    """Imports a module of an optional package; raises UserError naming the extra to install."""
+    """Imports an optional module. Raises UserError naming the extra to install if it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

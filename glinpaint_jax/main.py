@@ -1,26 +1,35 @@
-"""Trains a model: python -m glinpaint_jax.main --config configs/places.py [--workdir DIR]
+"""Trains a model. If the workdir already holds a checkpoint, training resumes from it.
 
-Single fields of the config: --config.global_batch_size=12. A workdir that holds a checkpoint is
-resumed.
+  python -m glinpaint_jax.main --config configs/places.py
+
+Pass --config.FIELD=VALUE to change a field of the config.
 """
 
+import argparse
+import sys
 from pathlib import Path
-
-from absl import flags
 
 from glinpaint_jax.commands import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives [runs/<config name>].")
+INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
 
-def main() -> None:
-    config = cli.load_config()
-    cli.start()
-    # Imported late: data workers import this module, and must not load jax.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
+    )
+    cli.add_config_arguments(parser, "config file, such as configs/places.py")
+    cli.add_distributed_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = cli.load_config(arguments)
+    cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, Path(WORKDIR.value or f"runs/{cli.config_path().stem}"))
+    train(config, arguments.workdir or Path("runs") / arguments.config.stem)
 
 
 if __name__ == "__main__":
-    cli.run(main, "interrupted; the same command resumes from the newest checkpoint")
+    cli.run(sys.modules[__name__], "python -m glinpaint_jax.main", sys.argv[1:])

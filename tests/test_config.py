@@ -56,9 +56,12 @@ def test_places_and_celeba_follow_mmagic():
         ("mask.fill", (0.0, 0.0), "three values"),
         ("losses.adversarial", -1.0, "at least 0"),
         ("seed", -1, "at least 0"),
+        ("seed", 2**32, "at most 4294967295"),
+        ("mask.fill", 5.0, "of type tuple"),
+        ("data.horizontal_flip", "yes", "of type bool"),
     ],
 )
-def test_impossible_values_are_refused_in_one_line(small_config, path, value, expected):
+def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expected):
     section, _, name = path.rpartition(".")
     setattr(getattr(small_config, section) if section else small_config, name, value)
     with pytest.raises(UserError) as error:
@@ -81,7 +84,7 @@ def test_differences_name_leaf_fields():
     assert differences(old, old) == {}
 
 
-def test_configs_saved_before_a_field_existed_get_its_default():
+def test_missing_fields_of_saved_configs_get_defaults():
     saved = to_dict(make_small_config(seed=3))
     del saved["ema_decay"], saved["losses"]["tv"]
     assert from_dict(saved) == make_small_config(seed=3)
@@ -91,6 +94,6 @@ def test_configs_saved_before_a_field_existed_get_its_default():
     ("changes", "named"),
     [({"new": 1}, "new"), ({"model": {"depth": 3}}, r"model\.depth"), ({"model": 3}, "model")],
 )
-def test_fields_of_another_version_are_named(changes, named):
+def test_unknown_fields_of_saved_configs_are_rejected(changes, named):
     with pytest.raises(UserError, match=f"does not know: {named}$"):
         from_dict(to_dict(Config()) | changes)

@@ -1,21 +1,17 @@
-"""The programs as people run them, in processes of their own."""
+"""main and evaluate, run as programs."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.programs import (
-    SMALL,
-    assert_refused,
-    read_jsonl,
-    run,
-    run_processes,
-)
+from glinpaint_jax.__main__ import COMMANDS
+from tests.helpers.programs import SMALL, assert_refused, execute, read_jsonl, run
 
 
-def test_training_leaves_what_it_promises(finished_run):
+def test_training_writes_checkpoints_metrics_and_samples(finished_run):
     workdir, result = finished_run
     assert {path.name for path in workdir.iterdir()} >= {
         "checkpoints",
@@ -35,23 +31,6 @@ def test_training_leaves_what_it_promises(finished_run):
     assert "generator 24,485 parameters: decoder " in result.stderr
     assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
     assert "step 10/10  joint" in result.stderr
-
-
-def test_two_processes_train_like_one_with_as_many_devices(finished_run, tmp_path):
-    results = run_processes(
-        2, "glinpaint_jax.main", *SMALL, "--config.num_steps=3", f"--workdir={tmp_path}/run"
-    )
-    assert [result.returncode for result in results] == [0, 0], results
-    assert "cpu x 2, 2 process(es)" in results[0].stderr
-    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
-    # The processes hold the batch in another order, so sums round differently, and Adam divides
-    # gradients near zero by themselves: equal at first, then close.
-    for alone, together in zip(
-        read_jsonl(finished_run[0])[:3], read_jsonl(tmp_path / "run"), strict=False
-    ):
-        for name in ("train/l1_hole", "train/l1_valid"):
-            tolerance = {1: 1e-6, 2: 1e-4, 3: 1e-2}[alone["step"]]
-            assert together[name] == pytest.approx(alone[name], rel=tolerance)
 
 
 def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
@@ -75,6 +54,21 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)
     assert f"{methods['Telea']['l1']:.2f}" in result.stdout
     assert "new crops" in result.stdout
+
+
+def test_evaluate_takes_the_config_of_the_checkpoint(finished_run, tmp_path):
+    workdir, _ = finished_run
+    scores_file = tmp_path / "scores.json"
+    arguments = ["glinpaint_jax", "evaluate", f"--checkpoint={workdir}"]
+    result = run(*arguments, f"--json={scores_file}")
+    assert result.returncode == 0, result.stderr
+    assert "config of the checkpoint: data.source photos" in result.stderr
+    scores = json.loads(scores_file.read_text())["scores"]["held_out"]["model, step 10"]
+    last = read_jsonl(workdir)[-1]
+    for metric, value in scores.items():
+        assert value == pytest.approx(last[f"eval/held_out/{metric}"], rel=1e-5)
+    assert_refused(run(*arguments, "--config.data.source=folder:/nowhere"), "/nowhere")
+    assert_refused(run(*arguments, "--config.image_size=50"), "50", "multiple of 4")
 
 
 def test_a_changed_config_is_not_resumed(finished_run):
@@ -106,12 +100,12 @@ def test_a_changed_config_is_not_resumed(finished_run):
     ],
     ids=lambda value: value[-1].split("/")[-1] if value else "none",
 )
-def test_bad_input_is_refused_in_one_line(arguments, expected, tmp_path):
+def test_bad_input_is_rejected_in_one_line(arguments, expected, tmp_path):
     result = run("glinpaint_jax.main", *arguments, TFDS_DATA_DIR=str(tmp_path))
     assert_refused(result, *expected)
 
 
-def test_a_run_that_fails_before_its_first_step_ends_in_one_line(tmp_path):
+def test_a_run_that_fails_before_its_first_step_prints_one_line(tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.jpg").write_text("no image")
     result = run(
@@ -125,24 +119,54 @@ def test_a_run_that_fails_before_its_first_step_ends_in_one_line(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("error: 4 images in a row cannot be decoded")
 
 
-@pytest.mark.parametrize("program", [["glinpaint_jax.main"], ["glinpaint_jax", "evaluate"]])
-def test_help_explains_the_flags(program):
-    text = run(*program, "--help").stdout
-    assert "--config configs/places.py" in text or "--config C" in text
-    assert "--workdir" in text or "--checkpoint" in text
+def test_help_of_every_program_is_quick_and_fits_a_terminal():
+    """All in one process, which must not have imported jax in the end."""
+    code = """
+import sys
+from glinpaint_jax import __main__ as programs
+for arguments in [[]] + [[command] for command in programs.COMMANDS]:
+    sys.argv = ["glinpaint_jax", *arguments, "--help"]
+    try:
+        programs.main()
+    except SystemExit as end:
+        assert end.code == 0
+sys.exit("jax" in sys.modules)
+"""
+    result = execute([sys.executable, "-c", code], COLUMNS="200")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+    for command in COMMANDS:
+        assert f"\n  {command} " in result.stdout
+        assert f"usage: python -m glinpaint_jax {command} " in result.stdout
 
 
-def test_evaluate_refuses_a_place_without_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("program", "own"), [(["train"], "--workdir DIR"), (["evaluate"], "--checkpoint PATH")]
+)
+def test_help_lists_the_config_and_its_fields(program, own):
+    result = run("glinpaint_jax", *program, "--help")
+    assert result.returncode == 0
+    for flag in (own, "--config FILE", "--config.model.width INT", "--distributed"):
+        assert f"\n  {flag} " in result.stdout
+
+
+def test_train_is_the_main_program():
+    result = run("glinpaint_jax", "train", "--config=configs/demo.py", "--config.image_size=50")
+    assert_refused(result, "50", "multiple of 4")
+
+
+def test_evaluate_needs_a_checkpoint(tmp_path):
     result = run("glinpaint_jax", "evaluate", *SMALL, f"--checkpoint={tmp_path}")
     assert_refused(result, str(tmp_path), "no checkpoint")
+    assert_refused(run("glinpaint_jax", "evaluate", *SMALL), "--checkpoint", "--help")
 
 
-def test_unknown_commands_are_refused():
-    result = run("glinpaint_jax", "paint")
-    assert_refused(result, "paint", "--help")
+def test_unknown_commands_are_rejected():
+    assert_refused(run("glinpaint_jax", "paint"), "paint", "--help")
+    assert_refused(run("glinpaint_jax", "complet"), "did you mean complete?")
 
 
-def test_own_folders_train_with_worker_processes_and_name_broken_files(tmp_path):
+def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(120):
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)

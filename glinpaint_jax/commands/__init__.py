@@ -1,1 +1,1 @@
-"""The commands of `python -m glinpaint_jax`, a module each."""
+"""The commands of `python -m glinpaint_jax`, one module each; cli.py is shared."""

@@ -1,162 +1,205 @@
-"""Flags and errors, the same for every program."""
+"""Flags, configs and errors, the same for every program.
+
+A command is a module with a docstring (its --help), `add_arguments(parser)` and `main(arguments)`.
+Commands import jax inside functions: --help stays quick, and data workers, which import the
+program when they are spawned, do not load it.
+"""
 
 import argparse
+import ast
+import copy
+import dataclasses
 import difflib
-import itertools
+import functools
 import os
 import re
+import runpy
+import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
-from glinpaint_jax.config import Config, flatten, to_dict
+from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; --config.field=value replaces a field."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0; or JAX_COORDINATOR_ADDRESS in the environment."
-)
-PROCESS_COUNT = flags.DEFINE_integer(
-    "process-count", None, "Of all hosts together; or JAX_NUM_PROCESSES."
-)
-PROCESS_ID = flags.DEFINE_integer("process-id", None, "From 0 on; or JAX_PROCESS_ID.")
 
+def run(command: ModuleType, program: str, arguments: list[str]) -> None:
+    """Runs a command. A UserError prints one line and exits with status 1.
 
-class ArgumentParser(argparse.ArgumentParser):
-    """Of a command that takes no config. What it cannot parse is a UserError."""
-
-    def __init__(self, command: str, description: str):
-        super().__init__(
-            f"python -m glinpaint_jax {command}",
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help tells more")
-
-
-def run(program: Callable[[], None], interrupted: str = "interrupted") -> None:
-    """Runs a program with a config, absl's flags parsed. A UserError is one line, exit status 1.
-
-    `interrupted` is what Ctrl-C prints.
+    Ctrl-C prints the command's INTERRUPTED, if it has one, and exits with status 130.
     """
-    # grain's workers leave their last batch to this process's resource tracker, which frees it
-    # and complains.
+    # grain's workers leave shared memory to this process's resource tracker, which frees it but
+    # warns about it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    _report_errors(lambda: app.run(lambda _: program(), flags_parser=_parse), interrupted)
-
-
-def run_command(
-    program: Callable[[argparse.Namespace], None],
-    parser: ArgumentParser,
-    interrupted: str = "interrupted",
-) -> None:
-    """The same for a command without a config: `program` gets the arguments."""
-    _report_errors(lambda: program(parser.parse_args()), interrupted)
-
-
-def _report_errors(program: Callable[[], None], interrupted: str) -> None:
-    # TFDS warns of every dataset that is not prepared, absl of every flag it does not know, orbax
-    # of itself, and prints the errors that it raises as well.
+    flags.FLAGS.mark_as_parsed()  # grain reads absl flags
+    # TFDS warns about every unprepared dataset; orbax logs the errors that it raises as well.
     absl_logging.set_verbosity(absl_logging.FATAL)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
-        program()
+        parser = ArgumentParser(program, command.__doc__)
+        command.add_arguments(parser)
+        command.main(parser.parse_args(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         _exit(1)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(getattr(command, "INTERRUPTED", "interrupted"), file=sys.stderr)
         _exit(130)
-    except Exception as error:
-        if not _has_joined_others():
-            raise
-        from glinpaint_jax import distributed
-
-        if line := distributed.lost_another(error):
-            sys.stderr.write(f"error: {line}\n")
-        else:
-            traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
         _exit(1)
 
 
 def _exit(status: int) -> NoReturn:
-    if _has_joined_others():
+    jax = sys.modules.get("jax")  # not imported yet if the program fails early
+    if jax is not None and jax.distributed.is_initialized():
         from glinpaint_jax import distributed
 
+        # A normal exit would wait for the other processes, which may be dead.
         sys.stdout.flush()
         sys.stderr.flush()
-        distributed.leave(status)
+        distributed.exit_now(status)
     sys.exit(status)
 
 
-def _has_joined_others() -> bool:
-    jax = sys.modules.get("jax")  # what fails early has not imported it
-    return jax is not None and jax.distributed.is_initialized()
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises UserError for arguments that it cannot parse."""
+
+    def __init__(self, program: str, description: str):
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        super().__init__(
+            program,
+            description=description,
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, width=width, max_help_position=46
+            ),
+            allow_abbrev=False,
+        )
+
+    def parse_args(self, arguments: list[str]) -> argparse.Namespace:
+        self._reject_unknown_flags(arguments)
+        parsed, surplus = self.parse_known_args(arguments)
+        if surplus:
+            raise UserError(f"unexpected argument {surplus[0]!r}; flags start with --")
+        return parsed
+
+    def _reject_unknown_flags(self, arguments: list[str]) -> None:
+        known = self._option_string_actions
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if re.match("--?[a-zA-Z]", name) and name not in known:
+                close = difflib.get_close_matches(name, known, n=3)
+                advice = f"did you mean {' or '.join(close)}?" if close else "see --help"
+                if re.match(r"--?config\.", name):
+                    raise UserError(f"{name}: the config has no such field; {advice}")
+                raise UserError(f"unknown flag {name}; {advice}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
 
 
-def start() -> None:
-    """Joins the other processes that the flags or the environment speak of."""
-    # Imported late: data workers import this module, and must not load jax.
+def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
+    """--config FILE, and --config.FIELD=VALUE for every field."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    groups = {}
+    for path, setting in settings():
+        section = ".".join(["config", *path.split(".")[:-1]])
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        kind = type(setting.default)
+        groups[section].add_argument(
+            f"--config.{path}",
+            type=PARSERS.get(kind, kind),
+            default=argparse.SUPPRESS,
+            help=_describe(setting).replace("%", "%%"),
+            metavar=kind.__name__.upper(),
+            **({"nargs": "?", "const": True} if kind is bool else {}),
+        )
+
+
+def _describe(setting: dataclasses.Field) -> str:
+    minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
+    bounds = "" if minimum is None else f", >= {minimum}"
+    if choices:
+        bounds = f": {', '.join(choices)}"
+    return f"{setting.metadata['meaning']}{bounds} [{setting.default or repr(setting.default)}]"
+
+
+def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the other processes, detected from SLURM, Open MPI, TPU or "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0; give all three if nothing can be detected",
+    )
+    group.add_argument("--process-count", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process-id", type=int, metavar="I", help="this process, 0 to N - 1")
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Prepares jax, and joins the other processes if the arguments ask for it."""
     from glinpaint_jax import distributed
 
-    distributed.start(COORDINATOR.value, PROCESS_COUNT.value, PROCESS_ID.value)
+    absl_logging.use_absl_handler()  # silences other loggers too
+    others = (arguments.coordinator, arguments.process_count, arguments.process_id)
+    join = arguments.distributed or any(value is not None for value in others)
+    distributed.start(join, *others)
 
 
-def load_config() -> Config:
-    """The validated config of the command line."""
-    config = CONFIG.value
-    if not isinstance(config, Config):
-        raise UserError(f"{config_path()} must define get_config() -> glinpaint_jax.config.Config")
+def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> Config:
+    """The validated config of --config, or else `saved`, with the fields from the command line."""
+    if arguments.config is not None:
+        config = read_config(arguments.config)
+    elif saved is not None:
+        config = copy.deepcopy(saved)
+    else:
+        raise UserError("no config; pass --config configs/demo.py or another file of configs/")
+    for name, value in vars(arguments).items():
+        if name.startswith("config."):
+            set_value(config, name.removeprefix("config."), value)
     return config.validate()
 
 
-def config_path() -> Path:
-    return Path(flags.FLAGS["config"].config_filename)
+def read_config(path: Path) -> Config:
+    if not path.is_file():
+        raise UserError(f"no config file {str(path)!r}; this project's configs are in configs/")
+    get_config = runpy.run_path(str(path)).get("get_config")
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, Config):
+        raise UserError(f"{path} must define get_config() -> glinpaint_jax.config.Config")
+    return config
 
 
-def _parse(argv: list[str]) -> list[str]:
-    path = _config_argument(argv)
-    if path is not None and not Path(path).is_file():
-        raise UserError(f"no config file {path!r}; the project's own lie in configs/")
-    _refuse_unknown_fields(argv)
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() not in TRUE + FALSE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() in TRUE
+
+
+def _parse_tuple(text: str) -> tuple[Any, ...]:
     try:
-        rest = flags.FLAGS(argv)
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from None
-    if rest[1:]:
-        raise UserError(f"unexpected argument {rest[1]!r}; flags start with --")
-    if path is None:
-        raise UserError("no config; pass --config configs/demo.py or another file of configs/")
-    return rest
+        return tuple(ast.literal_eval(text))
+    except (SyntaxError, TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tuple such as 0,127.5,255") from None
 
 
-def _refuse_unknown_fields(argv: list[str]) -> None:
-    fields = flatten(to_dict(Config()))
-    for argument in argv:
-        name = argument.partition("=")[0]
-        match = re.fullmatch(r"--?config\.(.*)", name)
-        if match and (field := match[1]) not in fields:
-            close = difflib.get_close_matches(field, fields, n=3)
-            known = ", ".join(close or fields)
-            raise UserError(f"{name}: the config has no such field; known: {known}")
-
-
-def _config_argument(argv: list[str]) -> str | None:
-    for argument, following in itertools.pairwise([*argv[1:], ""]):
-        if argument in ("--config", "-config"):
-            return following
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    return None
+TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
+PARSERS = {bool: _parse_bool, tuple: _parse_tuple}

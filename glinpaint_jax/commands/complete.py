@@ -1,27 +1,25 @@
-"""Fills holes in photographs: one image and its mask, or folders of them matched by name.
+"""Fills holes in photographs: one image and its mask, or folders with matching names.
 
-Masks are images of the same size, white = fill. Only the holes change: all other pixels are those
-of the input, its orientation applied, profile and metadata kept. PNG, TIFF and BMP are lossless.
+A mask is an image of the same size; white pixels are filled. All other pixels of the photograph
+stay exactly the same; its EXIF orientation is applied, its color profile and metadata are kept.
+PNG, TIFF and BMP are lossless; JPEG is re-encoded.
 """
 
 import argparse
 import sys
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool
 from tqdm import tqdm
 
-from glinpaint_jax.commands import cli
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.data.masks import free_form_mask
-from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.completer import Completer, check_same_size
 from glinpaint_jax.inference.photos import (
     FORMATS,
     output_format,
@@ -31,21 +29,58 @@ from glinpaint_jax.inference.photos import (
     write_photo,
 )
 
+if TYPE_CHECKING:
+    from glinpaint_jax.inference.completer import Completer
+
 
 class Job(NamedTuple):
     image: Path
-    mask: Path | None  # None: a random one
+    mask: Path | None  # None: a random hole
     output: Path
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a workdir, a step, or a .pth or .safetensors file",
+    )
+    add("--image", type=Path, required=True, metavar="PATH", help="a file or a folder")
+    add("--mask", type=Path, metavar="PATH", help="a file, or a folder with the images' names")
+    add("--random-holes", action="store_true", help="fill random brush strokes instead of a mask")
+    add("--output", type=Path, required=True, metavar="PATH", help="a file or a folder")
+    add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
+    add("--resize-mask", action="store_true", help="resize masks to the image's size (nearest)")
+    add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
+    add(
+        "--blend",
+        choices=KINDS,
+        default=KINDS[0],
+        help="how to hide seams; telea-poisson is the paper's [none]",
+    )
+    add(
+        "--tile",
+        type=int,
+        default=512,
+        metavar="PIXELS",
+        help="largest hole that is computed at once; smaller needs less memory [512]",
+    )
+
+
 def main(arguments: argparse.Namespace) -> None:
+    from glinpaint_jax.distributed import start
+    from glinpaint_jax.inference.completer import Completer
+
     if (arguments.mask is None) != arguments.random_holes:
         raise UserError("pass either --mask or --random-holes")
     if arguments.quality not in range(1, 101):
         raise UserError(f"--quality={arguments.quality} must be in 1..100")
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     images = len(jobs) + len(failures)
-    keep_compiled_programs()
+    start()
     completer = Completer.load(arguments.checkpoint, arguments.tile, arguments.blend)
     if arguments.image.is_dir():
         make_folder(arguments.output)
@@ -64,19 +99,19 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], list[str]]:
-    """What is to be done, and why some of it cannot be. Raises UserError where nothing can."""
+    """The jobs, and errors for images without a usable mask. Raises UserError if no job is left."""
     for path in (image, mask):
         if path is not None and not path.exists():
             raise UserError(f"no file or folder {path}")
     if not image.is_dir():
         if mask is not None and mask.is_dir():
-            raise UserError(f"--image is a file, --mask={mask} a folder; both must be the same")
+            raise UserError(f"--image is a file, --mask={mask} is a folder; both must be the same")
         return [Job(image, mask, output / image.name if output.is_dir() else output)], []
 
     images = _images_in(image)
     if not images:
-        raise UserError(f"no images in {image}; known are {', '.join(FORMATS)}")
-    if mask is None or not mask.is_dir():  # random ones, or one for all
+        raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
+    if mask is None or not mask.is_dir():  # random holes, or one mask for all
         return [Job(path, mask, output / path.name) for path in images], []
     masks: dict[str, list[Path]] = {}
     for path in _images_in(mask):
@@ -98,20 +133,22 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot create folder {folder}: {error.strerror}") from None
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
 
 
-def complete_file(completer: Completer, job: Job, arguments: argparse.Namespace) -> None:
-    """Raises UserError, leaving no file, where the image, its mask or the output will not do."""
+def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespace) -> None:
+    """Raises UserError and writes nothing if the image, its mask or the output is unusable."""
+    from glinpaint_jax.inference.completer import check_same_size
+
     image, mask, output = job
     output_format(output)
     if output.exists():
         if any(path is not None and output.samefile(path) for path in (image, mask)):
-            raise UserError(f"{output} is an input and is never overwritten; change --output")
+            raise UserError(f"{output} is an input, which is never overwritten; change --output")
         if not arguments.overwrite:
             raise UserError(f"{output} exists; pass --overwrite or change --output")
     photo = read_photo(image)
@@ -125,7 +162,10 @@ def complete_file(completer: Completer, job: Job, arguments: argparse.Namespace)
     except UserError as error:
         raise UserError(f"{image}, {mask}: {error}, or pass --resize-mask") from None
     if hole.all():
-        print(f"{mask}: the mask covers everything; nothing is left to go by", file=sys.stderr)
+        print(
+            f"{mask}: the mask covers the whole image; no context is left",
+            file=sys.stderr,
+        )
     if not hole.any() and output.suffix.lower() == image.suffix.lower():
         write_bytes(output, image.read_bytes())
         return
@@ -134,23 +174,7 @@ def complete_file(completer: Completer, job: Job, arguments: argparse.Namespace)
 
 
 def random_hole(name: str, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Brush strokes over 5 to 20 % of the image, for one name always the same."""
+    """Brush strokes over 5 to 20 % of the image, always the same for a name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     config = MaskConfig(kind="free_form", min_area=0.05, max_area=0.2)
     return free_form_mask(rng, height, width, config)[..., 0] > 0
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("complete", __doc__)
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a workdir, a step, or a .pth file")
-    add("--image", type=Path, required=True, help="a file or a folder")
-    add("--mask", type=Path, help="a file, or a folder of masks with the images' names")
-    add("--random-holes", action="store_true", help="to try out: brush strokes instead of a mask")
-    add("--output", type=Path, required=True, help="a file or a folder")
-    add("--overwrite", action="store_true", help="replace existing outputs (inputs never)")
-    add("--resize-mask", action="store_true", help="stretch masks of another size (nearest)")
-    add("--quality", type=int, default=95, help="of JPEG and WebP, 1..100 [95]")
-    add("--blend", choices=KINDS, default="none", help="hide seams; telea-poisson is the paper's")
-    add("--tile", type=int, default=512, help="largest hole computed at once, pixels [512]")
-    cli.run_command(main, parser)

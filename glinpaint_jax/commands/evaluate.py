@@ -1,78 +1,96 @@
-"""Scores a checkpoint: python -m glinpaint_jax evaluate --config C --checkpoint DIR
+"""Scores a checkpoint on its evaluation images: L1 error, PSNR and SSIM.
 
-The config says which data, crops and holes; the network is the checkpoint's own. Its averaged
-weights are used where it has some.
+  python -m glinpaint_jax evaluate --checkpoint runs/places
+
+The config chooses the images, crops and holes: --config, or else the checkpoint's own, with fields
+changed by --config.FIELD=VALUE. The network is always the checkpoint's, with averaged weights if
+it has them.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
-
-from absl import flags
+from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import write_atomically
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A workdir (its newest step), a step, or a .pth file of MMagic."
-)
-LIMIT = flags.DEFINE_integer("limit", None, "Images of each set, at most.", lower_bound=1)
-JSON = flags.DEFINE_string("json", None, "Also write the scores to this file.")
-BASELINES = flags.DEFINE_bool("baselines", False, "Also score mean colour fill and Telea.")
+if TYPE_CHECKING:
+    from glinpaint_jax.models.networks import Weights
 
 Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
 
 
-def main() -> None:
-    config = cli.load_config()
-    if CHECKPOINT.value is None:
-        raise UserError("no checkpoint; pass --checkpoint=WORKDIR")
-    if JSON.value and not Path(JSON.value).absolute().parent.is_dir():
-        raise UserError(f"--json={JSON.value}: no folder {Path(JSON.value).absolute().parent}")
-    if LIMIT.value:
-        config.data.eval_images = LIMIT.value
-    cli.start()
-    step, scores = score_checkpoint(config, Path(CHECKPOINT.value))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s --checkpoint PATH [--config FILE] [--config.FIELD=VALUE ...]"
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a workdir (its newest step), a step, or a .pth or .safetensors file",
+    )
+    add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
+    add("--json", type=Path, metavar="FILE", help="also write the scores to this file")
+    add("--baselines", action="store_true", help="also score mean color fill and Telea")
+    cli.add_config_arguments(parser, "config file [the checkpoint's own config]")
+    cli.add_distributed_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = cli.load_config(arguments) if arguments.config else None
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise UserError(f"--json={arguments.json}: no folder {arguments.json.absolute().parent}")
+    cli.start(arguments)
+    from glinpaint_jax.weights import load_weights
+
+    weights = load_weights(arguments.checkpoint)
+    if config is None:
+        config = cli.load_config(arguments, weights.config)
+    if arguments.limit:
+        config.data.eval_images = arguments.limit
+    scores = score(weights, config, arguments.baselines)
+    if arguments.config is None:
+        print(f"config of the checkpoint: data.source {config.data.source}", file=sys.stderr)
     print(table(scores))
-    if JSON.value:
-        content = json.dumps({"step": step, "scores": scores}, indent=2) + "\n"
-        write_atomically(Path(JSON.value), content.encode())
+    if arguments.json:
+        content = json.dumps({"step": weights.step, "scores": scores}, indent=2) + "\n"
+        write_atomically(arguments.json, content.encode())
 
 
-def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
-    """The checkpoint's step, and the scores of its generator and of the baselines asked for."""
-    # Imported late: data workers import this module, and must not load jax.
+def score(weights: "Weights", config: Config, with_baselines: bool) -> Scores:
+    """The scores of the generator, and of the baselines if asked for."""
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.distributed import make_mesh, replicated
-    from glinpaint_jax.evaluation import baselines
+    from glinpaint_jax.evaluation.baselines import BASELINES
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
         make_baseline_completion,
         make_generator_completion,
     )
     from glinpaint_jax.models.networks import make_networks
-    from glinpaint_jax.weights import load_weights
 
     mesh = make_mesh()
     _, sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    weights = load_weights(checkpoint)
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
     completions = {
         f"model, step {weights.step}": make_generator_completion(config, generator, mesh)(variables)
     }
-    if BASELINES.value:
-        for name, fill in baselines.BASELINES.items():
+    if with_baselines:
+        for name, fill in BASELINES.items():
             completions[name] = make_baseline_completion(fill, mesh)
 
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return weights.step, {
+    return {
         set_name: {
             method: evaluate(completion, source, config, mesh, warn)
             for method, completion in completions.items()
@@ -82,7 +100,7 @@ def score_checkpoint(config: Config, checkpoint: Path) -> tuple[int, Scores]:
 
 
 def table(scores: Scores) -> str:
-    """Aligned plain text, a block for each set."""
+    """Aligned plain text, one block per set."""
     lines = []
     for set_name, methods in scores.items():
         lines.append(f"{set_name.replace('_', ' '):<24}{'l1 %':>8}{'PSNR':>8}{'SSIM':>8}")
@@ -91,7 +109,3 @@ def table(scores: Scores) -> str:
                 f"  {method:<22}{values['l1']:>8.2f}{values['psnr']:>8.2f}{values['ssim']:>8.3f}"
             )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    cli.run(main)

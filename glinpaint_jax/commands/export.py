@@ -1,28 +1,46 @@
-"""Writes trained weights for other tools.
+"""Writes trained weights in a format that other tools read.
 
   mmagic       .pth file that MMagic's generator and discriminators load strictly
   safetensors  the same keys
-  torchscript  image and mask -> completed image; what IOPaint takes
-  onnx         the same, mask float
-  stablehlo    the same for jax.export, arrays NHWC; runs on cpu, cuda and tpu
+  torchscript  function of image and mask that returns the completed image; IOPaint loads it
+  onnx         the same; the mask is float
+  stablehlo    the same for jax.export, with NHWC arrays; runs on cpu, cuda and tpu
 
-Images are RGB in 0..1, not masked beforehand; masks are 1 in the hole; batch and size are free,
-sides multiples of 4. The written file is run and compared with JAX before it is put in place.
+Images are RGB in 0..1 with the hole not yet filled; masks are 1 in the hole. Batch and size are
+free; sides must be multiples of 4. Before the file is put in place, it is run and compared with
+JAX.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from glinpaint_jax.commands import cli
-from glinpaint_jax.distributed import keep_compiled_programs
-from glinpaint_jax.interop.export import FORMATS, TOLERANCE, export_weights
-from glinpaint_jax.interop.mmagic import mmagic_differences
-from glinpaint_jax.weights import load_weights
+FORMATS = ("mmagic", "safetensors", "torchscript", "onnx", "stablehlo")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a workdir, a step, or a .pth or .safetensors file",
+    )
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="the generator's averaged or last weights [averaged if the checkpoint has them]",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
-    keep_compiled_programs()  # alone: an export joins no other processes
+    from glinpaint_jax.distributed import start
+    from glinpaint_jax.interop.export import TOLERANCE, export_weights
+    from glinpaint_jax.interop.mmagic import mmagic_differences
+    from glinpaint_jax.weights import load_weights
+
+    start()
     weights = load_weights(arguments.checkpoint, arguments.ema)
     if arguments.format == "mmagic":
         for note in mmagic_differences(weights.config):
@@ -33,18 +51,3 @@ def main(arguments: argparse.Namespace) -> None:
         f"wrote {arguments.output} ({megabytes:.1f} MB): differs from JAX by at most "
         f"{difference:.1e} (allowed {TOLERANCE:.0e})"
     )
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("export", __doc__)
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a workdir, a step, or a .pth file"
-    )
-    parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
-    parser.add_argument(
-        "--ema",
-        action=argparse.BooleanOptionalAction,
-        help="the generator's averaged weights, or its last ones [averaged where there are some]",
-    )
-    cli.run_command(main, parser)

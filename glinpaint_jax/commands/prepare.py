@@ -29,12 +29,38 @@ from glinpaint_jax.data.shards import (
     read_plan,
     sum_entries,
 )
-from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import refuse_unwritable, write_atomically
 
+INTERRUPTED = "interrupted; finished shards are kept, rerun the command to continue"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", nargs="?", metavar="SOURCE", help="such as folder:PATH")
+    add("--output", type=Path, metavar="DIR", required=True, help="folder of the shards")
+    add("--shards", type=cli.positive_int, metavar="N", help="128 for millions of images")
+    add("--shard-range", type=parse_range, metavar="A:B", help="only shards A to B - 1 [all]")
+    add(
+        "--workers",
+        type=cli.positive_int,
+        metavar="W",
+        help="worker processes [one per core]",
+    )
+    add(
+        "--max-side",
+        type=cli.positive_int,
+        default=0,
+        metavar="S",
+        help="longest side in pixels [unchanged]",
+    )
+    add("--check", action="store_true", help="verify counts and checksums; needs no SOURCE")
+
 
 def main(arguments: argparse.Namespace) -> None:
+    from glinpaint_jax.data.workers import cores
+
+    arguments.workers = arguments.workers or cores()
     if arguments.check:
         check_shards(arguments)
     else:
@@ -43,15 +69,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 def write_shards(arguments: argparse.Namespace) -> None:
     if not arguments.source or not arguments.shards:
-        raise UserError("SOURCE and --shards are needed; --help tells more")
+        raise UserError("SOURCE and --shards are needed; see --help")
     source = open_whole(arguments.source)
     if arguments.shards > min(len(source), MAX_SHARDS):
         raise UserError(
-            f"--shards {arguments.shards} of {len(source)} images; at most one an image and "
-            f"{MAX_SHARDS} are possible"
+            f"--shards {arguments.shards} of {len(source)} images; must be at most one per image "
+            f"and at most {MAX_SHARDS}"
         )
     if arguments.max_side > MAX_SIDE:
-        raise UserError(f"--max-side {arguments.max_side}, a JPEG has sides of at most {MAX_SIDE}")
+        raise UserError(f"--max-side {arguments.max_side} must be at most {MAX_SIDE}, as in JPEG")
     folder = arguments.output
     plan = Plan(arguments.source, len(source), arguments.shards, arguments.max_side)
     numbers = shard_numbers(arguments, plan)
@@ -126,8 +152,8 @@ def shard_numbers(arguments: argparse.Namespace, plan: Plan) -> range:
     start, stop = arguments.shard_range
     if not start < stop <= plan.shards:
         raise UserError(
-            f"--shard-range {start}:{stop} of {plan.shards} shards, must be A:B with A < B, from "
-            f"0:1 to 0:{plan.shards}"
+            f"--shard-range {start}:{stop} of {plan.shards} shards; must be A:B with "
+            f"0 <= A < B <= {plan.shards}"
         )
     return range(start, stop)
 
@@ -137,29 +163,3 @@ def parse_range(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:64")
     return int(match[1]), int(match[2])
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("prepare", __doc__)
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="such as folder:PATH")
-    parser.add_argument("--output", type=Path, metavar="DIR", required=True)
-    parser.add_argument("--shards", type=positive, metavar="N", help="128 for millions of images")
-    parser.add_argument("--shard-range", type=parse_range, metavar="A:B", help="A to B - 1 [all]")
-    parser.add_argument(
-        "--workers", type=positive, default=cores(), metavar="W", help="processes [cores]"
-    )
-    parser.add_argument(
-        "--max-side", type=positive, default=0, metavar="S", help="pixels [as they are]"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="verify counts and checksums; needs no SOURCE"
-    )
-    cli.run_command(
-        main, parser, "interrupted; finished shards are kept, rerun the command to continue"
-    )

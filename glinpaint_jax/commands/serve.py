@@ -1,11 +1,12 @@
-"""Serves a page on which holes are painted into photographs and filled, and its API.
+"""Serves a web page, and its API, for painting over parts of photographs and filling them.
 
-  http://127.0.0.1:7860 in a browser; from Python:
+  http://127.0.0.1:7860 in a browser, or from Python:
     client = gradio_client.Client("http://127.0.0.1:7860")
     filled = client.predict(handle_file("photo.jpg"), handle_file("mask.png"), api_name="/complete")
 
-Only this machine can reach it, unless --host is another address than 127.0.0.1; there is no login.
-What is uploaded is deleted an hour after its last use, and when the server stops.
+By default only this machine can open the page; --host 0.0.0.0 opens it to everyone who can reach
+this machine. There is no login. Uploads are deleted an hour after their last use and when the
+server stops.
 """
 
 import argparse
@@ -15,19 +16,44 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from glinpaint_jax.commands import cli
-from glinpaint_jax.distributed import keep_compiled_programs
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.web.app import CSS, make_app, theme
-from glinpaint_jax.web.safety import LimitBody
-from glinpaint_jax.web.uploads import Limits, remove_older
+
+if TYPE_CHECKING:
+    from glinpaint_jax.inference.completer import Completer
+    from glinpaint_jax.web.uploads import Limits
 
 KEPT_SECONDS = 60 * 60
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a workdir, a step, or a .pth or .safetensors file",
+    )
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all [127.0.0.1]")
+    add("--port", type=int, default=7860, help="[7860]")
+    add("--max-megapixels", type=int, default=50, metavar="N", help="largest photograph [50]")
+    add("--max-megabytes", type=int, default=50, metavar="N", help="largest file [50]")
+    add(
+        "--max-queue",
+        type=int,
+        default=32,
+        metavar="N",
+        help="most waiting completions; more are rejected [32]",
+    )
+
+
 def main(arguments: argparse.Namespace) -> None:
+    from glinpaint_jax.distributed import start
+    from glinpaint_jax.inference.completer import Completer
+    from glinpaint_jax.web.uploads import Limits
+
     limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)
     for name, value, most in (
         ("port", arguments.port, 65535),
@@ -38,27 +64,31 @@ def main(arguments: argparse.Namespace) -> None:
         if value not in range(1, most + 1):
             raise UserError(f"--{name}={value} must be in 1..{most}")
     if ":" in arguments.host:
-        raise UserError(f"--host={arguments.host} must be a name or an IPv4 address")
-    keep_compiled_programs()
+        raise UserError(f"--host={arguments.host} must be a host name or an IPv4 address")
+    start()
     with tempfile.TemporaryDirectory(prefix="glinpaint-") as folder:
-        tempfile.tempdir = folder  # half-finished uploads too
+        tempfile.tempdir = folder  # unfinished uploads go there too
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        # Gradio asks its own page once, which no proxy knows.
+        # Gradio requests its own page once, which must not go through a proxy.
         os.environ["no_proxy"] = f"{os.environ.get('no_proxy', '')},{arguments.host}".strip(",")
         serve(Completer.load(arguments.checkpoint), Path(folder), limits, arguments)
 
 
 def serve(
-    completer: Completer, folder: Path, limits: Limits, arguments: argparse.Namespace
+    completer: "Completer", folder: Path, limits: "Limits", arguments: argparse.Namespace
 ) -> None:
-    """Until the process is told to stop. Raises UserError where the address cannot be used."""
+    """Serves until SIGINT or SIGTERM. Raises UserError if the address cannot be used."""
+    from starlette.middleware import Middleware  # comes with gradio
+
+    from glinpaint_jax.web.app import CSS, make_app, theme
+    from glinpaint_jax.web.safety import LimitBody
+    from glinpaint_jax.web.uploads import remove_older
+
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     app = make_app(completer, folder, limits)
-    from starlette.middleware import Middleware  # comes with gradio
-
     max_bytes = limits.megabytes * 10**6
     try:
         app.launch(
@@ -85,15 +115,3 @@ def serve(
         remove_older(folder, KEPT_SECONDS)
     print("stopped", file=sys.stderr)
     app.close(verbose=False)
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("serve", __doc__)
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a workdir, a step, or a .pth file")
-    add("--host", default="127.0.0.1", help="0.0.0.0: for everyone who can reach this machine")
-    add("--port", type=int, default=7860)
-    add("--max-megapixels", type=int, default=50, help="of a photograph [50]")
-    add("--max-megabytes", type=int, default=50, help="of a file [50]")
-    add("--max-queue", type=int, default=32, help="completions waiting; others are refused [32]")
-    cli.run_command(main, parser)

@@ -1,32 +1,30 @@
-"""Compares every checkpoint of a workdir, or one of them, with its checksums.
+"""Checks a workdir's checkpoints, or one of them, against their checksums.
 
-One line a step; exit status 1 where one is not whole. Nothing is changed.
+Prints one line per step. Exits with status 1 if any step is damaged. Changes nothing.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import find_damage
-from glinpaint_jax.weights import FOLDER, steps_in
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a workdir or one of its steps")
 
 
 def main(arguments: argparse.Namespace) -> None:
+    from glinpaint_jax.weights import FOLDER, steps_in
+
     steps = [arguments.folder / FOLDER / str(step) for step in steps_in(arguments.folder)]
     if not steps and (arguments.folder / "config").is_dir():
         steps = [arguments.folder]
     if not steps:
-        raise UserError(f"no checkpoint in {arguments.folder}; it must be a workdir or a step")
+        raise UserError(f"no checkpoint in {arguments.folder}; pass a workdir or a step")
     damages = [find_damage(step) for step in steps]
     for step, damage in zip(steps, damages, strict=True):
         print(f"{step}: {damage or 'whole'}")
     if any(damages):
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    parser = cli.ArgumentParser("verify", __doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a workdir, or one of its steps")
-    cli.run_command(main, parser)

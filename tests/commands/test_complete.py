@@ -1,4 +1,4 @@
-"""complete as people run it: files, folders, refusals."""
+"""complete, run as a program: files, folders, rejected input."""
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,7 @@ HOLE = (slice(20, 40), slice(30, 60))
 
 @pytest.fixture
 def files(tmp_path):
-    """images/, masks/ with three pairs."""
+    """images/ and masks/ with three pairs."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     mask = np.zeros((80, 100), np.uint8)
@@ -63,7 +63,7 @@ def test_blending_and_small_tiles(finished_run, files):
     np.testing.assert_array_equal(blended, whole)
 
 
-def test_folders_go_on_past_what_is_broken_and_say_it(finished_run, files):
+def test_folders_skip_and_report_broken_images(finished_run, files):
     (files / "images" / "text.jpg").write_text("no image")
     (files / "images" / "empty.jpg").touch()
     (files / "images" / "notes.txt").write_text("not looked at")
@@ -92,7 +92,7 @@ def test_random_holes_are_the_same_each_time(finished_run, files):
         assert 0.02 < changed < 0.3
 
 
-def test_a_mask_without_a_hole_gives_the_file_itself(finished_run, files):
+def test_an_empty_mask_copies_the_file(finished_run, files):
     PIL.Image.new("L", (10, 8)).save(files / "black.png")
     source, output = files / "images" / "coffee.png", files / "out.png"
     result = complete(finished_run, source, files / "black.png", output, "--resize-mask")
@@ -116,7 +116,7 @@ def test_a_mask_without_a_hole_gives_the_file_itself(finished_run, files):
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_refusals(image, mask, output, more, expected, finished_run, files):
+def test_bad_input_is_rejected(image, mask, output, more, expected, finished_run, files):
     before = {path: path.read_bytes() for path in files.rglob("*.png")}
     mask = mask and files / mask
     result = complete(finished_run, files / image, mask, files / output, *more)
@@ -124,7 +124,7 @@ def test_refusals(image, mask, output, more, expected, finished_run, files):
     assert {path: path.read_bytes() for path in files.rglob("*.png")} == before
 
 
-def test_weights_that_are_not_there_are_no_random_ones(files):
+def test_a_missing_checkpoint_is_rejected(files):
     result = complete([files], files / "images", None, files / "out", "--random-holes")
     assert_refused(result, "no checkpoint in")
     assert not (files / "out").exists()

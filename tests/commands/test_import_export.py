@@ -1,4 +1,4 @@
-"""import-torch and export as people run them, and training from what they leave."""
+"""import-torch and export, run as programs, and training from their output."""
 
 import json
 
@@ -34,7 +34,7 @@ def exported(finished_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(exported, tmp_path_factory):
-    """What `import-torch` makes of it, with something beside the networks."""
+    """The checkpoint that `import-torch` makes of it, with more than the networks in the file."""
     folder = tmp_path_factory.mktemp("imported")
     content = torch.load(exported)
     content["state_dict"]["data_preprocessor.mean"] = torch.zeros(3)
@@ -91,7 +91,7 @@ def test_the_averaged_or_the_last_weights_are_exported(ema, finished_run, tmp_pa
     assert (got != first_kernel(load_weights(workdir, not ema))).any()
 
 
-def test_exporting_to_onnx_says_only_what_it_wrote(exported, tmp_path):
+def test_exporting_to_onnx_prints_one_line(exported, tmp_path):
     path = tmp_path / "a.onnx"
     result = run("glinpaint_jax", "export", exported, "--format=onnx", f"--output={path}")
     assert (result.returncode, result.stderr) == (0, "")
@@ -99,12 +99,13 @@ def test_exporting_to_onnx_says_only_what_it_wrote(exported, tmp_path):
 
 
 def test_training_starts_from_a_file_in_all_processes(exported, tmp_path):
-    """With a learning rate that moves nothing, the weights come out as they went in."""
+    """With a learning rate too small to change anything, the weights stay the same."""
     results = run_processes(
         2,
         "glinpaint_jax.main",
         *SMALL,
         f"--config.init_from={exported}",
+        "--distributed",
         "--config.num_steps=1",
         "--config.optimizer.learning_rate=1e-30",
         f"--workdir={tmp_path}/run",
@@ -117,7 +118,7 @@ def test_training_starts_from_a_file_in_all_processes(exported, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_another_generator_is_no_start(exported, tmp_path):
+def test_training_does_not_start_from_another_width(exported, tmp_path):
     result = run(
         "glinpaint_jax.main",
         *SMALL,
@@ -145,7 +146,7 @@ def test_an_import_that_cannot_be_written_leaves_nothing(problem, exported, tmp_
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one key less", "code"])
-def test_bad_files_are_refused_and_nothing_is_written(damage, exported, tmp_path):
+def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_path):
     path, trace = tmp_path / "bad.pth", tmp_path / "trace"
     if damage == "truncated":
         path.write_bytes(exported.read_bytes()[:10_000])
@@ -175,5 +176,5 @@ def test_bad_files_are_refused_and_nothing_is_written(damage, exported, tmp_path
     ],
     ids=["checkpoint", "format", "missing"],
 )
-def test_bad_arguments_are_refused_in_one_line(arguments, expected):
+def test_bad_arguments_are_rejected_in_one_line(arguments, expected):
     assert_refused(run("glinpaint_jax", "export", *arguments), *expected)

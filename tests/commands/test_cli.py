@@ -1,0 +1,182 @@
+"""Flags, configs and errors, in this process."""
+
+import types
+import warnings
+
+import pytest
+
+from glinpaint_jax import distributed
+from glinpaint_jax.commands import cli, export
+from glinpaint_jax.config import Config, settings
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop.export import FORMATS
+
+DEMO = "--config=configs/demo.py"
+
+
+def parse(*arguments):
+    parser = cli.ArgumentParser("program", "What it does.")
+    cli.add_config_arguments(parser, "config file")
+    return parser.parse_args(list(arguments))
+
+
+def load(*arguments, saved=None):
+    return cli.load_config(parse(*arguments), saved)
+
+
+def test_flags_change_fields_of_the_config_file():
+    config = load(
+        DEMO,
+        "--config.num_steps=2400",
+        "--config.optimizer.learning_rate",
+        "1e-3",
+        "--config.data.source",
+        "folder:/a b",
+        "--config.data.horizontal_flip=false",
+        "--config.losses.random_real_window",
+        "--config.mask.fill=0,127.5,255",
+        "--config.seed=1",
+        "--config.seed=2",
+    )
+    assert (config.num_steps, config.optimizer.learning_rate) == (2400, 1e-3)
+    assert config.data.source == "folder:/a b"
+    assert (config.data.horizontal_flip, config.losses.random_real_window) == (False, True)
+    assert config.mask.fill == (0, 127.5, 255)
+    assert config.seed == 2
+    assert config.image_size == 32  # of the file
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.num_steps=many", "--config.num_steps: invalid int value: 'many'"),
+        ("--config.num_steps=1.5", "invalid int value: '1.5'"),
+        ("--config.ema_decay=x", "invalid float value: 'x'"),
+        ("--config.data.horizontal_flip=maybe", "'maybe' is not true or false"),
+        ("--config.mask.fill=red", "'red' is not a tuple"),
+        ("--config.mask.fill=5", "'5' is not a tuple"),
+        ("--config.num_steps", "expected one argument"),
+        ("--config.num_step=3", "no such field; did you mean --config.num_steps"),
+        ("--config.model=3", "no such field"),
+        ("-config.num_steps=3", "-config.num_steps: .* did you mean --config.num_steps"),
+        ("--confg=configs/demo.py", "unknown flag --confg; did you mean --config?"),
+        ("surplus", "unexpected argument 'surplus'"),
+    ],
+)
+def test_bad_arguments_are_rejected(argument, expected):
+    with pytest.raises(UserError, match=expected):
+        parse(DEMO, argument)
+
+
+def test_a_saved_config_is_used_without_a_config_file(small_config):
+    changed = load("--config.num_steps=77", saved=small_config)
+    assert (changed.num_steps, small_config.num_steps) == (77, 10)
+    assert load(saved=small_config) == small_config
+    assert load(DEMO, saved=small_config).num_steps == 2300
+    with pytest.raises(UserError, match=r"mask\.kind is 'round', must be one of square"):
+        load("--config.mask.kind=round", saved=small_config)
+    with pytest.raises(UserError, match="no config; pass --config"):
+        load()
+
+
+@pytest.mark.parametrize("content", ["", "get_config = 3", "def get_config(): return {}"])
+def test_config_files_without_a_config_are_rejected(content, tmp_path):
+    (tmp_path / "config.py").write_text(content)
+    with pytest.raises(UserError, match=r"config\.py must define get_config\(\) -> "):
+        load(f"--config={tmp_path}/config.py")
+
+
+def test_help_describes_every_field():
+    parser = cli.ArgumentParser("program", "What it does.")
+    cli.add_config_arguments(parser, "config file")
+    text = " ".join(parser.format_help().split())
+    for path, setting in settings():
+        assert f"--config.{path} {type(setting.default).__name__.upper()}" in text.replace("[", "")
+        assert setting.metadata["meaning"] in text
+    assert "channels of the first convolution, even, >= 2 [64]" in text
+    assert "what convolutions compute in: float32, bfloat16 [float32]" in text
+
+
+def test_every_field_is_a_setting():
+    for path, setting in settings(Config):
+        assert setting.metadata["meaning"], path
+
+
+def test_the_export_command_lists_all_formats():
+    assert tuple(FORMATS) == export.FORMATS
+
+
+@pytest.fixture
+def run_failing(monkeypatch):
+    """Runs a command that raises the given error."""
+    monkeypatch.setenv("PYTHONWARNINGS", "")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def run(error):
+        def main(_):
+            raise error
+
+        command = types.ModuleType("command", "What it does.")
+        command.main, command.add_arguments = main, lambda _: None
+        command.INTERRUPTED = "interrupted; rerun"
+        cli.run(command, "program", [])
+
+    return run
+
+
+ERRORS = [
+    (UserError("bad size"), 1, "error: bad size\n"),
+    (KeyboardInterrupt(), 130, "interrupted; rerun\n"),
+    (ZeroDivisionError("oops"), 1, "ZeroDivisionError: oops\n"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "last"), ERRORS, ids=lambda value: repr(value))
+def test_errors_end_the_program(error, status, last, run_failing, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_failing(error)
+    assert end.value.code == status
+    text = capsys.readouterr().err
+    assert text.endswith(last)
+    assert text == last or "Traceback" in text
+
+
+@pytest.mark.parametrize(("error", "status", "last"), ERRORS, ids=lambda value: repr(value))
+def test_errors_end_one_of_several_processes_at_once(
+    error, status, last, run_failing, capsys, monkeypatch
+):
+    class Ended(BaseException):
+        pass
+
+    def exit_now(status):
+        raise Ended(status)
+
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "exit_now", exit_now)
+    with pytest.raises(Ended) as end:
+        run_failing(error)
+    assert end.value.args == (status,)
+    assert capsys.readouterr().err.endswith(last)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (False, None, None, None)),
+        (["--distributed"], (True, None, None, None)),
+        (["--process-count=2"], (True, None, 2, None)),
+        (
+            ["--coordinator=a:1", "--process-count=2", "--process-id=0"],
+            (True, "a:1", 2, 0),
+        ),
+    ],
+    ids=str,
+)
+def test_processes_are_joined_only_if_asked(flags, expected, monkeypatch):
+    monkeypatch.setattr(distributed, "start", lambda *given: started.append(given))
+    monkeypatch.setattr(cli.absl_logging, "use_absl_handler", lambda: None)
+    started = []
+    parser = cli.ArgumentParser("program", "What it does.")
+    cli.add_distributed_arguments(parser)
+    cli.start(parser.parse_args(flags))
+    assert started == [expected]
