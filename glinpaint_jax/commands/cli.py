@@ -136,13 +136,12 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="join the other processes, detected from SLURM, Open MPI, TPU or "
-        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+        help="join the other processes; jax detects SLURM, Open MPI 4 and TPU pods",
     )
     group.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="address of process 0; give all three if nothing can be detected",
+        help="address of process 0; pass this and the next two if jax detects nothing",
     )
     group.add_argument("--process-count", type=int, metavar="N", help="number of processes")
     group.add_argument("--process-id", type=int, metavar="I", help="this process, 0 to N - 1")
