@@ -35,7 +35,7 @@ def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def refuse_unwritable(path: Path) -> Iterator[None]:
+def report_unwritable(path: Path) -> Iterator[None]:
     """Turns an OSError while writing `path` into a UserError."""
     try:
         yield
@@ -78,7 +78,7 @@ def lock_file(path: Path) -> Iterator[None]:
     Raises UserError if another process holds the lock or the file cannot be opened; warns if the
     file system has no locks.
     """
-    with refuse_unwritable(path):
+    with report_unwritable(path):
         opened = path.open("a+")
     with opened as file:
         try:

@@ -18,8 +18,8 @@ from glinpaint_jax.config import from_dict, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
-    refuse_unwritable,
     replace_atomically,
+    report_unwritable,
     require_space,
     write_manifest,
 )
@@ -63,7 +63,7 @@ def save_imported(weights: Weights, workdir: Path) -> None:
     }
     if weights.discriminator is not None:
         items["discriminator"] = ocp.args.StandardSave(weights.discriminator)
-    with refuse_unwritable(workdir):
+    with report_unwritable(workdir):
         if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
             raise UserError(f"{workdir} exists and is not empty; choose another folder")
         place = workdir.absolute()

@@ -69,7 +69,7 @@ def test_pure_modules_do_no_input_or_output(room_or_file):
         assert not top_level & {"pathlib", "os", "sys", "cv2", "json", "grain", "io"}, file
 
 
-def test_data_workers_need_no_jax():
+def test_data_workers_do_not_import_jax():
     """They import the data modules and, when spawned, the program (grain itself tries jax)."""
     for path in (PACKAGE / "data").rglob("*.py"):
         assert not {module.split(".")[0] for module in imported_modules(path)} & {"jax", "flax"}
@@ -80,7 +80,7 @@ def test_data_workers_need_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 
-def test_optional_packages_are_imported_where_they_are_used():
+def test_optional_packages_are_imported_late():
     """At the top only by the PyTorch networks, which are themselves imported late."""
     optional = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "gradio"}
     for path in MODULES:
@@ -93,7 +93,7 @@ def test_optional_packages_are_imported_where_they_are_used():
         assert "glinpaint_jax.interop.torch_module" not in names, path
 
 
-def test_runs_knows_no_gan():
+def test_runs_does_not_import_the_gan():
     """It gets abstract trees and names, so it imports neither networks nor their training."""
     for path in (PACKAGE / "runs").rglob("*.py"):
         rooms = {room(m) for m in imported_modules(path) if m.startswith("glinpaint_jax.")}

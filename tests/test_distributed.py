@@ -13,7 +13,7 @@ from glinpaint_jax.errors import UserError
 from tests.helpers.programs import (
     ROOT,
     SMALL,
-    assert_refused,
+    assert_rejected,
     execute,
     free_address,
     run,
@@ -49,7 +49,7 @@ def test_batches_are_split_over_the_devices(mesh8):
     assert {shard.device for shard in shards} == set(jax.devices())
 
 
-def test_program_without_flags_joins_nobody(monkeypatch):
+def test_programs_without_flags_do_not_join_others(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda *_, **__: pytest.fail("joined"))
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -68,7 +68,7 @@ INCOMPLETE_OR_IMPOSSIBLE = {  # arguments of start: part of the message
 }
 
 
-def test_incomplete_and_impossible_descriptions_are_rejected():
+def test_incomplete_and_impossible_arguments_are_rejected():
     """In a process of its own: jax joins others only before its first computation."""
     code = f"""
 from glinpaint_jax import distributed, errors
@@ -94,8 +94,8 @@ for arguments in {list(INCOMPLETE_OR_IMPOSSIBLE)}:
     ],
     ids=str,
 )
-def test_programs_reject_incomplete_descriptions_in_one_line(program, flags, expected):
-    assert_refused(run(*program, *SMALL, *flags), expected)
+def test_programs_reject_incomplete_flags_in_one_line(program, flags, expected):
+    assert_rejected(run(*program, *SMALL, *flags), expected)
 
 
 def test_coordinator_needs_a_free_port():
@@ -156,7 +156,7 @@ def test_launch_slurm_gives_one_task_per_node_all_gpus(variables, gpus, tmp_path
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_process_whose_peers_never_come_fails_within_the_timeout(process):
+def test_a_process_whose_peers_never_join_times_out(process):
     code = (
         "from glinpaint_jax import distributed; distributed.JOIN_TIMEOUT = 2; "
         f"distributed.start(True, '{free_address()}', 2, {process})"
@@ -173,7 +173,7 @@ def newest(workdir):
     return int(path.read_text()) if path.exists() else 0
 
 
-def test_when_a_process_dies_the_other_ends_and_both_resume(tmp_path):
+def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
     """kill -9 of the second process, then, in the resumed run, of the first, the coordinator."""
     workdir = tmp_path / "run"
     for victim in (1, 0):

@@ -17,14 +17,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_it_lists_every_file_as_sha256sum_does(folder):
+def test_the_manifest_has_the_format_of_sha256sum(folder):
     lines = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in CONTENTS.items()]
     assert (folder / MANIFEST_NAME).read_text() == "".join(lines)
     assert find_damage(folder) is None
     subprocess.run(["sha256sum", "--check", "--quiet", MANIFEST_NAME], cwd=folder, check=True)
 
 
-def test_every_single_flipped_byte_is_found(folder):
+def test_every_flipped_byte_is_detected(folder):
     for name in (*CONTENTS, MANIFEST_NAME):
         content = (folder / name).read_bytes()
         for place in range(len(content)):
@@ -38,7 +38,7 @@ def test_every_single_flipped_byte_is_found(folder):
 
 
 @pytest.mark.parametrize("name", [*CONTENTS, MANIFEST_NAME])
-def test_missing_and_shortened_files_are_named(name, folder):
+def test_missing_and_truncated_files_are_reported(name, folder):
     content = (folder / name).read_bytes()
     if content:
         (folder / name).write_bytes(content[:-1])
@@ -47,10 +47,10 @@ def test_missing_and_shortened_files_are_named(name, folder):
     assert name in find_damage(folder)
 
 
-def test_files_that_nobody_listed_are_named(folder):
+def test_unlisted_files_are_reported(folder):
     (folder / "deep" / "more").write_text("x")
     assert find_damage(folder) == f"deep/more is not in its {MANIFEST_NAME}"
 
 
-def test_a_folder_that_is_not_there_is_not_whole(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     assert MANIFEST_NAME in find_damage(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from glinpaint_jax.__main__ import COMMANDS
-from tests.helpers.programs import SMALL, assert_refused, execute, read_jsonl, run
+from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, run
 
 
 def test_training_writes_checkpoints_metrics_and_samples(finished_run):
@@ -56,7 +56,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     assert "new crops" in result.stdout
 
 
-def test_evaluate_takes_the_config_of_the_checkpoint(finished_run, tmp_path):
+def test_evaluate_uses_the_config_of_the_checkpoint(finished_run, tmp_path):
     workdir, _ = finished_run
     scores_file = tmp_path / "scores.json"
     arguments = ["glinpaint_jax", "evaluate", f"--checkpoint={workdir}"]
@@ -67,8 +67,8 @@ def test_evaluate_takes_the_config_of_the_checkpoint(finished_run, tmp_path):
     last = read_jsonl(workdir)[-1]
     for metric, value in scores.items():
         assert value == pytest.approx(last[f"eval/held_out/{metric}"], rel=1e-5)
-    assert_refused(run(*arguments, "--config.data.source=folder:/nowhere"), "/nowhere")
-    assert_refused(run(*arguments, "--config.image_size=50"), "50", "multiple of 4")
+    assert_rejected(run(*arguments, "--config.data.source=folder:/nowhere"), "/nowhere")
+    assert_rejected(run(*arguments, "--config.image_size=50"), "50", "multiple of 4")
 
 
 def test_a_changed_config_is_not_resumed(finished_run):
@@ -76,7 +76,7 @@ def test_a_changed_config_is_not_resumed(finished_run):
     result = run(
         "glinpaint_jax.main", *SMALL, f"--workdir={workdir}", "--config.optimizer.learning_rate=1.0"
     )
-    assert_refused(result, "optimizer.learning_rate (0.004 -> 1.0)")
+    assert_rejected(result, "optimizer.learning_rate (0.004 -> 1.0)")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_changed_config_is_not_resumed(finished_run):
 )
 def test_bad_input_is_rejected_in_one_line(arguments, expected, tmp_path):
     result = run("glinpaint_jax.main", *arguments, TFDS_DATA_DIR=str(tmp_path))
-    assert_refused(result, *expected)
+    assert_rejected(result, *expected)
 
 
 def test_a_run_that_fails_before_its_first_step_prints_one_line(tmp_path):
@@ -152,18 +152,18 @@ def test_help_lists_the_config_and_its_fields(program, own):
 
 def test_train_is_the_main_program():
     result = run("glinpaint_jax", "train", "--config=configs/demo.py", "--config.image_size=50")
-    assert_refused(result, "50", "multiple of 4")
+    assert_rejected(result, "50", "multiple of 4")
 
 
 def test_evaluate_needs_a_checkpoint(tmp_path):
     result = run("glinpaint_jax", "evaluate", *SMALL, f"--checkpoint={tmp_path}")
-    assert_refused(result, str(tmp_path), "no checkpoint")
-    assert_refused(run("glinpaint_jax", "evaluate", *SMALL), "--checkpoint", "--help")
+    assert_rejected(result, str(tmp_path), "no checkpoint")
+    assert_rejected(run("glinpaint_jax", "evaluate", *SMALL), "--checkpoint", "--help")
 
 
 def test_unknown_commands_are_rejected():
-    assert_refused(run("glinpaint_jax", "paint"), "paint", "--help")
-    assert_refused(run("glinpaint_jax", "complet"), "did you mean complete?")
+    assert_rejected(run("glinpaint_jax", "paint"), "paint", "--help")
+    assert_rejected(run("glinpaint_jax", "complet"), "did you mean complete?")
 
 
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):

@@ -30,7 +30,7 @@ from glinpaint_jax.data.shards import (
     sum_entries,
 )
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, write_atomically
+from glinpaint_jax.files import report_unwritable, write_atomically
 
 INTERRUPTED = "interrupted; finished shards are kept, rerun the command to continue"
 
@@ -87,7 +87,7 @@ def write_shards(arguments: argparse.Namespace) -> None:
     )
     joined = make_dataset_manifest(folder, plan)
     if joined is not None:
-        with refuse_unwritable(folder):
+        with report_unwritable(folder):
             write_atomically(folder / "manifest.json", joined)
     summarise(
         folder, plan, sum_entries(entries), len(entries), json.loads(joined) if joined else None

@@ -22,8 +22,8 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     checksum,
     fsync_path,
-    refuse_unwritable,
     replace_atomically,
+    report_unwritable,
     write_atomically,
 )
 
@@ -70,7 +70,7 @@ def agree_on_plan(folder: Path, plan: Plan) -> None:
                 f"{folder} holds shards of {field.name} {there!r}, not {wanted!r}; pass the same "
                 "value or another --output, or remove that folder"
             )
-    with refuse_unwritable(folder):
+    with report_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if found is None and any(folder.glob("*" + SUFFIX)):
             raise UserError(

@@ -17,7 +17,7 @@ import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import refuse_unwritable, write_atomically
+from glinpaint_jax.files import report_unwritable, write_atomically
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -183,7 +183,7 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes atomically; raises UserError on failure."""
-    with refuse_unwritable(path):
+    with report_unwritable(path):
         write_atomically(path, content)
 
 

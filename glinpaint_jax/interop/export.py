@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.files import refuse_unwritable, replace_atomically
+from glinpaint_jax.files import replace_atomically, report_unwritable
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.verify import (
     compare_onnx,
@@ -53,7 +53,7 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
     packages, to_bytes, compare = FORMATS[kind]
     for package in packages:
         import_extra(package)
-    with refuse_unwritable(path):
+    with report_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
         with replace_atomically(path) as temporary, _quiet():

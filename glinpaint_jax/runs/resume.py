@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import find_damage, refuse_unwritable, write_atomically
+from glinpaint_jax.files import find_damage, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
 from glinpaint_jax.weights import FOLDER, is_imported, read_json
 
@@ -121,7 +121,7 @@ def _sort_steps(workdir: Path, say: Say) -> int | None:
             f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
             "is not restarted from scratch; restore a copy, or pass another --workdir"
         )
-    with refuse_unwritable(workdir):
+    with report_unwritable(workdir):
         for path, damage in damaged.items():
             say(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
         if complete and not (newest.exists() and newest.read_text() == f"{max(complete)}\n"):

@@ -21,7 +21,7 @@ from glinpaint_jax.data.workers import restart_dead_workers
 from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import lock_file, refuse_unwritable
+from glinpaint_jax.files import lock_file, report_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -62,7 +62,7 @@ def train(config: Config, workdir: Path) -> None:
             )
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
-        with refuse_unwritable(workdir):
+        with report_unwritable(workdir):
             reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
         describe(reporter, config, mesh, state, train_source, eval_sources)

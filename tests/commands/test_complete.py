@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import skimage.data
 
-from tests.helpers.programs import assert_refused, run
+from tests.helpers.programs import assert_rejected, run
 
 HOLE = (slice(20, 40), slice(30, 60))
 
@@ -120,11 +120,11 @@ def test_bad_input_is_rejected(image, mask, output, more, expected, finished_run
     before = {path: path.read_bytes() for path in files.rglob("*.png")}
     mask = mask and files / mask
     result = complete(finished_run, files / image, mask, files / output, *more)
-    assert_refused(result, expected)
+    assert_rejected(result, expected)
     assert {path: path.read_bytes() for path in files.rglob("*.png")} == before
 
 
 def test_a_missing_checkpoint_is_rejected(files):
     result = complete([files], files / "images", None, files / "out", "--random-holes")
-    assert_refused(result, "no checkpoint in")
+    assert_rejected(result, "no checkpoint in")
     assert not (files / "out").exists()

@@ -10,7 +10,7 @@ import torch
 from glinpaint_jax.weights import load_weights
 from tests.helpers.programs import (
     SMALL,
-    assert_refused,
+    assert_rejected,
     command,
     execute,
     read_jsonl,
@@ -126,7 +126,7 @@ def test_training_does_not_start_from_another_width(exported, tmp_path):
         "--config.model.width=8",
         f"--workdir={tmp_path}/run",
     )
-    assert_refused(result, "model.width 4, this config 8", "--config.model.width=4")
+    assert_rejected(result, "model.width 4, this config 8", "--config.model.width=4")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_an_import_that_cannot_be_written_leaves_nothing(problem, exported, tmp_
         arguments = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *arguments]
     before = sorted(tmp_path.iterdir())
     result = execute(arguments)
-    assert_refused(result, f"cannot write {folder}")
+    assert_rejected(result, f"cannot write {folder}")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -163,7 +163,7 @@ def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_pat
             expected = "contains code"
         torch.save(content, path)
     result = run("glinpaint_jax", "import-torch", path, f"--output={tmp_path}/weights")
-    assert_refused(result, str(path), expected)
+    assert_rejected(result, str(path), expected)
     assert [entry.name for entry in tmp_path.iterdir()] == ["bad.pth"]
 
 
@@ -177,4 +177,4 @@ def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_pat
     ids=["checkpoint", "format", "missing"],
 )
 def test_bad_arguments_are_rejected_in_one_line(arguments, expected):
-    assert_refused(run("glinpaint_jax", "export", *arguments), *expected)
+    assert_rejected(run("glinpaint_jax", "export", *arguments), *expected)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from glinpaint_jax.data.datasets import open_whole
-from tests.helpers.programs import ROOT, assert_refused, command, environment, run
+from tests.helpers.programs import ROOT, assert_rejected, command, environment, run
 
 SHARDS = 4
 PIPES = ("25.png", "35.png")
@@ -199,7 +199,7 @@ def test_a_killed_worker_ends_the_command_in_one_line(images, tmp_path):
         close_all(writers)
         output, errors = process.communicate(timeout=DEADLINE)
         result = subprocess.CompletedProcess([], process.returncode, output, errors)
-        assert_refused(result, "was killed by SIGKILL", "--workers", "rerun the command")
+        assert_rejected(result, "was killed by SIGKILL", "--workers", "rerun the command")
         assert len(file_versions(tmp_path / "shards")) in (4, 6)  # the other one may have finished
         assert not list((tmp_path / "shards").glob(".records*"))
 
@@ -261,7 +261,9 @@ def test_check_finds_damage_and_its_advice_repairs_it(
     else:
         path.unlink()
     result = run("glinpaint_jax", "prepare", f"--output={folder}", "--check", "--workers=2")
-    assert_refused(result, "1 of the files", "delete them and run: python -m glinpaint_jax prepare")
+    assert_rejected(
+        result, "1 of the files", "delete them and run: python -m glinpaint_jax prepare"
+    )
     (line,) = result.stdout.splitlines()
     assert line.startswith(f"{path.with_suffix('').name}.") and expected in line
     path.unlink(missing_ok=True)
@@ -290,21 +292,21 @@ def test_check_finds_damage_and_its_advice_repairs_it(
 )
 def test_changed_or_impossible_plans_are_rejected(more, expected, images, whole):
     before = read_all(whole[0])
-    assert_refused(prepare(images, whole[0], *more), *expected)
+    assert_rejected(prepare(images, whole[0], *more), *expected)
     assert read_all(whole[0]) == before
 
 
 def test_another_source_is_rejected(images, whole, tmp_path):
     folder = whole[0]
     result = run("glinpaint_jax", "prepare", "photos", f"--output={folder}", "--shards=4")
-    assert_refused(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
+    assert_rejected(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
     shutil.copytree(folder, tmp_path / "shards")
     more = tmp_path / "more"
     shutil.copytree(images, more)
     plan = json.loads((folder / "plan.json").read_bytes()) | {"source": f"folder:{more}"}
     (tmp_path / "shards" / "plan.json").write_text(json.dumps(plan))
     shutil.copy(images / "00.png", more / "99.png")
-    assert_refused(prepare(more, tmp_path / "shards"), "length 40, not 41")
+    assert_rejected(prepare(more, tmp_path / "shards"), "length 40, not 41")
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_bad_arguments_are_rejected_in_one_line(arguments, expected, tmp_path):
     (tmp_path / "damaged" / "plan.json").write_text('{"source": "photos"')
     before = sorted(tmp_path.rglob("*"))
     arguments = [argument.format(tmp_path) for argument in arguments]
-    assert_refused(run("glinpaint_jax", "prepare", *arguments), *expected)
+    assert_rejected(run("glinpaint_jax", "prepare", *arguments), *expected)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -340,7 +342,7 @@ def test_a_source_without_any_valid_image_fails(tmp_path):
     for i in range(SHARDS):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(b"broken")
     result = prepare(tmp_path / "images", tmp_path / "shards")
-    assert_refused(
+    assert_rejected(
         result, "none of the 4 images of folder:", "can be decoded; see ", "manifest.json"
     )
 
@@ -357,7 +359,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_partial_file(
         pytest.skip("only root can mount a small disk")
     try:
         result = prepare(images, folder)
-        assert_refused(result, f"cannot write to {folder}", "No space left on device")
+        assert_rejected(result, f"cannot write to {folder}", "No space left on device")
         assert not list(folder.glob(".*"))
         for path in folder.glob("*.array_record"):
             assert path.read_bytes() == (whole[0] / path.name).read_bytes()

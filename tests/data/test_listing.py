@@ -27,7 +27,7 @@ def walk(folder):
     return sorted(path for path in paths if path.lower().endswith(EXTENSIONS))
 
 
-def test_images_are_found_in_the_order_of_their_paths(tmp_path):
+def test_images_are_sorted_by_path(tmp_path):
     create_files(tmp_path / "elsewhere", ["linked.jpg"])
     root = tmp_path / "root"
     more = ["a/b/c/d.jpg", "a0/e.jpg", "notes.txt", "A/e.jpg", "a!/e.jpg", NO_UTF8]
@@ -65,7 +65,7 @@ def test_a_part_keeps_its_indices(first, stop, tmp_path):
     assert len(part) == stop - first
 
 
-def test_names_pickle_compactly_and_parts_more_so(tmp_path):
+def test_names_and_parts_pickle_compactly(tmp_path):
     create_files(tmp_path, ["class/000000000000.jpg"])
     names = (f"class/{i:012d}.jpg\n" for i in range(20_000))
     (tmp_path / "list.txt").write_text("".join(names))

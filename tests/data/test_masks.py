@@ -20,7 +20,7 @@ def boxes(square, size=256, **changes):
     )
 
 
-def test_rectangles_have_mmagics_limits():
+def test_rectangles_stay_within_mmagic_limits():
     """256x256, max 128, delta 40, margin 20: top ~ U{20..107} + U{0..20}, height 128 - that."""
     top, left, height, width = boxes(square=False).T
     for position, side in ((top, height), (left, width)):
@@ -42,7 +42,7 @@ def test_squares_are_square_and_within_the_same_limits():
 
 @pytest.mark.parametrize("draw", [masks.irregular_mask, masks.free_form_mask])
 @pytest.mark.parametrize(("size", "limits"), [(256, (0.15, 0.5)), (64, (0.2, 0.3))])
-def test_free_form_kinds_keep_their_area_limits(draw, size, limits):
+def test_strokes_stay_within_area_limits(draw, size, limits):
     config = MaskConfig(min_area=limits[0], max_area=limits[1])
     areas = []
     for seed in range(100):
@@ -63,12 +63,12 @@ def test_draws_are_reproducible_and_differ_by_seed(draw):
     assert (first != other).any()
 
 
-def test_impossible_area_limits_end_in_an_error_not_a_hang():
+def test_impossible_area_limits_raise():
     with pytest.raises(UserError, match="widen them"):
         masks.irregular_mask(rng(), 64, 64, MaskConfig(min_area=0.85, max_area=0.9))
 
 
-def test_masks_from_files_are_thresholded_and_resized_without_interpolation(tmp_path):
+def test_file_masks_are_thresholded_and_resized_without_interpolation(tmp_path):
     pixels = np.zeros((20, 30), np.uint8)
     pixels[5:10, 10:20] = 128
     pixels[0, 0] = 127
@@ -81,7 +81,7 @@ def test_masks_from_files_are_thresholded_and_resized_without_interpolation(tmp_
     np.testing.assert_array_equal(masks.bounding_box(mask), [10, 20, 10, 20])
 
 
-def test_unusable_mask_files_are_named(tmp_path):
+def test_unusable_mask_files_are_reported(tmp_path):
     black, broken = tmp_path / "black.png", tmp_path / "broken.png"
     cv2.imwrite(str(black), np.zeros((8, 8), np.uint8))
     broken.write_text("no image")

@@ -21,7 +21,7 @@ from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, assert_equal, numbers, take
 
 
-def test_batches_carry_bytes_and_boxes(small_config):
+def test_batches_contain_bytes_and_boxes(small_config):
     (batch,) = take(Numbered(10), small_config, 1)
     shapes = {name: (values.shape, values.dtype.name) for name, values in batch.items()}
     assert shapes == {
@@ -32,7 +32,7 @@ def test_batches_carry_bytes_and_boxes(small_config):
 
 
 @pytest.mark.parametrize("kind", ["irregular", "free_form"])
-def test_free_form_batches_carry_masks_and_their_boxes(kind):
+def test_free_form_batches_contain_masks_and_their_boxes(kind):
     config = make_small_config()
     config.mask.kind = kind
     (batch,) = take(Numbered(10), config, 1)
@@ -43,7 +43,7 @@ def test_free_form_batches_carry_masks_and_their_boxes(kind):
         assert mask[:, left].any() and mask[:, left + width - 1].any()
 
 
-def test_masks_come_from_a_folder(tmp_path):
+def test_masks_are_read_from_a_folder(tmp_path):
     for name, columns in (("left.png", slice(0, 20)), ("right.png", slice(20, 40))):
         pixels = np.zeros((40, 40), np.uint8)
         pixels[:, columns] = 255
@@ -53,20 +53,20 @@ def test_masks_come_from_a_folder(tmp_path):
     assert {tuple(box) for box in batch["bbox"].tolist()} == {(0, 0, 32, 16), (0, 16, 32, 16)}
 
 
-def test_an_empty_mask_folder_is_refused(tmp_path):
+def test_an_empty_mask_folder_is_rejected(tmp_path):
     config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
     with pytest.raises(UserError, match="holds no mask images"):
         take(Numbered(10), config, 1)
 
 
-def test_each_epoch_holds_every_image_once_in_a_new_order(small_config):
+def test_each_epoch_contains_every_image_once_in_a_new_order(small_config):
     seen = numbers(take(Numbered(12), small_config, 9))
     epochs = [seen[i : i + 12] for i in (0, 12, 24)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_large_sources_are_shuffled_by_epochs_too():
+def test_large_sources_are_shuffled_each_epoch():
     length = MIN_INDEX_SHUFFLE + 10
     stream = record_numbers(length, 0)
     epochs = [np.array([stream[i] for i in range(e * length, (e + 1) * length)]) for e in (0, 1)]
@@ -75,7 +75,7 @@ def test_large_sources_are_shuffled_by_epochs_too():
     assert (epochs[0] != epochs[1]).mean() > 0.99
 
 
-def test_the_stream_depends_on_the_seed_alone(small_config):
+def test_the_stream_depends_only_on_the_seed(small_config):
     first = take(Numbered(12), small_config, 4)
     assert_equal(first, take(Numbered(12), small_config, 4))
     other = take(Numbered(12), make_small_config(seed=1), 4)
@@ -87,12 +87,12 @@ def test_repeated_images_get_new_crops_and_holes(small_config):
     assert len(set(boxes)) > 20
 
 
-def test_resuming_is_starting_at_a_number(small_config):
+def test_the_stream_can_start_at_any_example(small_config):
     whole = take(Numbered(7), small_config, 6)
     assert_equal(whole[2:], take(Numbered(7), small_config, 4, start=8))
 
 
-def test_processes_share_the_same_stream(small_config):
+def test_processes_split_one_stream(small_config):
     whole = take(Numbered(7), small_config, 6)
     parts = [
         take(Numbered(7), small_config, 6, local_batch_size=2, process=i, count=2) for i in (0, 1)
@@ -118,7 +118,7 @@ def test_worker_processes_do_not_change_the_stream(tmp_path):
     assert_equal(*streams)
 
 
-def test_broken_images_are_replaced_counted_and_named(tmp_path):
+def test_broken_images_are_replaced_counted_and_reported(tmp_path):
     write_colours(tmp_path, 200)
     (tmp_path / "7.png").write_bytes(b"broken")
     source = FolderSource(tmp_path)
@@ -143,7 +143,7 @@ def test_over_one_percent_of_broken_images_stops_the_run(small_config):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_source_without_one_whole_image_is_an_error_not_a_hang(tmp_path, workers):
+def test_a_source_with_only_broken_images_raises(tmp_path, workers):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"broken")
     config = make_small_config()
@@ -167,7 +167,7 @@ class PageFaults(Numbered):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators, other rules")
-def test_workers_keep_the_memory_of_decoded_images():
+def test_workers_reuse_the_memory_of_decoded_images():
     config = make_small_config()
     config.data.num_workers = 1
     faults = numbers(take(PageFaults(4), config, 8))
@@ -185,26 +185,26 @@ def positions(shape, crop, config, draws=300):
     return crops
 
 
-def test_crops_without_resizing_lie_anywhere_inside():
+def test_unresized_crops_can_be_anywhere_in_the_image():
     crops = positions((40, 48), 32, DataConfig(crop_size=32))
     corners = {tuple(int(v) for v in crop[0, 0, :2]) for crop in crops}
     assert {row for row, _ in corners} == set(range(9))
     assert {column for _, column in corners} == set(range(17))
 
 
-def test_small_images_are_taken_whole_and_stretched():
+def test_small_images_are_stretched_not_cropped():
     (crop, *_) = positions((16, 64), 32, DataConfig(crop_size=384))
     assert crop[-1, -1, 0] == 15 and crop[-1, -1, 1] in (62, 63)  # bilinear: 62.5
 
 
-def test_one_pixel_fills_the_crop():
+def test_a_one_pixel_image_fills_the_crop():
     pixel = np.full((1, 1, 3), 7, np.uint8)
     for kind in ("crop_then_resize", "resize_then_crop"):
         crop = crop_and_resize(pixel, 16, DataConfig(crop=kind), np.random.default_rng(0))
         np.testing.assert_array_equal(crop, np.full((16, 16, 3), 7))
 
 
-def test_the_papers_crop_keeps_the_aspect_and_varies_the_scale():
+def test_resize_then_crop_keeps_the_aspect_ratio_and_varies_the_scale():
     config = DataConfig(crop="resize_then_crop", crop_size=64)
     spans = []
     for crop in positions((64, 128), 32, config):
@@ -215,7 +215,7 @@ def test_the_papers_crop_keeps_the_aspect_and_varies_the_scale():
     assert min(spans) in (30, 31, 32) and max(spans) >= 61
 
 
-def test_flips_happen_to_half_of_the_training_images():
+def test_half_of_the_training_images_are_flipped():
     class Ramp(Numbered):
         def __getitem__(self, index):
             return np.tile(np.arange(32, dtype=np.uint8)[None, :, None], (32, 1, 3))
@@ -251,7 +251,7 @@ def gather_eval(config, length, count, local_batch_size):
     return found
 
 
-def test_evaluation_sees_each_image_once_with_the_same_hole_however_it_is_shared():
+def test_evaluation_is_the_same_for_any_number_of_processes():
     config = make_small_config()
     config.data.eval_images = 100
     alone = gather_eval(config, 23, 1, 8)

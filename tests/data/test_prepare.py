@@ -223,7 +223,7 @@ def test_only_leftovers_of_the_same_shard_are_removed(tmp_path):
     assert left == [f".{plan.stem(1)}.17-abc.tmp"]
 
 
-def test_two_runs_writing_the_same_shard_are_noticed(tmp_path, monkeypatch):
+def test_two_runs_writing_the_same_shard_are_detected(tmp_path, monkeypatch):
     """The second removes the first one's unfinished file and writes an intact shard."""
     write_images(tmp_path / "images", 5)
     spec, plan, folder = f"folder:{tmp_path}/images", Plan("x", 5, 1), tmp_path / "s"
@@ -313,7 +313,7 @@ def begin_training(length, monkeypatch):
     return source.read, peak
 
 
-def test_training_starts_as_cheaply_on_8_million_records_as_on_100_thousand(monkeypatch):
+def test_startup_cost_does_not_grow_with_the_number_of_records(monkeypatch):
     few, little = begin_training(100_000, monkeypatch)
     many, memory = begin_training(8_000_000, monkeypatch)
     assert 8 <= len(few) < 100 and 8 <= len(many) < 100

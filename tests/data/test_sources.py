@@ -60,7 +60,7 @@ def test_palette_images_decode():
     np.testing.assert_array_equal(decode(encoded(palette, "PNG"), "x"), expected)
 
 
-def test_16_bits_become_8():
+def test_16_bit_images_become_8_bit():
     grey = gradient()[..., 0]
     got = decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), "x")
     np.testing.assert_array_equal(got[..., 0], grey)
@@ -79,7 +79,7 @@ def test_exif_orientation_is_applied():
     assert np.abs(got.astype(int) - np.rot90(gradient(), -1)).mean() < 3
 
 
-def test_one_pixel_is_an_image():
+def test_a_one_pixel_image_decodes():
     assert decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), "x").tolist() == [
         [[1, 2, 3]]
     ]
@@ -87,18 +87,18 @@ def test_one_pixel_is_an_image():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
 @pytest.mark.parametrize("share", [0, 0.1, 0.6])
-def test_truncated_images_are_refused_by_name(kind, share):
+def test_truncated_images_are_rejected_with_their_name(kind, share):
     whole = encoded(Image.fromarray(np.repeat(np.repeat(gradient(), 8, 0), 8, 1)), kind)
     with pytest.raises(UndecodableImage, match=r"cut\.img"):
         decode(whole[: int(share * len(whole))], "cut.img")
 
 
-def test_text_is_no_image():
+def test_text_is_rejected():
     with pytest.raises(UndecodableImage, match="not a whole"):
         decode(b"<html>404</html>" * 10, "x.jpg")
 
 
-def test_photos_keep_training_and_held_out_apart():
+def test_photos_separate_training_from_held_out():
     train, evaluation = open_sources("photos", "", 20)
     assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
     assert len(train) == len(TRAINING_PHOTOS)
@@ -118,14 +118,14 @@ def test_folders_are_searched_recursively_in_order(tmp_path):
     assert source.name(1).endswith("a/deep/000.png")
 
 
-def test_list_files_choose_and_order(tmp_path):
+def test_list_files_select_and_order_images(tmp_path):
     write_images(tmp_path, 4)
     (tmp_path / "list.txt").write_text("/003.png 7\n001.png\n\n")  # Places365: slash and label
     train, _ = open_sources(f"folder:{tmp_path}:list.txt", f"folder:{tmp_path}", 4)
     assert reds(train) == [3, 1]
 
 
-def test_lists_that_do_not_fit_the_folder_are_refused(tmp_path):
+def test_lists_that_name_missing_files_are_rejected(tmp_path):
     write_images(tmp_path, 1)
     (tmp_path / "list.txt").write_text("elsewhere/1.png\n")
     with pytest.raises(UserError, match=r"elsewhere/1\.png"):
@@ -133,7 +133,7 @@ def test_lists_that_do_not_fit_the_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("with_lists", [True, False])
-def test_places_layout_of_mmagic(tmp_path, with_lists):
+def test_mmagic_places_layout(tmp_path, with_lists):
     write_images(tmp_path / "data_large" / "a" / "abbey", 3)
     write_images(tmp_path / "val_large", 2, lambda i: 50 + i)
     if with_lists:
@@ -145,7 +145,7 @@ def test_places_layout_of_mmagic(tmp_path, with_lists):
     assert reds(evaluation["val"]) == ([51] if with_lists else [50, 51])
 
 
-def test_celeba_layout_of_mmagic(tmp_path):
+def test_mmagic_celeba_layout(tmp_path):
     write_images(tmp_path / "data_large", 4)
     (tmp_path / "train_celeba_img_list.txt").write_text("000.png\n002.png\n003.png\n")
     (tmp_path / "val_celeba_img_list.txt").write_text("001.png\n")
@@ -153,7 +153,7 @@ def test_celeba_layout_of_mmagic(tmp_path):
     assert (reds(train), reds(evaluation["val"])) == ([0, 2, 3], [1])
 
 
-def test_folders_without_parts_hold_a_tenth_out_of_training(tmp_path):
+def test_folders_without_a_layout_hold_out_a_tenth(tmp_path):
     write_images(tmp_path, 50)
     train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
     held_out = reds(evaluation["held_out"])
@@ -162,7 +162,7 @@ def test_folders_without_parts_hold_a_tenth_out_of_training(tmp_path):
 
 
 @pytest.mark.parametrize(("length", "count"), [(10, 1), (11, 1), (23, 2), (100, 10), (47, 3)])
-def test_hold_out_divides_any_source_in_two(length, count):
+def test_hold_out_splits_any_source(length, count):
     class Numbers:
         def __len__(self):
             return length
@@ -179,13 +179,13 @@ def test_hold_out_divides_any_source_in_two(length, count):
     assert sorted(numbers[0] + numbers[1]) == list(range(length))
 
 
-def test_few_images_are_evaluated_by_new_crops(tmp_path):
+def test_tiny_folders_are_evaluated_on_new_crops(tmp_path):
     write_images(tmp_path, 3)
     train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
     assert evaluation == {"new_crops": train}
 
 
-def test_array_records_hold_encoded_images(tmp_path):
+def test_array_records_are_read(tmp_path):
     for shard in range(2):
         writer = ArrayRecordWriter(str(tmp_path / f"{shard}.array_record"), "group_size:1")
         for i in range(3):
@@ -196,7 +196,7 @@ def test_array_records_hold_encoded_images(tmp_path):
     assert train.name(4).endswith("record 4")
 
 
-def test_tfds_reads_prepared_datasets_with_their_validation_split(tmp_path, monkeypatch):
+def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tfds, while preparing
@@ -210,7 +210,7 @@ def test_tfds_reads_prepared_datasets_with_their_validation_split(tmp_path, monk
         open_sources("tfds:tiny_photos:test", "", 100)
 
 
-def test_the_first_existing_alternative_is_taken(tmp_path):
+def test_the_first_existing_alternative_is_used(tmp_path):
     write_images(tmp_path, 2)
     train, _ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
     assert len(train) == 2
@@ -226,7 +226,7 @@ def test_the_first_existing_alternative_is_taken(tmp_path):
         ("video:x", "must be photos, folder:PATH"),
     ],
 )
-def test_missing_data_says_where_it_looked_and_how_to_go_on(spec, expected, monkeypatch, tmp_path):
+def test_missing_data_is_reported_with_a_remedy(spec, expected, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError) as error:
         open_sources(spec, "", 5)
@@ -236,7 +236,7 @@ def test_missing_data_says_where_it_looked_and_how_to_go_on(spec, expected, monk
         assert "--config.data.source=folder:PATH" in message and "photos" in message
 
 
-def test_an_empty_folder_is_refused(tmp_path):
+def test_an_empty_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match="holds no images") as error:
         open_sources(f"folder:{tmp_path}", "", 5)
     assert all(extension in str(error.value) for extension in EXTENSIONS)

@@ -24,7 +24,7 @@ def open_stream(config, source):
     return functools.partial(train_batches, source, config, local_batch_size=4, process=0, count=1)
 
 
-def test_a_killed_worker_is_replaced_and_no_example_lost_or_repeated():
+def test_killed_workers_lose_and_repeat_no_examples():
     config = make_small_config(data=DataConfig(num_workers=2, crop_size=32))
     source, said = Numbered(40), []
     stream = restart_dead_workers(open_stream(config, source), 8, 4, said.append)
@@ -45,7 +45,7 @@ class Deadly(Numbered):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_workers_that_die_at_once_end_the_run_with_their_reason():
+def test_workers_that_keep_dying_end_the_run():
     config = make_small_config(data=DataConfig(num_workers=1, crop_size=32))
     said = []
     with pytest.raises(UserError, match=f"exit code -9 .*, {MAX_DEATHS} times in a row"):
@@ -53,7 +53,7 @@ def test_workers_that_die_at_once_end_the_run_with_their_reason():
     assert len(said) == MAX_DEATHS - 1
 
 
-def test_other_errors_pass():
+def test_other_errors_propagate():
     def open_batches(start):
         return iter([1 // start])
 

@@ -164,7 +164,7 @@ def read_jsonl(workdir):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def assert_refused(result, *expected):
+def assert_rejected(result, *expected):
     """One line on stderr, status 1."""
     lines = result.stderr.strip().splitlines()
     assert result.returncode == 1, result.stderr

@@ -75,7 +75,7 @@ def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, t
     assert json.loads((tmp_path / FOLDER / "2" / "metrics" / "metrics").read_text()) == {"l1": 5.0}
 
 
-def test_config_changes_that_matter_are_rejected_by_name(
+def test_config_changes_that_affect_the_result_are_rejected(
     initial_state, step_config, mesh1, tmp_path
 ):
     checkpoints, _ = open_checkpoints(tmp_path)

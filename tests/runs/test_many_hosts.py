@@ -50,7 +50,7 @@ def assert_close(workdir, alone):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *pair)
 
 
-def test_two_processes_of_four_devices_train_like_one_of_eight(tmp_path):
+def test_two_processes_of_four_devices_match_one_of_eight(tmp_path):
     alone = run(*RUN, f"--workdir={tmp_path}/alone", JAX_NUM_CPU_DEVICES="8")
     assert alone.returncode == 0, alone.stderr
     results = run_processes(2, *RUN, f"--workdir={tmp_path}/run", devices=4)
@@ -76,7 +76,7 @@ def test_a_run_moves_between_devices_and_hosts(tmp_path):
     assert_close(tmp_path / "run", tmp_path / "alone")
 
 
-def test_a_signal_to_one_of_two_processes_ends_both_after_a_save(tmp_path):
+def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     workdir = tmp_path / "run"
     first, second = start_processes(
         2,

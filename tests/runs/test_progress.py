@@ -122,7 +122,7 @@ def add_all(progress, metrics, start=1):
         progress.add(step, "completion", values)
 
 
-def test_a_skipped_update_is_named_with_its_images(tmp_path, said):
+def test_skipped_updates_are_reported_with_their_images(tmp_path, said):
     source = Numbered(50)
     progress = make_progress(tmp_path, source, **SKIPPING)
     add_all(progress, [FINITE, BROKEN, FINITE, FINITE])
@@ -137,7 +137,7 @@ def test_a_skipped_update_is_named_with_its_images(tmp_path, said):
     assert line.endswith(f"the first image {fed[0]}")
 
 
-def test_many_skipped_in_a_row_end_the_run_and_few_do_not(tmp_path):
+def test_too_many_skipped_updates_in_a_row_end_the_run(tmp_path):
     progress = make_progress(tmp_path, **SKIPPING)
     add_all(progress, [BROKEN, BROKEN, FINITE, BROKEN, BROKEN, BROKEN])
     with pytest.raises(UserError, match="3 updates in a row were not finite, the last at step 6"):

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.programs import (
     SMALL,
     Started,
-    assert_refused,
+    assert_rejected,
     assert_same_state,
     final_state,
     read_jsonl,
@@ -85,7 +85,7 @@ def run_until_killed(workdir, rng):
     return int(newest.read_text()) if newest.exists() else 0
 
 
-def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(uninterrupted, tmp_path, soak):
+def test_a_run_killed_at_random_moments_ends_bitwise_identical(uninterrupted, tmp_path, soak):
     rng, workdir = random.Random(0), tmp_path / "run"
     steps = [run_until_killed(workdir, rng) for _ in range(SOAK_KILLS if soak else KILLS)]
     assert steps == sorted(steps)  # no kill loses what was saved before
@@ -150,7 +150,7 @@ def test_a_second_run_in_the_same_workdir_fails(tmp_path):
     first = Started(*ENDLESS, f"--workdir={tmp_path}/run")
     first.wait_for("starting from")
     second = run(*ENDLESS, f"--workdir={tmp_path}/run")
-    assert_refused(second, f"in use by another run, process {first.process.pid} on ")
+    assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
     first.process.send_signal(signal.SIGTERM)
     assert first.result().returncode == 0
 
@@ -175,7 +175,7 @@ def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tm
     assert (workdir / "set_aside" / str(STEPS)).is_dir()
 
 
-def test_a_full_disk_only_fails_the_saves_without_room(small_disk, uninterrupted):
+def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted):
     workdir = small_disk / "run"
     result = run(*RUN, f"--workdir={workdir}")
     assert result.returncode == 1
@@ -212,7 +212,7 @@ def test_a_completely_full_disk_does_not_end_a_run(small_disk):
     assert steps[:-1] == list(range(EVERY, steps[-2] + 1, EVERY))
 
 
-def test_a_run_that_is_not_finite_stops_with_intact_checkpoints(tmp_path):
+def test_a_diverging_run_stops_with_intact_checkpoints(tmp_path):
     result = run(
         *RUN,
         "--config.optimizer.learning_rate=1e38",
@@ -253,7 +253,7 @@ def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
     assert_as_uninterrupted(tmp_path / "run", uninterrupted)
 
 
-def test_workers_end_with_a_killed_run(tmp_path):
+def test_workers_exit_when_their_run_is_killed(tmp_path):
     started = Started(
         *ENDLESS,
         f"--config.log_every={EVERY}",

@@ -39,7 +39,7 @@ def tensorboard_scalars(workdir):
     return found
 
 
-def test_a_run_leaves_records_curves_samples_and_events(tmp_path, capsys):
+def test_a_run_writes_records_curves_samples_and_events(tmp_path, capsys):
     write_run(tmp_path, 0, [2, 4])
     lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
     assert lines == [
@@ -63,7 +63,7 @@ def test_a_run_leaves_records_curves_samples_and_events(tmp_path, capsys):
     assert any("eval/val  l1 5.000  PSNR 20.00  SSIM 0.500" in line for line in printed)
 
 
-def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
+def test_a_resumed_run_replaces_repeated_records(tmp_path):
     write_run(tmp_path, 0, [2, 4, 6])
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 8, "pha')  # killed while writing

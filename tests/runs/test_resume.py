@@ -74,7 +74,7 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kin
         assert newest_complete_step(workdir, pytest.fail) == 5
 
 
-def test_every_flipped_byte_is_found(workdir, soak):
+def test_every_flipped_byte_is_detected(workdir, soak):
     """A few bytes of each file; with --soak every byte, up to 500 of each file."""
     step = workdir / FOLDER / "5"
     for path in files(step):
@@ -157,7 +157,7 @@ def test_the_first_complete_step_is_recorded_on_resume(workdir):
     assert (workdir / NEWEST).read_text() == "5\n"
 
 
-def test_damaged_steps_behind_a_link_stay_on_their_own_disk(workdir, tmp_path):
+def test_damaged_steps_behind_a_symlink_stay_on_their_disk(workdir, tmp_path):
     (workdir / FOLDER).rename(tmp_path / "elsewhere")
     (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")
     flip(tmp_path / "elsewhere" / "5" / "state" / "manifest.ocdbt")

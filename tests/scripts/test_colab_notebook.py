@@ -80,7 +80,7 @@ def executed(execute, tmp_path_factory):
     return notebook, workdir
 
 
-def test_it_is_valid_holds_no_outputs_and_asks_for_a_tpu():
+def test_notebook_is_valid_has_no_outputs_and_requests_a_tpu():
     notebook = read_notebook()
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -91,7 +91,7 @@ def test_it_is_valid_holds_no_outputs_and_asks_for_a_tpu():
             assert "# @title " in cell.source
 
 
-def test_training_is_streamed_and_its_results_are_shown(executed):
+def test_training_output_is_streamed_and_results_are_shown(executed):
     notebook, workdir = executed
     trained = output_of(notebook, "train")
     assert "cpu x 2, 1 process(es); float32; global batch 4" in trained
@@ -106,14 +106,14 @@ def test_training_is_streamed_and_its_results_are_shown(executed):
         assert f"| {name.replace('_', ' ')} | {l1:.2f} | {psnr:.2f} | {ssim:.3f} |" in table
 
 
-def test_nothing_is_installed_and_the_kernel_never_loads_jax(executed):
+def test_installed_packages_are_reused_and_the_kernel_never_imports_jax(executed):
     notebook, _ = executed
     assert f"{ROOT} on cpu" in output_of(notebook, "install")
     assert "installing" not in output_of(notebook, "install")
     assert output_of(notebook, "probe") == "False\n"
 
 
-def test_a_photograph_is_completed_in_its_holes(executed):
+def test_the_photograph_is_completed(executed):
     notebook, workdir = executed
     photo, mask = pixels(workdir / "photo.png"), pixels(workdir / "mask.png") > 0
     completed = Completer.load(workdir)(photo, mask)
@@ -127,7 +127,7 @@ def test_a_photograph_is_completed_in_its_holes(executed):
         assert (picture[:, :96] != photo).any(axis=2)[mask].mean() > 0.5
 
 
-def test_the_exported_weights_are_the_checkpoints(executed):
+def test_exported_weights_match_the_checkpoint(executed):
     notebook, workdir = executed
     file = workdir / "demo.safetensors"
     exported, trained = load_weights(file), load_weights(workdir)
@@ -145,7 +145,7 @@ def test_the_exported_weights_are_the_checkpoints(executed):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
-def test_the_exported_network_completes_as_the_notebook_says(executed):
+def test_exported_network_matches_the_completed_picture(executed):
     notebook, workdir = executed
     photo, mask, completed = (
         np.float32(pixels(workdir / f"{name}.png")) for name in ("photo", "mask", "completed")
@@ -158,7 +158,7 @@ def test_the_exported_network_completes_as_the_notebook_says(executed):
     assert f"demo.pt: at most {away:.1f} of 255" in output_of(notebook, "pytorch")
 
 
-def test_a_training_that_fails_fails_the_notebook_with_its_reason(execute, tmp_path):
+def test_failed_training_fails_the_notebook_with_the_error(execute, tmp_path):
     """Started where it lies, it finds the checkout itself."""
     notebook = read_notebook()
     reason = "config.global_batch_size is 3, must be a multiple of the 2 devices"
@@ -175,7 +175,7 @@ def test_a_training_that_fails_fails_the_notebook_with_its_reason(execute, tmp_p
     assert cell_of(notebook, "look").outputs == []
 
 
-def test_without_a_project_it_says_what_to_set(execute, tmp_path):
+def test_a_missing_project_is_reported(execute, tmp_path):
     with pytest.raises(CellExecutionError, match="no checkout of the project in"):
         execute(read_notebook(), tmp_path)
 
@@ -216,7 +216,7 @@ def installing_code(names):
         ("", {"TPU_ACCELERATOR_TYPE": "v5e-1"}, "tpu"),
     ],
 )
-def test_the_accelerator_is_found_without_jax(driver, changes, expected, tmp_path, monkeypatch):
+def test_the_accelerator_is_detected_without_jax(driver, changes, expected, tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\necho '{driver}'\n")
     tool.chmod(0o755)
@@ -229,7 +229,7 @@ def test_the_accelerator_is_found_without_jax(driver, changes, expected, tmp_pat
     assert space["find_accelerator"]() == expected
 
 
-def test_a_stopped_cell_leaves_no_program_behind():
+def test_interrupting_a_cell_stops_its_process():
     slow = "import os, time; print(os.getpid()); time.sleep(100)"
     code = installing_code(["run"]) + "\nprint = __import__('functools').partial(print, flush=True)"
     code += f"\nrun(sys.executable, '-c', {slow!r})"

@@ -73,7 +73,7 @@ def expected_tensors(config, phase):
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_a_step_reduces_gradients_and_batch_statistics_and_nothing_else(
+def test_steps_only_reduce_gradients_and_batch_statistics(
     phase, steps, initial_state, step_config, mesh8
 ):
     """Once for each pass: no activations, no gathering of images to cut their windows."""

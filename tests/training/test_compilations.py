@@ -26,9 +26,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_after_the_first_of_its_kind_no_step_log_evaluation_or_save_compiles(
-    compiled, step_config, tmp_path, monkeypatch
-):
+def test_every_program_is_compiled_once(compiled, step_config, tmp_path, monkeypatch):
     config = dataclasses.replace(
         step_config,
         eval_every=2,

@@ -36,7 +36,7 @@ def assert_equal(first, second):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_both_networks_and_their_average_start_from_the_file(weights, start_from):
+def test_networks_and_ema_start_from_the_file(weights, start_from):
     config = start_from(ema_decay=0.9)
     origin = initial_networks(config)
     create = jax.jit(lambda *networks: create_state(config, *networks))
@@ -49,7 +49,7 @@ def test_both_networks_and_their_average_start_from_the_file(weights, start_from
 
 
 @pytest.mark.parametrize("said", ["no discriminator", "for images of 32, not 128"])
-def test_a_discriminator_that_does_not_fit_starts_fresh_and_that_is_said(said, weights, start_from):
+def test_an_unusable_discriminator_starts_from_random_weights(said, weights, start_from):
     if said == "no discriminator":
         config = start_from(dataclasses.replace(weights, discriminator=None))
     else:
@@ -67,10 +67,10 @@ def test_a_discriminator_that_does_not_fit_starts_fresh_and_that_is_said(said, w
         (ModelConfig(width=4, output="sigmoid"), "model.output 'clip', this config 'sigmoid'"),
     ],
 )
-def test_another_generator_is_refused(model, named, start_from):
+def test_a_mismatched_generator_is_rejected(model, named, start_from):
     with pytest.raises(UserError, match=named):
         initial_networks(start_from(model=model))
 
 
-def test_without_a_file_all_is_random(small_config):
+def test_without_init_from_weights_are_random(small_config):
     assert initial_networks(small_config)[:2] == (None, None)

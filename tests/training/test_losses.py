@@ -21,12 +21,12 @@ def test_l1_and_mse_average_over_the_region():
         assert losses.mse(*arguments) == pytest.approx((difference[region] ** 2).mean(), rel=1e-5)
 
 
-def test_an_empty_region_costs_nothing():
+def test_l1_of_an_empty_region_is_zero():
     nothing = jnp.zeros((4, 5, 6, 1))
     assert losses.l1(jnp.asarray(PREDICTION), jnp.asarray(IMAGE), nothing) == 0
 
 
-def test_total_variation_counts_hole_pixels_differences_down_and_right():
+def test_total_variation_of_the_hole():
     down, right = [], []
     for b, i, j in np.ndindex(4, 5, 6):
         if MASK[b, i, j, 0]:
@@ -65,7 +65,7 @@ def test_adversarial_losses(kind, real, discriminator, expected):
     assert got == pytest.approx(expected, rel=1e-5)
 
 
-def test_unknown_adversarial_loss_is_refused():
+def test_unknown_adversarial_loss_is_rejected():
     with pytest.raises(ValueError, match="unknown"):
         losses.adversarial(jnp.asarray(LOGITS), "l2", real=True, discriminator=True)
 

@@ -32,7 +32,7 @@ def test_phases_update_what_mmagic_updates(disc_step):
     assert got == mmagic_updates(4, 7, disc_step, 20)
 
 
-def test_limits_belong_to_the_earlier_phase():
+def test_phase_ends_are_inclusive():
     phases = PhasesConfig(completion_end=90_000, discriminator_end=100_000)
     assert phase_at(0, phases) is Phase.COMPLETION
     assert phase_at(90_000, phases) is Phase.COMPLETION

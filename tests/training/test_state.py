@@ -24,7 +24,7 @@ def run(config):
     return np.asarray(weights["w"])
 
 
-def test_adam_is_pytorchs():
+def test_adam_matches_pytorch():
     weights, m, v = np.ones(3), np.zeros(3), np.zeros(3)
     for t, gradient in enumerate(GRADIENTS.astype(np.float64), start=1):
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
@@ -32,7 +32,7 @@ def test_adam_is_pytorchs():
     np.testing.assert_allclose(run(OptimizerConfig(learning_rate=0.1)), weights, rtol=1e-5)
 
 
-def test_adadelta_is_pytorchs():
+def test_adadelta_matches_pytorch():
     weights, square, delta = np.ones(3), np.zeros(3), np.zeros(3)
     for gradient in GRADIENTS.astype(np.float64):
         square = 0.9 * square + 0.1 * gradient**2
@@ -43,7 +43,7 @@ def test_adadelta_is_pytorchs():
     np.testing.assert_allclose(run(config), weights, rtol=1e-5)
 
 
-def test_clipping_bounds_the_gradients_norm():
+def test_clipping_limits_the_gradient_norm():
     config = OptimizerConfig(clip_norm=0.5)
     optimizer = make_optimizer(config)
     weights = {"w": jnp.ones(3)}
@@ -66,7 +66,7 @@ def test_schedules_follow_the_global_step(config, expected):
         assert learning_rate_at(jnp.asarray(step), config, 100) == pytest.approx(rate, abs=1e-6)
 
 
-def test_fresh_states_depend_on_the_seed_alone(initial_state, step_config, mesh8, mesh1):
+def test_new_states_depend_only_on_the_seed(initial_state, step_config, mesh8, mesh1):
     def first_kernel(state):
         return np.asarray(state.generator.params["encoder"]["enc1"]["conv"]["kernel"])
 

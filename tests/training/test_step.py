@@ -38,7 +38,7 @@ def moved(before, after):
         (Phase.JOINT, RECONSTRUCTION | DISCRIMINATION | {"adversarial"}),
     ],
 )
-def test_each_phase_has_its_losses_and_moves_its_networks(
+def test_each_phase_reports_its_losses_and_updates_its_networks(
     phase, losses, steps, initial_state, step_config, mesh8
 ):
     batch = make_batch(0, step_config, mesh8)
@@ -82,7 +82,7 @@ def test_the_ema_follows_the_generator(steps, initial_state, step_config, mesh8)
     assert state.eval_variables is state.ema
 
 
-def test_eight_devices_equal_one(initial_state, step_config, mesh8, mesh1):
+def test_eight_devices_match_one(initial_state, step_config, mesh8, mesh1):
     """In float64, where rounding cannot hide or make a difference: several steps of each phase."""
     with jax.enable_x64(True):
         results = []
@@ -110,7 +110,7 @@ def test_eight_devices_equal_one(initial_state, step_config, mesh8, mesh1):
         (Phase.JOINT, "discriminator", 1, set()),
     ],
 )
-def test_what_is_not_finite_never_reaches_a_network(
+def test_non_finite_updates_are_skipped(
     phase, broken, skipped, moving, steps, initial_state, step_config, mesh8
 ):
     """A network whose one weight is NaN stands for all that makes losses and gradients NaN."""

@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 
 from glinpaint_jax import Completer
-from tests.helpers.programs import assert_refused, run
+from tests.helpers.programs import assert_rejected, run
 from tests.helpers.serving import serving
 
 
@@ -204,7 +204,7 @@ def test_listens_on_localhost_only(server, finished_run):
     """And reports a port that is in use."""
     port = server[0].rpartition(":")[2]
     result = run("glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", f"--port={port}")
-    assert_refused(result, f"cannot listen on 127.0.0.1:{port}", "--port")
+    assert_rejected(result, f"cannot listen on 127.0.0.1:{port}", "--port")
     assert httpx.get(server[0]).status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.2:{port}")
@@ -219,4 +219,4 @@ def test_listens_on_localhost_only(server, finished_run):
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, expected):
-    assert_refused(run("glinpaint_jax", "serve", *arguments), expected)
+    assert_rejected(run("glinpaint_jax", "serve", *arguments), expected)
