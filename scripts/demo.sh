@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a small model on the photographs that come with scikit-image, all three phases, and
-# evaluates it on held-out photographs beside two baselines. Results in runs/demo.
+# Trains a small model on scikit-image's photographs, through all three phases, then compares it
+# with two baselines, also on held-out photographs. Writes to runs/demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh ""
@@ -13,10 +13,10 @@ cat <<'TEXT'
 
 Pictures: runs/demo/samples (rows: masked, completed, original), runs/demo/curves.png
 Next:
-  your own photographs, hundreds or more, a folder is enough:
+  train on a folder of your own photographs, hundreds or more:
     .venv/bin/python -m glinpaint_jax.main --config configs/demo.py --workdir runs/mine \
         --config.data.source=folder:/your/photographs --config.num_steps=20000 \
         --config.phases.completion_end=12000 --config.phases.discriminator_end=13000
-  the real model, on accelerators:
+  train the full-size model on accelerators:
     .venv/bin/python -m glinpaint_jax.main --config configs/places.py
 TEXT

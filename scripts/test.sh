@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and all tests.
+# Runs the linter and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh test

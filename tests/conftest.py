@@ -1,4 +1,4 @@
-"""A strict world: 8 CPU devices, shapes checked, rank promotion and warnings are errors."""
+"""Strict settings: 8 CPU devices, checked shapes; rank promotion and warnings are errors."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from absl import flags
 from jaxtyping import install_import_hook
 
 # One compilation cache for all test processes and the programs they start. Code is compiled without
-# optimizations: tests compile much and compute little.
+# optimizations: tests compile a lot and compute little.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="glinpaint_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
@@ -22,7 +22,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("glinpaint_jax", "beartype.beartype")  # before anything of the package
+install_import_hook("glinpaint_jax", "beartype.beartype")  # before importing the package
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import make_mesh
@@ -33,7 +33,7 @@ from tests.helpers.steps import make_state
 
 # Tests started in the background ignore Ctrl-C, and so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-flags.FLAGS.mark_as_parsed()  # grain's workers ask for it
+flags.FLAGS.mark_as_parsed()  # grain's workers require it
 
 
 def pytest_addoption(parser):
@@ -41,7 +41,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Longest files first, so that two workers end at about the same time."""
+    """Runs the slowest tests first, so that parallel workers finish at about the same time."""
     items.sort(key=lambda item: "/runs/" not in str(item.path))
 
 
@@ -85,7 +85,7 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def step_config():
-    """All losses on."""
+    """A config with every loss enabled."""
     config = make_small_config(ema_decay=0.9)
     config.optimizer.learning_rate = 4e-3
     config.losses.l1_valid = 0.5
@@ -98,7 +98,7 @@ def step_config():
 
 @pytest.fixture(scope="session")
 def initial_state(step_config, mesh8):
-    """Host copies, since steps donate what they are given."""
+    """Copies on the host, because steps donate their inputs."""
     return jax.device_get(make_state(step_config, mesh8))
 
 

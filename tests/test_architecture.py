@@ -1,4 +1,4 @@
-"""The dependency rule of the house: arrows only downward, no jax in data workers."""
+"""Enforces the dependency rule of docs/architecture.md and the length of functions."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "glinpaint_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# A module imports only from rooms of a lower rank, or from its own room.
+# A module imports only from folders (or top-level modules) of a lower rank, or from its own.
 RANKS = {
     "errors": 0,
     "config": 1,
@@ -33,14 +33,14 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 
 
-def room(module: str) -> str:
+def folder_of(module: str) -> str:
     return module.split(".")[1]
 
 
 def imported_by(node: ast.AST) -> set[str]:
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
-    # A name may be a module's: from glinpaint_jax.interop import torch_module.
+    # A name may be a module: from glinpaint_jax.interop import torch_module.
     names = {f"{node.module}.{alias.name}" for alias in node.names}
     return names if node.module == "glinpaint_jax" else names | {node.module}
 
@@ -57,20 +57,20 @@ def test_imports_go_downward(path):
         return
     for module in imported_modules(path):
         if module.startswith("glinpaint_jax."):
-            other = room(module)
+            other = folder_of(module)
             assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other}"
 
 
-@pytest.mark.parametrize("room_or_file", PURE)
-def test_pure_modules_do_no_input_or_output(room_or_file):
-    path = PACKAGE / room_or_file
+@pytest.mark.parametrize("folder_or_file", PURE)
+def test_pure_modules_do_no_input_or_output(folder_or_file):
+    path = PACKAGE / folder_or_file
     for file in path.rglob("*.py") if path.is_dir() else [path]:
         top_level = {module.split(".")[0] for module in imported_modules(file)}
         assert not top_level & {"pathlib", "os", "sys", "cv2", "json", "grain", "io"}, file
 
 
 def test_data_workers_do_not_import_jax():
-    """They import the data modules and, when spawned, the program (grain itself tries jax)."""
+    """They import the data modules and, when spawned, the program (grain itself may import jax)."""
     for path in (PACKAGE / "data").rglob("*.py"):
         assert not {module.split(".")[0] for module in imported_modules(path)} & {"jax", "flax"}
     code = (
@@ -81,7 +81,7 @@ def test_data_workers_do_not_import_jax():
 
 
 def test_optional_packages_are_imported_late():
-    """At the top only by the PyTorch networks, which are themselves imported late."""
+    """Only torch_module.py imports torch at its top, and it is itself imported late."""
     optional = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "gradio"}
     for path in MODULES:
         top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, IMPORTS)]
@@ -94,10 +94,10 @@ def test_optional_packages_are_imported_late():
 
 
 def test_runs_does_not_import_the_gan():
-    """It gets abstract trees and names, so it imports neither networks nor their training."""
+    """runs/ gets abstract trees and names, so it imports neither networks nor their training."""
     for path in (PACKAGE / "runs").rglob("*.py"):
-        rooms = {room(m) for m in imported_modules(path) if m.startswith("glinpaint_jax.")}
-        assert not rooms & {"models", "training", "interop", "evaluation"}, path
+        folders = {folder_of(m) for m in imported_modules(path) if m.startswith("glinpaint_jax.")}
+        assert not folders & {"models", "training", "interop", "evaluation"}, path
 
 
 def test_functions_are_at_most_60_lines():

@@ -69,7 +69,7 @@ INCOMPLETE_OR_IMPOSSIBLE = {  # arguments of start: part of the message
 
 
 def test_incomplete_and_impossible_arguments_are_rejected():
-    """In a process of its own: jax joins others only before its first computation."""
+    """Runs in a new process: jax can join others only before its first computation."""
     code = f"""
 from glinpaint_jax import distributed, errors
 for arguments in {list(INCOMPLETE_OR_IMPOSSIBLE)}:
@@ -174,7 +174,7 @@ def newest(workdir):
 
 
 def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
-    """kill -9 of the second process, then, in the resumed run, of the first, the coordinator."""
+    """Kills the second process, then, in the resumed run, the first (the coordinator)."""
     workdir = tmp_path / "run"
     for victim in (1, 0):
         before = newest(workdir)
@@ -188,6 +188,6 @@ def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
             time.sleep(0.02)
         both[victim].process.kill()
         results = [started.result(120) for started in both]
-        assert results[1 - victim].returncode in (1, -6), results  # an exception, or jax's abort
+        assert results[1 - victim].returncode in (1, -6), results  # an exception, or aborted by jax
         resumed = any(line.startswith(f"resuming at step {before} ") for line in both[0].lines)
         assert resumed == (before > 0)

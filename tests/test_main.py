@@ -1,4 +1,4 @@
-"""main and evaluate, run as programs."""
+"""Runs main and evaluate as programs."""
 
 import json
 import sys
@@ -120,7 +120,7 @@ def test_a_run_that_fails_before_its_first_step_prints_one_line(tmp_path):
 
 
 def test_help_of_every_program_is_quick_and_fits_a_terminal():
-    """All in one process, which must not have imported jax in the end."""
+    """Shows all help texts in one process, which must not import jax."""
     code = """
 import sys
 from glinpaint_jax import __main__ as programs

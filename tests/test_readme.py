@@ -1,4 +1,4 @@
-"""The README: its size, and the lines its table points to."""
+"""Checks the length of the README, the lines its table points to, and its links."""
 
 import ast
 import re

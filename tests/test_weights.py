@@ -28,7 +28,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def state(config):
-    """A state whose averaged weights differ from the generator's."""
+    """A state whose averaged weights differ from its generator's."""
     state = jax.device_get(jax.jit(lambda: create_state(config))())
     return state.replace(ema=jax.tree.map(lambda leaf: leaf + 1, state.ema))
 
@@ -62,7 +62,7 @@ def test_load_trained(place, step, ema, workdir, config, state):
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("place", ["", f"{FOLDER}/5"])
 def test_load_imported(place, alone, weights, tmp_path):
-    """Including the other contents of a PyTorch file."""
+    """Also keeps the other contents of a PyTorch file."""
     torch = {"meta": {"iter": 5, "seed": [1]}, "num_batches_tracked": {"a": 3}}
     discriminator = None if alone else weights.discriminator
     saved = dataclasses.replace(weights, torch=torch, discriminator=discriminator)

@@ -1,4 +1,4 @@
-"""Random holes. numpy and OpenCV only; every draw comes from the generator passed in.
+"""Random holes. Uses only numpy and OpenCV; all randomness comes from the generator passed in.
 
 Boxes are (top, left, height, width) in int32; masks are uint8 [h, w, 1], 1 = hole.
 """
@@ -16,16 +16,16 @@ from glinpaint_jax.errors import UserError
 BBox = Int32[np.ndarray, "4"]
 Mask = UInt8[np.ndarray, "h w 1"]
 
-MAX_DRAWS = 1000  # of a random shape, before its area limits are called impossible
+MAX_DRAWS = 1000  # attempts at a random shape before its area limits are reported as impossible
 
 
 def random_bbox(
     rng: np.random.Generator, height: int, width: int, config: MaskConfig, *, square: bool
 ) -> BBox:
-    """MMagic's random_bbox: a box of `max_size`, placed within `margin`, then shrunk.
+    """MMagic's random_bbox: places a box of `max_size` within `margin`, then shrinks it.
 
-    Its top left corner moves in by up to max_delta // 2 pixels, height and width apart;
-    with `square` by one draw for both.
+    The top left corner moves inward by 0 to max_delta // 2 pixels, drawn separately for rows and
+    columns, or once for both with `square`.
     """
     top = rng.integers(config.margin, height - config.margin - config.max_size)
     left = rng.integers(config.margin, width - config.margin - config.max_size)
@@ -43,7 +43,7 @@ def random_bbox(
 
 
 def irregular_mask(rng: np.random.Generator, height: int, width: int, config: MaskConfig) -> Mask:
-    """Straight strokes in a few broken lines (MMagic's 'irregular'), scaled to the image."""
+    """A few zigzag lines of straight strokes (MMagic's 'irregular'), scaled to the image."""
     unit = min(height, width) / 256
 
     def draw() -> np.ndarray:
@@ -90,7 +90,7 @@ def free_form_mask(rng: np.random.Generator, height: int, width: int, config: Ma
 
 
 def file_mask(rng: np.random.Generator, height: int, width: int, files: list[Path]) -> Mask:
-    """A random file's mask, > 127 = hole, resized without interpolation."""
+    """Reads a random mask file (> 127 = hole), resized without interpolation."""
     path = files[rng.integers(len(files))]
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
     if pixels is None:
@@ -128,6 +128,6 @@ def _draw_within(draw: Callable[[], np.ndarray], config: MaskConfig) -> Mask:
         if config.min_area <= mask.mean() <= config.max_area:
             return np.ascontiguousarray(mask)[..., None]
     raise UserError(
-        f"no {config.kind} mask among {MAX_DRAWS} covers between config.mask.min_area="
+        f"none of {MAX_DRAWS} {config.kind} masks covers between config.mask.min_area="
         f"{config.min_area} and config.mask.max_area={config.max_area} of the image; widen them"
     )

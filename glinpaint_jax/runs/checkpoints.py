@@ -35,7 +35,7 @@ TEMPORARY = "orbax-checkpoint-tmp"  # part of the name of a step that is being w
 DELETED = "deleted-"  # prefix of a step that is being deleted
 KEPT_STEPS = 2
 SAVE_TIMEOUT = 600  # seconds that processes wait for each other's part of a step
-DESCRIPTION_BYTES = 2**20  # of a step, apart from its arrays
+DESCRIPTION_BYTES = 2**20  # upper bound for a step's files apart from its arrays
 
 
 class Checkpoints:
@@ -84,7 +84,7 @@ class Checkpoints:
         self._saving = step, self._background.submit(self._seal, step)
 
     def settle(self, *, wait: bool = True) -> None:
-        """Takes note of how the last save ended, if it has; `wait` waits for that.
+        """Handles the outcome of the last save; without `wait`, only if that save has ended.
 
         Raises UserError after too many failed saves in a row.
         """
@@ -103,7 +103,7 @@ class Checkpoints:
         self.settle()
         if self._failed_saves:
             raise UserError(
-                f"the last step could not be saved; fix {self._folder} and rerun the command"
+                f"the last step could not be saved; check {self._folder} and rerun the command"
             )
 
     def close(self) -> None:
@@ -137,7 +137,7 @@ class Checkpoints:
         try:
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
             delete_superseded(self._folder)
-        except OSError as error:  # the step is complete all the same
+        except OSError as error:  # the step is complete anyway
             self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
 
     def _require_space(self, state: Any) -> None:
@@ -173,7 +173,7 @@ class Checkpoints:
             f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
         )
         if self._failed_saves >= self._max_failed_saves:
-            raise UserError(f"{message}; fix that and rerun the command")
+            raise UserError(f"{message}; fix this and rerun the command")
         self._warn(f"{message} (config.max_failed_saves)")
 
 
@@ -189,8 +189,8 @@ def _describe(error: Exception) -> str:
 def delete_superseded(folder: Path) -> None:
     """Deletes all steps but the last KEPT_STEPS and the best; call it once the newest is complete.
 
-    A step is renamed before it is deleted, so that a half-deleted one is never taken for a damaged
-    one.
+    A step is renamed before it is deleted, so that a half-deleted one is never mistaken for a
+    damaged one.
     """
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     errors = {step: error for step in steps if (error := _l1(folder / str(step))) is not None}

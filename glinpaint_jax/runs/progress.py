@@ -1,4 +1,4 @@
-"""Follows the steps of a run: losses, speed and skipped updates, without making devices wait."""
+"""Tracks the losses, speed and skipped updates of a run without making devices wait."""
 
 import collections
 import time
@@ -17,15 +17,15 @@ from glinpaint_jax.runs.report import Reporter
 
 STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the devices
 
-Metrics = dict[str, Array]  # scalars on the devices; "skipped" is 1 if an update was not made
+Metrics = dict[str, Array]  # scalars on the devices; "skipped" is 1 if an update was skipped
 
 
 class Progress:
     """Takes the metrics of each dispatched step and reports their means every `log_every` steps.
 
-    A step is looked at once STEPS_IN_FLIGHT later ones have been dispatched, so the devices always
-    have work. Skipped updates are left out of the means and named with their images;
-    config.max_skipped_updates in a row end the run.
+    A step's metrics are fetched once STEPS_IN_FLIGHT later steps have been dispatched, so the
+    devices always have work. Skipped updates are left out of the means and reported with their
+    images; config.max_skipped_updates in a row end the run.
     """
 
     def __init__(self, reporter: Reporter, config: Config, source: Source):
@@ -36,7 +36,7 @@ class Progress:
         self._finished: list[Metrics] = []  # since the last report
         self._last: tuple[int, str] = (0, "")  # step and phase of the newest finished step
         self._skipped_in_a_row = 0
-        self._phases: set[str] = set()  # those that have been compiled
+        self._phases: set[str] = set()  # already compiled
         self._start = time.perf_counter()
 
     def add(self, step: int, phase: str, metrics: Metrics) -> None:
@@ -51,7 +51,7 @@ class Progress:
 
     @contextmanager
     def dispatching(self, phase: str) -> Iterator[None]:
-        """Wraps the call of a step. The first of a phase compiles, which may take minutes."""
+        """Wraps the call of a step. A phase's first call compiles, which may take minutes."""
         if phase in self._phases:
             yield
             return
@@ -68,7 +68,7 @@ class Progress:
         self._start += time.perf_counter() - paused_at
 
     def close(self) -> None:
-        """Waits for the steps in flight and reports what is left."""
+        """Waits for the steps in flight and reports the remaining metrics."""
         self._finish_all()
         if self._finished:
             self._report()

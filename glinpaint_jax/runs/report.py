@@ -1,4 +1,4 @@
-"""Everything a run shows: terminal, metrics.jsonl, TensorBoard, curves.png and samples/."""
+"""Everything a run outputs: terminal, metrics.jsonl, TensorBoard, curves.png and samples/."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
 SLOW = 3.0  # seconds
-RGB_COLORS = 3  # of TensorBoard's image summaries
+RGB_COLORS = 3  # TensorBoard's code for RGB images
 
 
 def say(line: str) -> None:
@@ -37,7 +37,7 @@ class Reporter:
 
     `start_step` is the step the run resumes from: records of later steps are dropped, since those
     steps are repeated. A full disk during the run only causes a warning; records are written once
-    there is room again, pictures and events are lost.
+    there is room again; pictures and events are lost.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
@@ -146,7 +146,7 @@ class Reporter:
             self._events.scalars(record["step"], scalars)
 
     def _append(self) -> None:
-        """Writes the pending records, over whatever an earlier failure left half written."""
+        """Writes the pending records, overwriting what an earlier failure left half written."""
         with (self._workdir / METRICS_FILE).open("r+b") as file:
             file.seek(self._written)
             file.truncate()
@@ -156,7 +156,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def _warn_on_error(self) -> Iterator[None]:
-        """Warns once instead of ending the run; a failed checkpoint is what ends it."""
+        """Warns once instead of ending the run; only failed checkpoints end it."""
         try:
             yield
         except OSError as error:

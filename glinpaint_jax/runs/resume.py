@@ -54,7 +54,7 @@ def restore(
     """Returns the state saved at `step` and the number of examples it has seen.
 
     `abstract_state` holds shapes, types and shardings; `images` is the length of the training
-    source. Raises UserError if `config` or `images` differ from the saved ones in what matters.
+    source. Raises UserError if `config` or `images` differ from the saved ones in ways that matter.
     """
     step_path = (workdir / FOLDER / str(step)).absolute()
     if is_imported(step_path):
@@ -67,8 +67,8 @@ def restore(
     if data["images"] != images:
         raise UserError(
             f"config.data.source={config.data.source} has {images} training images, but the run "
-            f"began with {data['images']} ({saved.data.source}), so it would continue with other "
-            "data; pass the old source, or start in another --workdir with --config.init_from"
+            f"began with {data['images']} ({saved.data.source}), so the data would "
+            "differ; pass the old source, or start in another --workdir with --config.init_from"
         )
     if saved.data.source != config.data.source and jax.process_index() == 0:
         say(
@@ -92,7 +92,7 @@ def check_config_changes(saved: Config, wanted: Config) -> None:
     ]
     if changes:
         raise UserError(
-            f"the workdir holds a run with another config: {', '.join(changes)}; "
+            f"the workdir holds a run with a different config: {', '.join(changes)}; "
             "pass the old values to resume it, or another --workdir to start a new run"
         )
 

@@ -21,7 +21,7 @@ SAME_REQUEST = 1.0  # seconds: `timeout` and some launchers send the same reques
 
 
 class StopEvaluation(Exception):  # noqa: N818
-    """Ends an evaluation that would delay the stop of the run."""
+    """Cuts an evaluation short when the run has been asked to stop."""
 
 
 class Stop:
@@ -49,7 +49,7 @@ class Stop:
             os.write(2, message.encode())  # print is not reentrant
 
     def is_agreed(self) -> bool:
-        """Whether to stop now; every process must ask equally often and gets the same answer.
+        """Whether to stop now. All processes must call this equally often and get the same answer.
 
         With several processes the answer is STEPS_IN_FLIGHT calls old, so no device waits for it.
         """

@@ -31,7 +31,7 @@ def mse(prediction: Image, image: Image, weight: Mask) -> Scalar:
 
 
 def total_variation(completed: Image, mask: Mask) -> Scalar:
-    """Mean absolute difference of the hole's pixels to the pixels below and to the right."""
+    """Mean absolute difference between the hole's pixels and those below and to the right."""
     down = jnp.abs(completed[:, :-1] - completed[:, 1:])
     right = jnp.abs(completed[:, :, :-1] - completed[:, :, 1:])
     return masked_mean(down, mask[:, :-1]) + masked_mean(right, mask[:, :, :-1])

@@ -58,7 +58,7 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
 
 
 def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Updates the generator by its reconstruction loss."""
+    """Updates the generator with the reconstruction loss."""
     inputs = make_inputs(batch, config.mask.fill)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:

@@ -1,4 +1,4 @@
-"""Compares the names of a folder's images with os.walk."""
+"""Compares the images found in a folder with os.walk."""
 
 import os
 import pickle

@@ -153,7 +153,7 @@ def test_a_source_with_only_broken_images_raises(tmp_path, workers):
 
 
 class PageFaults(Numbered):
-    """Decodes a picture of two megapixels, and shows the hundreds of page faults of that."""
+    """Decodes a two-megapixel picture and returns its page faults, in hundreds, as an image."""
 
     def __init__(self, length):
         super().__init__(length)
@@ -166,17 +166,17 @@ class PageFaults(Numbered):
         return np.full((40, 48, 3), min(faults // 100, 255), np.uint8)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators, other rules")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_workers_reuse_the_memory_of_decoded_images():
     config = make_small_config()
     config.data.num_workers = 1
     faults = numbers(take(PageFaults(4), config, 8))
-    # The first ones grow the heap; then one image after another lies in the same place.
+    # The first images grow the heap; later ones reuse their memory.
     assert faults[0] >= 1 and max(faults[8:]) == 0
 
 
 def positions(shape, crop, config, draws=300):
-    """Which rows and columns of a picture of coordinates the crops show."""
+    """Crops of a picture whose first two channels are the row and the column of each pixel."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     picture = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
     rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_resize_then_crop_keeps_the_aspect_ratio_and_varies_the_scale():
         spans.append(int(crop[-1, 16, 0]) - int(crop[0, 16, 0]))
         width = int(crop[16, -1, 1]) - int(crop[16, 0, 1])
         assert abs(width - spans[-1]) <= 2
-    # A short side of 32..64 shows all 64 rows to half of them.
+    # With the short side resized to 32..64, a crop shows between all and half of the 64 rows.
     assert min(spans) in (30, 31, 32) and max(spans) >= 61
 
 
@@ -228,7 +228,7 @@ def test_half_of_the_training_images_are_flipped():
 
 
 def gather_eval(config, length, count, local_batch_size):
-    """All examples of all processes with their validity, by image number."""
+    """The hole of each valid example of all processes, by image number."""
     found = {}
     lengths = set()
     for process in range(count):

@@ -1,4 +1,4 @@
-"""Compares shards with the files they were made of: bytes, order, rejects, training stream."""
+"""Compares shards with the files they were made from: bytes, order, rejects, training stream."""
 
 import io
 import itertools
@@ -56,7 +56,7 @@ def write_images(folder, count):
 def prepare_tiny_photos(folder, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tfds
+        warnings.simplefilter("ignore")  # from tfds
         TinyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
@@ -318,4 +318,4 @@ def test_startup_cost_does_not_grow_with_the_number_of_records(monkeypatch):
     many, memory = begin_training(8_000_000, monkeypatch)
     assert 8 <= len(few) < 100 and 8 <= len(many) < 100
     assert max(many) > 1_000_000
-    assert memory < little + 1e6  # not a byte for each record
+    assert memory < little + 1e6  # less than a byte per record

@@ -1,4 +1,4 @@
-"""Each kind of source, and images as people have them."""
+"""Every kind of source, and images of every format."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Workers that die, really."""
+"""Kills real worker processes."""
 
 import functools
 import itertools
@@ -39,7 +39,7 @@ def test_killed_workers_lose_and_repeat_no_examples():
 
 
 class Deadly(Numbered):
-    """Kills whoever reads it."""
+    """Kills the process that reads it."""
 
     def __getitem__(self, index):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,7 @@ from glinpaint_jax.models.networks import Weights, init_variables
 
 
 def make_weights(config, step=7):
-    """Weights as if trained: no vector keeps its initial ones or zeros."""
+    """Weights that look trained: no vector keeps its initial ones or zeros."""
     rng = np.random.default_rng(0)
 
     def perturb(leaf):
@@ -34,7 +34,7 @@ def torch_networks(weights):
 
 
 def to_torch(array):
-    """NHWC, RGB -> NCHW, BGR; a single channel is left as is."""
+    """NHWC, RGB -> NCHW, BGR; a single channel stays as it is."""
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
 
 

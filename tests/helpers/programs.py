@@ -1,4 +1,4 @@
-"""Running the programs as people do, in processes of their own."""
+"""Runs the programs as users do, in separate processes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from glinpaint_jax.training.state import abstract_state
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 300  # seconds
-# Ten steps through all the phases; checkpoints after 4, 8 and 10.
+# Ten steps through all phases; checkpoints after 4, 8 and 10.
 SMALL = [
     "--config=configs/demo.py",
     "--config.num_steps=10",
@@ -66,7 +66,7 @@ def free_address():
 
 
 def run_processes(count, *arguments, devices=1):
-    """Like `run`, in several processes that join each other, with `devices` devices each."""
+    """Like `run`, but in `count` processes that join each other, with `devices` devices each."""
     return [started.result() for started in start_processes(count, *arguments, devices=devices)]
 
 
@@ -87,7 +87,7 @@ def start_processes(count, *arguments, devices=1, **changes):
 
 
 class Started:
-    """A program that is running, and what it has said so far."""
+    """A running program and the lines it has written to stderr so far."""
 
     all: ClassVar[list["Started"]] = []
 
@@ -118,7 +118,7 @@ class Started:
             self._arrived.notify_all()
 
     def wait_for(self, *texts, seconds=TIMEOUT):
-        """Until a line holds one of the texts."""
+        """Waits for a line that contains one of the texts."""
 
         def said():
             return any(text in line for line in self.lines for text in texts)
@@ -128,7 +128,7 @@ class Started:
             assert said(), self.lines
 
     def result(self, seconds=TIMEOUT):
-        """Waits for the end; the same as of `run`."""
+        """Waits for the program to exit; returns the same as `run`."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -142,7 +142,7 @@ class Started:
 
 
 def final_state(workdir, step):
-    """Of a run on any devices, on one here."""
+    """Loads the state at `step` onto one device, whatever devices the run used."""
     path = (workdir / "checkpoints" / str(step)).absolute()
     config = from_dict(json.loads((path / "config" / "metadata").read_text()))
     abstract = abstract_state(config, make_mesh(jax.devices()[:1]))
@@ -151,7 +151,7 @@ def final_state(workdir, step):
 
 
 def assert_same_state(first, second):
-    """Bit for bit."""
+    """Compares bit for bit."""
     assert jax.tree.structure(first) == jax.tree.structure(second)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -165,7 +165,7 @@ def read_jsonl(workdir):
 
 
 def assert_rejected(result, *expected):
-    """One line on stderr, status 1."""
+    """Checks for status 1 and a single line on stderr that contains the expected texts."""
     lines = result.stderr.strip().splitlines()
     assert result.returncode == 1, result.stderr
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr

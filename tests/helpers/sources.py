@@ -16,7 +16,7 @@ from glinpaint_jax.data.sources import (
 
 
 class Numbered:
-    """Images of one colour, their number; those in `broken` cannot be decoded."""
+    """Images filled with their own number; those in `broken` cannot be decoded."""
 
     def __init__(self, length, broken=()):
         self._length, self._broken = length, set(broken)
@@ -80,5 +80,5 @@ class TinyPhotos(tfds.core.GeneratorBasedBuilder):
 
     def _examples(self, first, count):
         for i in range(first, first + count):
-            # Encoded: TFDS would encode an array by tensorflow.
+            # Encoded here: TFDS would use tensorflow to encode an array.
             yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}

@@ -12,13 +12,13 @@ def make_state(config, mesh):
 
 
 def place(state, mesh):
-    """A copy on the devices that a step may donate."""
-    # device_get leaves PRNG keys on a device, where placing them again need not copy.
+    """Copies a state to the devices of `mesh`; a step may donate the copy."""
+    # device_get leaves PRNG keys on a device, and device_put might not copy them.
     return jax.device_put(state.replace(rng=jax.random.key(0)), replicated(mesh))
 
 
 def make_batch(seed, config, mesh):
-    """Random images; on any mesh the same."""
+    """Random images and holes, the same on any mesh."""
     rng = np.random.default_rng(seed)
     b, size = config.global_batch_size, config.image_size
     boxes = np.concatenate([rng.integers(2, 12, (b, 2)), rng.integers(10, 17, (b, 2))], axis=1)

@@ -23,7 +23,7 @@ def numbered(state, step):
 
 
 def leaves(state):
-    """As raw bits, for exact comparison, PRNG keys included."""
+    """All leaves as arrays, with PRNG keys as raw bits."""
     state = state.replace(rng=jax.random.key_data(state.rng))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 

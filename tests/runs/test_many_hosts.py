@@ -15,7 +15,7 @@ from tests.helpers.programs import (
 )
 
 STEPS = 6
-# Several processes add up the devices' sums in another order, so the first losses differ by 1e-7.
+# Several processes add the devices' sums in a different order, so the first losses differ by 1e-7.
 # At a normal learning rate every step multiplies that by 10 to 100. A tiny learning rate keeps it
 # far below real errors: one wrong example in a batch changes the loss by 1e-2.
 TOLERANCE = 1e-6

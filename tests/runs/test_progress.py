@@ -13,7 +13,7 @@ from tests.helpers.sources import Numbered, numbers, take
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that the test sets."""
+    """A clock that the test sets, in seconds."""
     times = {"now": 0.0}
     monkeypatch.setattr(progress_module.time, "perf_counter", lambda: times["now"])
     return times
@@ -66,7 +66,7 @@ def test_pauses_are_excluded_from_the_speed(tmp_path, clock, records):
     clock["now"] = 2.0
     progress.add(1, "completion", losses())
     with progress.paused():
-        assert len(records) == 1  # what came before the pause is reported before it
+        assert len(records) == 1  # steps before the pause are reported before it
         clock["now"] = 100.0
     progress.add(2, "completion", losses())
     clock["now"] = 104.0
@@ -128,7 +128,7 @@ def test_skipped_updates_are_reported_with_their_images(tmp_path, said):
     add_all(progress, [FINITE, BROKEN, FINITE, FINITE])
     progress.close()
     (line,) = said
-    # The second batch, as the pipeline made it.
+    # The second batch, as the pipeline makes it.
     fed = numbers(take(source, make_small_config(**SKIPPING), 2)[1:])
     assert (
         f"step 2: update skipped, 1 in a row; not finite: l1_hole nan; images: records {fed}"

@@ -1,4 +1,4 @@
-"""Every fault of docs/reliability.md, made to happen."""
+"""Causes the faults of docs/reliability.md in real runs."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ RUN = [
     f"--config.num_steps={STEPS}",
     f"--config.checkpoint_every={EVERY}",
     "--config.eval_every=1000",
-    f"--config.log_every={EVERY}",  # of checkpoint_every a divisor: resumed means are whole
+    f"--config.log_every={EVERY}",  # as checkpoint_every: a resumed run logs the same means
     "--config.phases.completion_end=2",
     "--config.phases.discriminator_end=4",
 ]
@@ -40,7 +40,7 @@ KILLS, SOAK_KILLS = 6, 20
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The workdir of an undisturbed run."""
+    """The workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert run(*RUN, f"--workdir={workdir}").returncode == 0
     return workdir
@@ -88,7 +88,7 @@ def run_until_killed(workdir, rng):
 def test_a_run_killed_at_random_moments_ends_bitwise_identical(uninterrupted, tmp_path, soak):
     rng, workdir = random.Random(0), tmp_path / "run"
     steps = [run_until_killed(workdir, rng) for _ in range(SOAK_KILLS if soak else KILLS)]
-    assert steps == sorted(steps)  # no kill loses what was saved before
+    assert steps == sorted(steps)  # no kill loses a complete checkpoint
     last = run(*RUN, f"--workdir={workdir}")
     assert last.returncode == 0, last.stderr
     assert_as_uninterrupted(workdir, uninterrupted)
@@ -207,7 +207,7 @@ def test_a_completely_full_disk_does_not_end_a_run(small_disk):
     result = started.result()
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
-    # Records that could not be written then were written later.
+    # Records that did not fit on the full disk were written later.
     steps = [record["step"] for record in read_jsonl(workdir)]
     assert steps[:-1] == list(range(EVERY, steps[-2] + 1, EVERY))
 

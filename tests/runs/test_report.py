@@ -57,7 +57,7 @@ def test_a_run_writes_records_curves_samples_and_events(tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "samples" / "step_000004.png")) is not None
     scalars = tensorboard_scalars(tmp_path)
     assert ("train/l1_hole", 2, 0.5) in scalars and ("eval/val/l1", 4, 5.0) in scalars
-    # Not a terminal here: one plain line each.
+    # stderr is not a terminal here, so each record is one plain line.
     printed = capsys.readouterr().err.splitlines()
     assert printed[0].startswith("step 2/10  completion  12.5 images/s  01:15 left  l1_hole 0.5000")
     assert any("eval/val  l1 5.000  PSNR 20.00  SSIM 0.500" in line for line in printed)

@@ -1,4 +1,4 @@
-"""Damage of every kind to a step directory."""
+"""Every kind of damage to a checkpoint."""
 
 import shutil
 
@@ -68,14 +68,14 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kin
         assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
         if name.name != MANIFEST_NAME:
             assert str(name) in said[0]
-        # Nothing was deleted: with the file as it was, the step is whole again.
+        # Nothing was deleted: with the file restored, the step is complete again.
         aside.rename(newest)
         (newest / name).write_bytes(original)
         assert newest_complete_step(workdir, pytest.fail) == 5
 
 
 def test_every_flipped_byte_is_detected(workdir, soak):
-    """A few bytes of each file; with --soak every byte, up to 500 of each file."""
+    """Flips 3 bytes of each file, or 500 with --soak."""
     step = workdir / FOLDER / "5"
     for path in files(step):
         original = path.read_bytes()
@@ -122,12 +122,12 @@ def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
     if how == "all damaged":
         assert "3: state/manifest.ocdbt" in str(error.value)
         assert "5: state/manifest.ocdbt" in str(error.value)
-    assert files(workdir) == before  # nothing is touched, so that it can be repaired
+    assert files(workdir) == before  # nothing is touched, so the run can be repaired
 
 
 @pytest.mark.parametrize("steps", [("3", "5"), ("5",)])
 def test_steps_without_manifests_are_not_deleted(steps, workdir):
-    """Versions before manifests wrote such steps."""
+    """Versions without manifests wrote such steps."""
     (workdir / NEWEST).unlink()
     for step in ("3", "5"):
         (workdir / FOLDER / step / MANIFEST_NAME).unlink()

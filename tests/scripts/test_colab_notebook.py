@@ -1,4 +1,4 @@
-"""The Colab notebook, executed from end to end as Jupyter does it."""
+"""Executes the Colab notebook from start to finish, as Jupyter does."""
 
 import ast
 import base64
@@ -39,7 +39,7 @@ def output_of(notebook, name):
 
 
 def pictures_of(notebook, name):
-    """Those displayed below a cell, as arrays."""
+    """The pictures displayed below a cell, as arrays."""
     outputs = [output for output in cell_of(notebook, name).outputs if "data" in output]
     encoded = [output.data["image/png"] for output in outputs if "image/png" in output.data]
     return [pixels(io.BytesIO(base64.b64decode(text))) for text in encoded]
@@ -52,7 +52,7 @@ def pixels(file):
 
 @pytest.fixture(scope="module")
 def execute(tmp_path_factory):
-    """Runs a notebook in a folder, the settings given replacing its own."""
+    """Runs a notebook in a folder; `settings` replace its own."""
     home = tmp_path_factory.mktemp("jupyter")
 
     def run(notebook, folder, **settings):
@@ -64,7 +64,7 @@ def execute(tmp_path_factory):
         return client.execute(env=environment(PIP_NO_INDEX="1"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # Jupyter warns of the folders it used to take
+        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # else Jupyter warns about its old folders
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
             patch.setenv(name, str(home / name))
         yield run
@@ -72,7 +72,7 @@ def execute(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def executed(execute, tmp_path_factory):
-    """The notebook after a run of ten steps, and the run."""
+    """The notebook after a run of ten steps, and the workdir."""
     folder = tmp_path_factory.mktemp("colab with space")
     notebook, workdir = read_notebook(), folder / "run"
     notebook.cells.append(nbformat.v4.new_code_cell("print('jax' in sys.modules)", id="probe"))
@@ -159,7 +159,7 @@ def test_exported_network_matches_the_completed_picture(executed):
 
 
 def test_failed_training_fails_the_notebook_with_the_error(execute, tmp_path):
-    """Started where it lies, it finds the checkout itself."""
+    """Started in its own folder, the notebook finds the checkout."""
     notebook = read_notebook()
     reason = "config.global_batch_size is 3, must be a multiple of the 2 devices"
     with pytest.raises(CellExecutionError) as caught:
@@ -197,7 +197,7 @@ def test_a_repository_is_cloned(execute, tmp_path):
 
 
 def installing_code(names):
-    """The cell's imports, constants and the functions `names`, without what it does with them."""
+    """The install cell's imports, constants and functions `names`, without the code after them."""
     kinds = (ast.Import, ast.ImportFrom, ast.Assign)
     body = ast.parse(cell_of(read_notebook(), "install").source).body
     functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in names]

@@ -1,4 +1,4 @@
-"""What the devices say to each other in a step, read from the compiled programs."""
+"""Reads from the compiled steps what the devices exchange."""
 
 import math
 import re
@@ -15,22 +15,23 @@ COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
     "collective-permute|collective-broadcast"
 )
-# Of each network: forward passes, backward passes, and those of them that give its parameters'
-# gradient. Fake and real are two of each; the joint phase judges once more, for the generator.
+# For each network: forward passes, backward passes, and backward passes that compute gradients of
+# its parameters. The discriminator has one of each for fake and for real images; the joint phase
+# adds a forward and a backward pass for the generator's loss.
 PASSES = {
     Phase.COMPLETION: {"generator": (1, 1, 1)},
     Phase.DISCRIMINATOR: {"generator": (1, 0, 0), "discriminator": (2, 2, 2)},
     Phase.JOINT: {"generator": (1, 1, 1), "discriminator": (3, 3, 2)},
 }
-# Vectors of a batch norm's channels: forward the mean and the variance, backward the gradients of
-# its bias and its scale, which its input's gradient needs as well.
+# Vectors that a batch norm reduces, one value per channel: the mean and the variance in the forward
+# pass; the gradients of bias and scale, which the input's gradient needs too, in the backward pass.
 FORWARD_VECTORS, BACKWARD_VECTORS = 2, 2
-# Sums of the losses: ten of the reconstruction, one for each time that the discriminator judges.
+# Sums in the losses: ten for the reconstruction, one for each pass of the discriminator.
 MOST_SCALARS = 13
 
 
 def collectives_in(program):
-    """(kind, replica groups, [(type, size)]) of each collective in the text of a program.
+    """(kind, replica groups, [(type, size)]) of each collective in the text of a compiled program.
 
     Sizes, not shapes: XLA transposes and reshapes what it reduces.
     """
@@ -49,7 +50,7 @@ def collectives_in(program):
 
 
 def spans_all_devices(groups, devices):
-    """Whether `groups`, in any of XLA's notations, is one group of so many devices."""
+    """Whether `groups`, in any of XLA's notations, is one group of all `devices` devices."""
     axes = dict(re.findall(r"'(\w+)'=(\d+)", groups))
     if axes:  # mesh['axis_0'=8,'axis_1'=1] {'axis_0'}
         return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'(?!=)", groups)) == devices
@@ -59,7 +60,7 @@ def spans_all_devices(groups, devices):
 
 
 def expected_tensors(config, phase):
-    """All that a step must reduce but its losses' sums, from the parameters' shapes alone."""
+    """Everything a step must reduce except sums in the losses, from the parameters' shapes."""
     expected = Counter()
     variables = dict(zip(("generator", "discriminator"), abstract_variables(config), strict=True))
     for network, (forward, backward, gradients) in PASSES[phase].items():
@@ -76,7 +77,7 @@ def expected_tensors(config, phase):
 def test_steps_only_reduce_gradients_and_batch_statistics(
     phase, steps, initial_state, step_config, mesh8
 ):
-    """Once for each pass: no activations, no gathering of images to cut their windows."""
+    """Each is reduced once per pass; activations and images stay on their device."""
     batch = make_batch(0, step_config, mesh8)
     collectives = collectives_in(steps[phase].lower(initial_state, batch).compile().as_text())
     assert {kind for kind, _, _ in collectives} == {"all-reduce"}

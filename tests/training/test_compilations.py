@@ -9,7 +9,7 @@ from glinpaint_jax.config import PhasesConfig
 from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.training import loop
 
-COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the disk's cache had it
+COMPILED = "/jax/core/compile/backend_compile_duration"  # cache hits on disk too
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_every_program_is_compiled_once(compiled, step_config, tmp_path, monkeyp
         step_config,
         eval_every=2,
         checkpoint_every=2,
-        # 1 to 4 complete, 5, 6, 7 and 9 train the discriminator, 8 and 10 both.
+        # Steps 1 to 4: completion; 5, 6, 7 and 9: discriminator; 8 and 10: joint.
         phases=PhasesConfig(completion_end=3, discriminator_end=5, disc_step=2),
     )
     names_by_step = {}
@@ -46,7 +46,7 @@ def test_every_program_is_compiled_once(compiled, step_config, tmp_path, monkeyp
     loop.train(config.validate(), tmp_path)
 
     assert len(names_by_step) == config.num_steps == 10
-    assert compiled == []  # by the last evaluation and save
+    assert compiled == []  # nothing since the last step: not by the last evaluation and save
     assert "jit(completion_step)" in names_by_step.pop(1)
     assert "jit(complete_batch)" in names_by_step.pop(3)  # after the first evaluation
     assert names_by_step.pop(5) == ["jit(discriminator_step)"]

@@ -1,4 +1,4 @@
-"""What a run starts from."""
+"""The weights a new run starts from."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Every loss against numpy, written from the definitions."""
+"""Compares every loss with numpy code written from its definition."""
 
 import jax.numpy as jnp
 import numpy as np

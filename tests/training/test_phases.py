@@ -5,7 +5,7 @@ from glinpaint_jax.training.phases import Phase, phase_at
 
 
 def mmagic_updates(completion_end, discriminator_end, disc_step, steps):
-    """Which networks GLInpaintor.train_step updates, step by step, with its counters."""
+    """The networks that GLInpaintor.train_step updates in each step, using its own counters."""
     count, updates = 0, []
     for step in range(steps):
         updated = set()

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against plain numpy."""
+"""Compares optimizers and schedules with plain numpy."""
 
 import dataclasses
 

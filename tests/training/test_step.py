@@ -1,4 +1,4 @@
-"""The steps: who moves, which losses exist, one device or eight, and that they learn."""
+"""Training steps: losses, updated networks, 8 devices against 1, skipped updates, learning."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def assert_close(first, second, **tolerances):
 
 
 def moved(before, after):
-    """Whether any, and whether all leaves differ."""
+    """Returns whether any leaf differs, and whether all do."""
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     differ = [bool((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs]
     return any(differ), all(differ)
@@ -58,7 +58,7 @@ def test_each_phase_reports_its_losses_and_updates_its_networks(
         any_moved, all_moved = moved(before.params, after.params)
         assert (any_moved, all_moved) == (trains, trains), network
         assert moved(before.opt_state, after.opt_state)[0] == trains, network
-    # As in MMagic the generator's running statistics move in every phase.
+    # As in MMagic, every phase updates the generator's running statistics.
     assert moved(initial_state.generator.batch_stats, state.generator.batch_stats)[1]
     assert (
         moved(initial_state.discriminator.batch_stats, state.discriminator.batch_stats)[0]
@@ -83,7 +83,7 @@ def test_the_ema_follows_the_generator(steps, initial_state, step_config, mesh8)
 
 
 def test_eight_devices_match_one(initial_state, step_config, mesh8, mesh1):
-    """In float64, where rounding cannot hide or make a difference: several steps of each phase."""
+    """Runs every phase in float64, where rounding neither hides nor causes a difference."""
     with jax.enable_x64(True):
         results = []
         for mesh in (mesh8, mesh1):
@@ -113,7 +113,7 @@ def test_eight_devices_match_one(initial_state, step_config, mesh8, mesh1):
 def test_non_finite_updates_are_skipped(
     phase, broken, skipped, moving, steps, initial_state, step_config, mesh8
 ):
-    """A network whose one weight is NaN stands for all that makes losses and gradients NaN."""
+    """One parameter of NaNs makes the losses and gradients NaN."""
 
     network = getattr(initial_state, broken)
     first, *rest = jax.tree.leaves(network.params)
@@ -124,7 +124,7 @@ def test_non_finite_updates_are_skipped(
     batch = make_batch(0, step_config, mesh8)
     state, metrics = steps[phase](place(poisoned, mesh8), batch)
     assert metrics["skipped"] == skipped
-    assert int(state.step) == 1  # its batch is not taken again
+    assert int(state.step) == 1  # the batch is not repeated
     for name in ("generator", "discriminator"):
         before, after = getattr(poisoned, name), getattr(state, name)
         if name in moving:
