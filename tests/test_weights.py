@@ -12,7 +12,8 @@ from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.training.state import create_state
+from glinpaint_jax.runs.resume import restore
+from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.helpers.configs import make_small_config
 
@@ -125,7 +126,6 @@ def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
 
 def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
-    checkpoints = Checkpoints(tmp_path / "x", print)
+    state = abstract_state(weights.config, mesh1)
     with pytest.raises(UserError, match=r"config\.init_from"):
-        checkpoints.restore(weights.config, mesh1, weights.step, 7)
-    checkpoints.close()
+        restore(tmp_path / "x", weights.step, weights.config, 7, state, pytest.fail)

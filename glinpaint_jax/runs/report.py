@@ -50,6 +50,7 @@ class Reporter:
         write_atomically(workdir / METRICS_FILE, lines)
         self._written = len(lines)  # bytes of the file
         self._unwritten = b""
+        self._drawn = 0  # records in curves.png
         self._failing = False
         self._events = EventFile(workdir, start_step + 1)
         self._bar = tqdm(
@@ -125,7 +126,7 @@ class Reporter:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, png)
             self._events.image(step, "samples", png, *picture.shape[:2])
-            draw_curves(self._records, self._workdir / "curves.png")
+            self._draw_curves()
 
     def close(self) -> None:
         if self._active:
@@ -133,7 +134,12 @@ class Reporter:
             with self._warn_on_error():
                 self._append()
                 self._events.close()
-                draw_curves(self._records, self._workdir / "curves.png")
+                self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        if self._drawn < len(self._records):
+            draw_curves(self._records, self._workdir / "curves.png")
+            self._drawn = len(self._records)
 
     def _write(self, record: dict[str, Any]) -> None:
         if not self._active:

@@ -31,8 +31,13 @@ RUN = [
     "--config.phases.completion_end=2",
     "--config.phases.discriminator_end=4",
 ]
-ENDLESS = [
+COMPLETION = [  # starts twice as fast
     *RUN,
+    "--config.phases.completion_end=1000000",
+    "--config.phases.discriminator_end=1000000",
+]
+ENDLESS = [
+    *COMPLETION,
     *(f"--config.{name}=1000000" for name in ("num_steps", "log_every", "checkpoint_every")),
 ]
 KILLS, SOAK_KILLS = 6, 20
@@ -40,9 +45,9 @@ KILLS, SOAK_KILLS = 6, 20
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The workdir of an uninterrupted run."""
+    """The workdir of an uninterrupted COMPLETION run."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert run(*RUN, f"--workdir={workdir}").returncode == 0
+    assert run(*COMPLETION, f"--workdir={workdir}").returncode == 0
     return workdir
 
 
@@ -85,12 +90,15 @@ def run_until_killed(workdir, rng):
     return int(newest.read_text()) if newest.exists() else 0
 
 
-def test_a_run_killed_at_random_moments_ends_bitwise_identical(uninterrupted, tmp_path, soak):
+def test_a_run_killed_at_random_moments_ends_bitwise_identical(tmp_path, soak):
+    """Through all phases."""
     rng, workdir = random.Random(0), tmp_path / "run"
     steps = [run_until_killed(workdir, rng) for _ in range(SOAK_KILLS if soak else KILLS)]
     assert steps == sorted(steps)  # no kill loses a complete checkpoint
     last = run(*RUN, f"--workdir={workdir}")
     assert last.returncode == 0, last.stderr
+    uninterrupted = tmp_path / "uninterrupted"
+    assert run(*RUN, f"--workdir={uninterrupted}").returncode == 0
     assert_as_uninterrupted(workdir, uninterrupted)
 
 
@@ -100,7 +108,7 @@ def test_a_run_killed_at_random_moments_ends_bitwise_identical(uninterrupted, tm
 )
 def test_a_signal_saves_and_stops_and_the_run_resumes(number, moment, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    started = Started(*RUN, f"--workdir={workdir}")
+    started = Started(*COMPLETION, f"--workdir={workdir}")
     if moment == "training":
         started.wait_for(f"step {EVERY}/")
     else:
@@ -117,7 +125,7 @@ def test_a_signal_saves_and_stops_and_the_run_resumes(number, moment, uninterrup
     assert last == f"stopped at step {step} of {STEPS}; rerun to resume"
     assert run("glinpaint_jax", "verify", workdir).returncode == 0
 
-    result = run(*RUN, f"--workdir={workdir}")
+    result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert f"resuming at step {step} of {STEPS}" in result.stderr
     assert_same_state(final_state(workdir, STEPS), final_state(uninterrupted, STEPS))
@@ -167,7 +175,7 @@ def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tm
     assert verified.returncode == 1
     assert f"{state.relative_to(tmp_path).parent}: state/" in verified.stdout
 
-    result = run(*RUN, f"--workdir={workdir}")
+    result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert f"checkpoint {STEPS} is damaged: state/" in result.stderr
     assert f"resuming at step {STEPS - EVERY}" in result.stderr
@@ -177,7 +185,7 @@ def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tm
 
 def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted):
     workdir = small_disk / "run"
-    result = run(*RUN, f"--workdir={workdir}")
+    result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr, result.stderr
     folder = workdir / "checkpoints"
@@ -189,7 +197,7 @@ def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted)
     assert run("glinpaint_jax", "verify", workdir).returncode == 0
 
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    result = run(*RUN, f"--workdir={workdir}")
+    result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert_as_uninterrupted(workdir, uninterrupted)
 
@@ -214,7 +222,7 @@ def test_a_completely_full_disk_does_not_end_a_run(small_disk):
 
 def test_a_diverging_run_stops_with_intact_checkpoints(tmp_path):
     result = run(
-        *RUN,
+        *COMPLETION,
         "--config.optimizer.learning_rate=1e38",
         "--config.checkpoint_every=1",
         "--config.max_skipped_updates=4",
@@ -243,7 +251,7 @@ def workers_of(started):
 
 
 def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
-    started = Started(*RUN, "--config.data.num_workers=2", f"--workdir={tmp_path}/run")
+    started = Started(*COMPLETION, "--config.data.num_workers=2", f"--workdir={tmp_path}/run")
     started.wait_for(f"step {EVERY}/")
     for child in workers_of(started):
         os.kill(child, signal.SIGKILL)
