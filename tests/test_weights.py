@@ -96,6 +96,7 @@ def test_missing_averaged_weights_are_reported(kind, weights, mesh1, tmp_path):
     config = dataclasses.replace(weights.config, ema_decay=0.0)
     path = tmp_path / "x"
     if kind == "trained":
+        path.mkdir()
         checkpoints = Checkpoints(path, print)
         created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
         checkpoints.save(created, config, 1, 7)
