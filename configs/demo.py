@@ -3,7 +3,7 @@
     bash scripts/demo.sh
 
 Hardware: 2 CPU cores and 4 GB of memory; under 5 minutes.
-Expected: the table in the README. With only seven training photographs, the model completes other
+Expected: the table in docs/benchmarks.md. With only seven training photographs, the model completes other
 photographs poorly; those need thousands.
 """
 

@@ -128,7 +128,7 @@ def find_damage(folder: Path) -> str | None:
             if name not in listed:
                 return f"{name} is not in its {MANIFEST_NAME}"
             if checksum(found[name]) != listed[name]:
-                return f"{name} has another checksum than when it was written"
+                return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"it has no {MANIFEST_NAME}, which is written last"
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError

@@ -30,10 +30,10 @@ FOLDER = "checkpoints"
 
 
 def load_weights(path: Path, ema: bool | None = None) -> Weights:
-    """Loads the networks of a workdir (its newest whole step), a step, or a PyTorch weight file.
+    """Loads the networks of a workdir (its newest complete step), a step, or a PyTorch weight file.
 
     Workdirs may be trained or imported. `ema` chooses the generator's averaged weights (True) or
-    its last ones (False); None means averaged if available. Raises UserError if there is no whole
+    its last ones (False); None means averaged if available. Raises UserError if there is no complete
     checkpoint, or if `ema` is True but there are no averaged weights.
     """
     if path.is_file():
@@ -42,7 +42,7 @@ def load_weights(path: Path, ema: bool | None = None) -> Weights:
     else:
         path = path.absolute()
         is_step = (path / "state").is_dir() or is_imported(path)
-        step_path = _require_whole(path) if is_step else _find_newest_step(path)
+        step_path = _require_undamaged(path) if is_step else _find_newest_step(path)
         imported = is_imported(step_path)
         weights = _load_imported(step_path) if imported else _load_trained(step_path, ema)
         averaged = weights.config.ema_decay > 0 and not imported
@@ -128,7 +128,7 @@ def steps_in(workdir: Path) -> list[int]:
 
 
 def _find_newest_step(workdir: Path) -> Path:
-    """Finds the newest whole step; warns if it skips newer ones."""
+    """Finds the newest complete step; warns if it skips newer ones."""
     damaged = []
     for step in reversed(steps_in(workdir)):
         path = workdir / FOLDER / str(step)
@@ -137,17 +137,17 @@ def _find_newest_step(workdir: Path) -> Path:
             if damaged:
                 warnings.warn(f"{'; '.join(damaged)}; using step {step}", stacklevel=3)
             return path
-        damaged.append(f"{path} is not whole: {damage}")
+        damaged.append(f"{path} is damaged: {damage}")
     if damaged:
-        raise UserError(f"no checkpoint in {workdir} is whole: {'; '.join(damaged)}")
+        raise UserError(f"no checkpoint in {workdir} is complete: {'; '.join(damaged)}")
     raise UserError(
         f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
         f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
     )
 
 
-def _require_whole(step_path: Path) -> Path:
+def _require_undamaged(step_path: Path) -> Path:
     damage = find_damage(step_path)
     if damage is not None:
-        raise UserError(f"{step_path} is not whole: {damage}; use another step")
+        raise UserError(f"{step_path} is damaged: {damage}; use another step")
     return step_path

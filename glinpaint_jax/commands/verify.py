@@ -25,6 +25,6 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"no checkpoint in {arguments.folder}; pass a workdir or a step")
     damages = [find_damage(step) for step in steps]
     for step, damage in zip(steps, damages, strict=True):
-        print(f"{step}: {damage or 'whole'}")
+        print(f"{step}: {damage or 'complete'}")
     if any(damages):
         sys.exit(1)

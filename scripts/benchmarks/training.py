@@ -1,4 +1,4 @@
-"""Training, completion and input compared with PyTorch. The source of the README's table.
+"""Training, completion and input compared with PyTorch: the tables of docs/benchmarks.md.
 
     pip install -e '.[torch]'
     python scripts/benchmarks/training.py [--batch 4] [--rounds 5] [--quick] [--no-compile]

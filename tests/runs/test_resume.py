@@ -171,10 +171,10 @@ def test_a_new_workdir_has_no_step(tmp_path):
 
 def test_loading_weights_skips_damaged_steps(workdir):
     flip(workdir / FOLDER / "5" / "state" / "manifest.ocdbt")
-    with pytest.warns(UserWarning, match=r"5 is not whole: state/manifest\.ocdbt .* using step 3"):
+    with pytest.warns(UserWarning, match=r"5 is damaged: state/manifest\.ocdbt .* using step 3"):
         assert load_weights(workdir).step == 3
-    with pytest.raises(UserError, match="5 is not whole"):
+    with pytest.raises(UserError, match="5 is damaged"):
         load_weights(workdir / FOLDER / "5")
     flip(workdir / FOLDER / "3" / "_CHECKPOINT_METADATA")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: .*5 .*3 "):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete: .*5 .*3 "):
         load_weights(workdir)
