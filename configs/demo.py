@@ -3,8 +3,8 @@
     bash scripts/demo.sh
 
 Hardware: 2 CPU cores and 4 GB of memory; under 5 minutes.
-Expected: the table in docs/benchmarks.md. With only seven training photographs, the model completes other
-photographs poorly; those need thousands.
+Expected: the table in docs/benchmarks.md. With only seven training photographs, the model completes
+other photographs poorly; that takes thousands.
 """
 
 from glinpaint_jax.config import (

@@ -33,8 +33,8 @@ def load_weights(path: Path, ema: bool | None = None) -> Weights:
     """Loads the networks of a workdir (its newest complete step), a step, or a PyTorch weight file.
 
     Workdirs may be trained or imported. `ema` chooses the generator's averaged weights (True) or
-    its last ones (False); None means averaged if available. Raises UserError if there is no complete
-    checkpoint, or if `ema` is True but there are no averaged weights.
+    its last ones (False); None means averaged if available. Raises UserError if no checkpoint is
+    complete, or if `ema` is True but there are no averaged weights.
     """
     if path.is_file():
         weights, _ = read_weights(path)
