@@ -48,7 +48,7 @@ def test_every_program_is_compiled_once(compiled, step_config, tmp_path, monkeyp
     assert len(names_by_step) == config.num_steps == 10
     assert compiled == []  # nothing since the last step: not by the last evaluation and save
     assert "jit(completion_step)" in names_by_step.pop(1)
-    assert "jit(complete_batch)" in names_by_step.pop(3)  # after the first evaluation
+    assert "jit(complete_pixels)" in names_by_step.pop(3)  # after the first evaluation
     assert names_by_step.pop(5) == ["jit(discriminator_step)"]
     assert names_by_step.pop(8) == ["jit(joint_step)"]
     assert not any(names_by_step.values()), names_by_step
