@@ -104,6 +104,16 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a workdir (its newest step), a step, or a .pth or .safetensors file",
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
     """--config FILE, and --config.FIELD=VALUE for every field."""
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)

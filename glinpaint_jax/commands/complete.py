@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 from tqdm import tqdm
 
+from glinpaint_jax.commands import cli
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.errors import UserError
@@ -41,13 +42,7 @@ class Job(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a workdir, a step, or a .pth or .safetensors file",
-    )
+    cli.add_checkpoint_argument(parser)
     add("--image", type=Path, required=True, metavar="PATH", help="a file or a folder")
     add("--mask", type=Path, metavar="PATH", help="a file, or a folder with the images' names")
     add("--random-holes", action="store_true", help="fill random brush strokes instead of a mask")

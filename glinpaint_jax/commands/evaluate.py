@@ -27,13 +27,7 @@ Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --checkpoint PATH [--config FILE] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a workdir (its newest step), a step, or a .pth or .safetensors file",
-    )
+    cli.add_checkpoint_argument(parser)
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
     add("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     add("--baselines", action="store_true", help="also score mean color fill and Telea")

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ KEPT_SECONDS = 60 * 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a workdir, a step, or a .pth or .safetensors file",
-    )
+    cli.add_checkpoint_argument(parser)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all [127.0.0.1]")
     add("--port", type=int, default=7860, help="[7860]")
     add("--max-megapixels", type=int, default=50, metavar="N", help="largest photograph [50]")
