@@ -70,8 +70,13 @@ def score(weights: "Weights", config: Config, with_baselines: bool) -> Scores:
     )
     from glinpaint_jax.models.networks import make_networks
 
-    mesh = make_mesh()
-    _, sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
+    def warn(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    mesh, data = make_mesh(), config.data
+    _, sources, found = open_sources(data.source, data.eval_source, data.eval_images)
+    if jax.process_index() == 0:
+        warn(found)
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
     completions = {
@@ -80,9 +85,6 @@ def score(weights: "Weights", config: Config, with_baselines: bool) -> Scores:
     if with_baselines:
         for name, fill in BASELINES.items():
             completions[name] = make_baseline_completion(fill, mesh)
-
-    def warn(line: str) -> None:
-        print(line, file=sys.stderr)
 
     return {
         set_name: {

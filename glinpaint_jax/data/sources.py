@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -106,7 +108,7 @@ class FolderSource:
         if not folder.is_dir():
             raise SourceNotFoundError(f"no folder {folder}")
         self._folder = folder
-        names = read_list(folder, list_file) if list_file else find_images(folder)
+        names = read_list(list_file) if list_file else find_images(folder)
         self._names = np.array([os.fsencode(name) for name in names], dtype="S")
         self._first = 0  # index of the first name
 
@@ -125,6 +127,11 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         return str(self._folder / os.fsdecode(self._names[index - self._first]))
+
+    def folders(self) -> Iterator[str]:
+        """Yields the folders of the images, relative to this one."""
+        for folder, _ in itertools.groupby(self._names, os.path.dirname):
+            yield os.fsdecode(folder)
 
     def only(self, first: int, stop: int) -> "FolderSource":
         """Returns the images first .. stop - 1 alone, under the same indices: quick to pickle."""

@@ -44,7 +44,7 @@ def train(config: Config, workdir: Path) -> None:
     """
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
-    train_source, eval_sources = open_sources(
+    train_source, eval_sources, found = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
     networks = None if steps_in(workdir) else initial_networks(config)
@@ -65,7 +65,7 @@ def train(config: Config, workdir: Path) -> None:
         with report_unwritable(workdir):
             reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
-        describe(reporter, config, mesh, state, train_source, eval_sources)
+        describe(reporter, config, mesh, state, found)
         reporter.say(origin)
         if start >= config.num_steps:
             reporter.say(f"nothing to do: the run has finished its {start} steps")
@@ -197,14 +197,7 @@ def open_batches(
     return restart_dead_workers(share, start, config.global_batch_size, say)
 
 
-def describe(
-    reporter: Reporter,
-    config: Config,
-    mesh: Mesh,
-    state: TrainState,
-    train_source: Source,
-    eval_sources: dict[str, Source],
-) -> None:
+def describe(reporter: Reporter, config: Config, mesh: Mesh, state: TrainState, found: str) -> None:
     """Prints what is about to run; writes the list of parameters to parameters.txt."""
     networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
     for name, params in networks.items():
@@ -215,11 +208,9 @@ def describe(
     overview = parameter_overview.get_parameter_overview(networks, include_stats=False)
     reporter.text("parameters.txt", overview)
     devices = mesh.devices.flat
-    sets = ", ".join(f"{name} {len(source)}" for name, source in eval_sources.items())
     reporter.say(
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
-        f"{config.precision}; global batch {config.global_batch_size}\n"
-        f"{len(train_source)} training images; evaluation: {sets}"
+        f"{config.precision}; global batch {config.global_batch_size}\n{found}"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glinpaint_jax.data.datasets import open_whole
+from glinpaint_jax.data.datasets import open_parts
 from tests.helpers.programs import ROOT, assert_rejected, command, environment, run
 
 SHARDS = 4
@@ -139,7 +139,7 @@ def test_prints_what_was_written_and_how_to_train(images, whole):
     assert total.startswith(f"4 of 4 shards in {folder}: 39 images, ")
     assert total.endswith(" MB, 1 rejected (see manifest.json)")
     assert train == f"train with '--config.data.source=array_record:{folder}/*.array_record'"
-    source = open_whole(f"array_record:{folder}/*.array_record")
+    source = open_parts(f"array_record:{folder}/*.array_record")[0]
     assert source.encoded(3) == (images / "04.png").read_bytes()
     manifest = json.loads((folder / "manifest.json").read_bytes())
     assert manifest["entries"][0]["rejected"] == [

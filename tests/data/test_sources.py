@@ -99,7 +99,7 @@ def test_text_is_rejected():
 
 
 def test_photos_separate_training_from_held_out():
-    train, evaluation = open_sources("photos", "", 20)
+    train, evaluation, _ = open_sources("photos", "", 20)
     assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
     assert len(train) == len(TRAINING_PHOTOS)
     assert list(evaluation) == ["held_out", "new_crops"]
@@ -121,7 +121,7 @@ def test_folders_are_searched_recursively_in_order(tmp_path):
 def test_list_files_select_and_order_images(tmp_path):
     write_images(tmp_path, 4)
     (tmp_path / "list.txt").write_text("/003.png 7\n001.png\n\n")  # Places365: slash and label
-    train, _ = open_sources(f"folder:{tmp_path}:list.txt", f"folder:{tmp_path}", 4)
+    train, *_ = open_sources(f"folder:{tmp_path}:list.txt", "photos", 4)
     assert reds(train) == [3, 1]
 
 
@@ -132,30 +132,9 @@ def test_lists_that_name_missing_files_are_rejected(tmp_path):
         open_sources(f"folder:{tmp_path}:list.txt", "", 4)
 
 
-@pytest.mark.parametrize("with_lists", [True, False])
-def test_mmagic_places_layout(tmp_path, with_lists):
-    write_images(tmp_path / "data_large" / "a" / "abbey", 3)
-    write_images(tmp_path / "val_large", 2, lambda i: 50 + i)
-    if with_lists:
-        (tmp_path / "meta").mkdir()
-        (tmp_path / "meta" / "places365_train_challenge.txt").write_text("/a/abbey/002.png 0\n")
-        (tmp_path / "meta" / "places365_val.txt").write_text("001.png 165\n")
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
-    assert reds(train) == ([2] if with_lists else [0, 1, 2])
-    assert reds(evaluation["val"]) == ([51] if with_lists else [50, 51])
-
-
-def test_mmagic_celeba_layout(tmp_path):
-    write_images(tmp_path / "data_large", 4)
-    (tmp_path / "train_celeba_img_list.txt").write_text("000.png\n002.png\n003.png\n")
-    (tmp_path / "val_celeba_img_list.txt").write_text("001.png\n")
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
-    assert (reds(train), reds(evaluation["val"])) == ([0, 2, 3], [1])
-
-
 def test_folders_without_a_layout_hold_out_a_tenth(tmp_path):
     write_images(tmp_path, 50)
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    train, evaluation, _ = open_sources(f"folder:{tmp_path}", "", 1000)
     held_out = reds(evaluation["held_out"])
     assert held_out == [0, 10, 20, 30, 40]
     assert sorted(reds(train) + held_out) == list(range(50))
@@ -181,7 +160,7 @@ def test_hold_out_splits_any_source(length, count):
 
 def test_tiny_folders_are_evaluated_on_new_crops(tmp_path):
     write_images(tmp_path, 3)
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    train, evaluation, _ = open_sources(f"folder:{tmp_path}", "", 1000)
     assert evaluation == {"new_crops": train}
 
 
@@ -191,7 +170,7 @@ def test_array_records_are_read(tmp_path):
         for i in range(3):
             writer.write(encoded(Image.new("RGB", (8, 8), (10 * shard + i, 0, 0)), "PNG"))
         writer.close()
-    train, _ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
+    train, *_ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
     assert reds(train) == [0, 1, 2, 10, 11, 12]
     assert train.name(4).endswith("record 4")
 
@@ -202,7 +181,7 @@ def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatc
         warnings.simplefilter("ignore")  # tfds, while preparing
         builder = TinyPhotos(data_dir=tmp_path, file_format="array_record")
         builder.download_and_prepare()
-    train, evaluation = open_sources("tfds:tiny_photos:train", "", 100)
+    train, evaluation, _ = open_sources("tfds:tiny_photos:train", "", 100)
     assert sorted(reds(train)) == [0, 1, 2]
     assert sorted(reds(evaluation["val"])) == [100, 101]
     assert train.name(2) == "tfds tiny_photos:train record 2"
@@ -212,7 +191,7 @@ def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatc
 
 def test_the_first_existing_alternative_is_used(tmp_path):
     write_images(tmp_path, 2)
-    train, _ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
+    train, *_ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
     assert len(train) == 2
 
 
