@@ -175,18 +175,50 @@ def test_array_records_are_read(tmp_path):
     assert train.name(4).endswith("record 4")
 
 
-def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+def prepare_tiny_photos(folder, monkeypatch):
+    """Returns the folder of the dataset's files."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tfds, while preparing
-        builder = TinyPhotos(data_dir=tmp_path, file_format="array_record")
-        builder.download_and_prepare()
+        TinyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder / "tiny_photos" / "1.0.0"
+
+
+def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatch):
+    prepare_tiny_photos(tmp_path, monkeypatch)
     train, evaluation, _ = open_sources("tfds:tiny_photos:train", "", 100)
     assert sorted(reds(train)) == [0, 1, 2]
     assert sorted(reds(evaluation["val"])) == [100, 101]
     assert train.name(2) == "tfds tiny_photos:train record 2"
     with pytest.raises(UserError, match="no split 'test', only train, validation"):
         open_sources("tfds:tiny_photos:test", "", 100)
+
+
+def test_tfrecord_datasets_are_rejected_with_a_remedy(tmp_path, monkeypatch):
+    """Writing TFRecord files needs tensorflow, so files of another format are renamed."""
+    folder = prepare_tiny_photos(tmp_path, monkeypatch)
+    for path in folder.glob("*.array_record*"):
+        path.rename(folder / path.name.replace("array_record", "tfrecord"))
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="holds tfrecord files") as error:
+        open_sources("tfds:tiny_photos:train", "", 100)
+    message = str(error.value)
+    assert "\n" not in message and str(folder) in message
+    # The remedy's program works, in another folder.
+    code = message.partition('python -c "')[2].partition('"')[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code.replace("'DIR'", repr(str(tmp_path / "again"))))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "again"))
+    assert len(open_sources("tfds:tiny_photos:train", "", 100)[0]) == 3
+
+
+def test_tfds_is_evaluated_on_the_named_split(tmp_path, monkeypatch):
+    prepare_tiny_photos(tmp_path, monkeypatch)
+    for spec, expected in {"train": [0, 1, 2], "validation": [100, 101]}.items():
+        evaluation = open_sources("photos", f"tfds:tiny_photos:{spec}", 100)[1]
+        assert sorted(reds(evaluation["val"])) == expected
 
 
 def test_the_first_existing_alternative_is_used(tmp_path):
