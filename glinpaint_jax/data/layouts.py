@@ -40,7 +40,12 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
     Without a layout, the training part is all images below `root`. Raises UserError if these
     include a validation or test folder, or if there is a list.
     """
-    train_lists, val_lists = _find_lists(root)
+    lists = _find_lists(root)
+    train_lists = [path for path in lists if "train" in path.name.lower()]
+    others = [path for path in lists if path not in train_lists]
+    val_lists = [path for path in others if "val" in path.name.lower()] or [
+        path for path in others if "test" in path.name.lower()
+    ]
     for layout in LAYOUTS:
         if not ((root / layout.train).is_dir() and (root / layout.val).is_dir()):
             continue
@@ -55,10 +60,10 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
                 f"{val_list} names images in {root / layout.train}, all of which would be trained "
                 "on; add a list of the training images"
             )
-        lists = [str(path.relative_to(root)) for path in (train_list, val_list) if path]
-        return train, val, f"layout: {layout.name}" + f" ({', '.join(lists)})" * bool(lists)
-    if train_lists or val_lists:
-        name = (train_lists + val_lists)[0].relative_to(root)
+        used = [str(path.relative_to(root)) for path in (train_list, val_list) if path]
+        return train, val, f"layout: {layout.name}" + f" ({', '.join(used)})" * bool(used)
+    if lists:
+        name = lists[0].relative_to(root)
         raise UserError(
             f"{root} has no known layout, and its list {name} would be ignored; pass "
             f"folder:{root}:{name} with --config.data.eval_source, or move the list elsewhere to "
@@ -70,17 +75,13 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
     return train, None, "all images"
 
 
-def _find_lists(root: Path) -> tuple[list[Path], list[Path]]:
-    """The lists of training images, and all others: those of validation images come first."""
-    lists = [
+def _find_lists(root: Path) -> list[Path]:
+    return [
         path
         for folder in LIST_FOLDERS
         for path in sorted((root / folder).glob("*.txt"))
         if is_list(path)
     ]
-    train = [path for path in lists if "train" in path.name.lower()]
-    others = [path for path in lists if path not in train]
-    return train, sorted(others, key=lambda path: "val" not in path.name.lower())
 
 
 def _choose_list(root: Path, part: str, lists: list[Path]) -> Path | None:

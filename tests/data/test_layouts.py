@@ -66,6 +66,7 @@ def test_lists_select_the_images_of_both_parts(train, val, name, relative_to, li
     write_list(tmp_path / lists / "x_train.txt", [f"{prefixes[0]}{path} 0" for path in PLACES[1:]])
     write_list(tmp_path / lists / "x_val.txt", [prefixes[1] + PLACES_VAL[2]])
     write_list(tmp_path / lists / "x_test.txt", ["somewhere/else.jpg"])
+    write_list(tmp_path / lists / "favourites.txt", PLACES[:1])
     (tmp_path / lists / "categories_train.txt").write_text("/a/abbey 0\n")
     assert open_parts(tmp_path) == [
         [f"{train}/{path}" for path in PLACES[1:]],
@@ -144,7 +145,7 @@ def test_folders_that_only_look_like_tests_are_used(tmp_path):
     assert found(tmp_path).startswith(f"folder:{tmp_path} (all images): 4 training images; ")
 
 
-@pytest.mark.parametrize("name", ["train.txt", "meta/val.txt", "list_eval_partition.txt"])
+@pytest.mark.parametrize("name", ["train.txt", "meta/val.txt", "favourites.txt"])
 def test_a_list_that_would_be_ignored_is_rejected(name, tmp_path):
     create(tmp_path, *FACES)
     write_list(tmp_path / name, FACES[:2])
