@@ -91,7 +91,8 @@ def write_shards(arguments: argparse.Namespace) -> None:
         val_plan = dataclasses.replace(plan, length=len(val), shards=shards)
         agree_on_plan(folder / VAL_FOLDER, val_plan)
         # First, so that no training shards are used without their validation part.
-        write_part(folder / VAL_FOLDER, val_plan, val, range(shards), arguments.workers)
+        val_folder, prefix = folder / VAL_FOLDER, f"{VAL_FOLDER}/"
+        write_part(val_folder, val_plan, val, range(shards), arguments.workers, prefix)
     if write_part(folder, plan, train, numbers, arguments.workers):
         if val is None:
             print(f"{plan.source} has no validation part; training evaluates on held-out images")
@@ -100,10 +101,14 @@ def write_shards(arguments: argparse.Namespace) -> None:
 
 
 def write_part(
-    folder: Path, plan: Plan, source: EncodedSource, numbers: range, workers: int
+    folder: Path,
+    plan: Plan,
+    source: EncodedSource,
+    numbers: range,
+    workers: int,
+    prefix: str = "",
 ) -> bool:
-    """Writes shards and prints a summary; returns whether all shards of the plan are finished."""
-    prefix = f"{VAL_FOLDER}/" if folder.name == VAL_FOLDER else ""
+    """Writes shards and prints what it did; returns whether all shards of the plan are finished."""
     entries = prepare(
         folder, plan, source, numbers, workers, lambda line: print(prefix + line, flush=True)
     )
