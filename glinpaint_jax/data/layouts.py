@@ -64,10 +64,13 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
         return train, val, f"layout: {layout.name}" + f" ({', '.join(used)})" * bool(used)
     if lists:
         name = lists[0].relative_to(root)
+        if lists[0] in val_lists:
+            remedy = f"folder:{root}:LIST with --config.data.eval_source=folder:{root}:{name}"
+        else:
+            remedy = f"folder:{root}:{name} with --config.data.eval_source"
         raise UserError(
-            f"{root} has no known layout, and its list {name} would be ignored; pass "
-            f"folder:{root}:{name} with --config.data.eval_source, or move the list elsewhere to "
-            "use all images"
+            f"{root} has no known layout, and its list {name} would be ignored; pass {remedy}, or "
+            "move the list elsewhere to use all images"
         )
     train = FolderSource(root)
     for folder in train.folders():

@@ -151,7 +151,11 @@ def test_a_list_that_would_be_ignored_is_rejected(name, tmp_path):
     write_list(tmp_path / name, FACES[:2])
     with pytest.raises(UserError, match="would be ignored") as error:
         open_sources(f"folder:{tmp_path}", "", 100)
-    assert f"folder:{tmp_path}:{name} with --config.data.eval_source" in str(error.value)
+    if "val" in name:
+        remedy = f":LIST with --config.data.eval_source=folder:{tmp_path}:{name}"
+    else:
+        remedy = f":{name} with --config.data.eval_source"
+    assert f"pass folder:{tmp_path}{remedy}, or move" in str(error.value)
     assert len(open_sources(f"folder:{tmp_path}:{name}", "", 100)[0]) == 2
 
 
