@@ -158,6 +158,8 @@ def _receive(url: str, path: Path) -> Iterator[bytes]:
         error.close()
         status = http.client.responses.get(error.code, "")
         reason = f"the server answered {error.code} {status}".rstrip()
+    except http.client.IncompleteRead:
+        reason = "the connection was cut off"
     except TimeoutError:
         reason = f"the server sent nothing for {TIMEOUT} s"
     except DownloadError as error:
