@@ -202,7 +202,9 @@ class SafeRedirects(HTTPRedirectHandler):
         target = urljoin(request.full_url, headers.get("Location", ""))
         if urlsplit(target).scheme not in (request.type, "https"):
             response.close()
-            raise DownloadError(f"it redirects to {target!r}; only https or the same is followed")
+            raise DownloadError(
+                f"it redirects to {target!r}; only https or the same scheme is followed"
+            )
         return super().http_error_302(request, response, code, message, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

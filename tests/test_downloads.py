@@ -1,7 +1,9 @@
 """Weights by name and URL, from a local server that works or fails."""
 
 import hashlib
+import io
 import warnings
+from urllib.request import Request
 
 import pytest
 
@@ -64,6 +66,12 @@ def test_redirects_to_the_same_scheme_are_followed():
     answers = {f"/{NAME}": redirect("/moved?to=here"), "/moved?to=here": file(CONTENT)}
     with serve(answers) as (url, _):
         assert locate(f"{url}/{NAME}").read_bytes() == CONTENT
+
+
+def test_redirects_from_https_to_http_are_rejected():
+    request, headers = Request("https://host/a.pth"), {"Location": "http://host/a.pth"}
+    with pytest.raises(downloads.DownloadError, match="redirects to 'http://host/a.pth'"):
+        downloads.SafeRedirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
 
 
 @pytest.mark.parametrize(
