@@ -203,7 +203,7 @@ class SafeRedirects(HTTPRedirectHandler):
         if urlsplit(target).scheme not in (request.type, "https"):
             response.close()
             raise DownloadError(
-                f"it redirects to {target!r}; only https or the same scheme is followed"
+                f"it redirects to {target!r}; only the same scheme or https is allowed"
             )
         return super().http_error_302(request, response, code, message, headers)
 

@@ -70,7 +70,7 @@ def test_redirects_to_the_same_scheme_are_followed():
 
 def test_redirects_from_https_to_http_are_rejected():
     request, headers = Request("https://host/a.pth"), {"Location": "http://host/a.pth"}
-    with pytest.raises(downloads.DownloadError, match="redirects to 'http://host/a.pth'"):
+    with pytest.raises(downloads.DownloadError, match="redirects to 'http://host/a"):
         downloads.SafeRedirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
 
 
@@ -86,8 +86,8 @@ def test_redirects_from_https_to_http_are_rejected():
         (lambda handler: handler.wfile.write(b"no http\n"), "BadStatusLine"),
         (stall(CONTENT), "the server sent nothing for 0.3 s"),
         (trickle(CONTENT), "the server is too slow"),
-        (redirect("file:///etc/hostname"), "redirects to 'file:///etc/hostname'; only https"),
-        (redirect("ftp://127.0.0.1/x"), "redirects to 'ftp://127.0.0.1/x'; only https"),
+        (redirect("file:///etc/hostname"), "redirects to 'file:///etc/hostname'; only the"),
+        (redirect("ftp://127.0.0.1/x"), "redirects to 'ftp://127.0.0.1/x'; only the"),
         (redirect(f"/{NAME}"), "the server answered 302 Found"),
         (file(b"", length=10**12), "larger than 0.0005 GB, the most allowed"),
         (file(CONTENT * 2, length=""), "larger than 0.0005 GB, the most allowed"),
