@@ -113,15 +113,15 @@ def _locate_url(url: str) -> Path:
     if scheme == "file" and host in ("", "localhost"):
         return Path(url2pathname(path))
     name = Path(unquote(path)).name
-    if scheme not in SCHEMES or not host or name in ("", ".."):
+    if scheme not in SCHEMES or not host or name in ("", "..") or not name.isprintable():
         raise UserError(
             f"{url} must be http://HOST/FILE, https://HOST/FILE or file:///PATH; or download the "
             "file yourself and pass its path"
         )
     # Only a checksum makes a name unique among servers.
-    folder = "" if checksum_in(name) else hashlib.sha256(url.encode()).hexdigest()[:8]
+    folder = "" if checksum_in(name) else hashlib.sha256(os.fsencode(url)).hexdigest()[:8]
     cached = cache_folder() / folder / name
-    if not cached.exists():
+    if not os.path.exists(cached):  # unlike Path.exists, takes names of any length
         download(url, cached)
     return cached
 

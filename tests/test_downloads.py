@@ -173,6 +173,7 @@ def test_local_files_are_checked_against_the_digits_in_their_names(tmp_path):
         "https://host/",
         "https://host/..%2f..",
         "http:///a.pth",
+        "http://host/%00a.pth",
         "http://[::1/a.pth",
         "file://elsewhere/a.pth",
     ],
@@ -181,7 +182,9 @@ def test_unusable_urls_are_rejected(url):
     assert_fails(url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:x/a.pth", "http://h\tost/\x1bä.pth"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:x/a.pth", "http://h\tost/ä.pth", f"http://h ost/{'a' * 300}"]
+)
 def test_urls_that_only_the_client_rejects_give_one_line(url, cache):
     with pytest.raises(UserError, match="cannot download"):
         locate(url)
