@@ -52,7 +52,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     assert list(methods) == ["model, step 10", "mean colour", "Telea"]
     last = read_jsonl(workdir)[-1]
     assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)
-    assert f"{methods['Telea']['l1']:.2f}" in result.stdout
+    assert f"{methods['Telea']['l1']:.3f}" in result.stdout
     assert "new crops" in result.stdout
 
 

@@ -28,6 +28,11 @@ from absl import logging as absl_logging
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.errors import UserError
 
+CHECKPOINT_HELP = (
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
+    "MMagic's weights: places or celeba_hq"
+)
+
 
 def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     """Runs a command. A UserError prints one line and exits with status 1.
@@ -107,10 +112,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        type=Path,
         required=True,
         metavar="PATH",
-        help="a workdir (its newest step), a step, or a .pth or .safetensors file",
+        help=CHECKPOINT_HELP,
     )
 
 

@@ -58,9 +58,10 @@ class Completer:
     def load(cls, path: str | Path, tile: int = 512, blend: str = "none") -> "Completer":
         """Loads a workdir, a step directory, or a weight file with MMagic's keys.
 
-        Raises UserError if there are no weights.
+        `path` may be a URL, or the name of MMagic's weights: "places" or "celeba_hq". Raises
+        UserError if there are no weights.
         """
-        return cls(load_weights(Path(path)), tile, blend)
+        return cls(load_weights(path), tile, blend)
 
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.

@@ -108,7 +108,7 @@ def stablehlo_bytes(weights: Weights) -> bytes:
 
 FORMATS = {
     "mmagic": Format(("torch",), pth_bytes, compare_pth),
-    "safetensors": Format(("torch", "safetensors"), safetensors_bytes, compare_safetensors),
+    "safetensors": Format((), safetensors_bytes, compare_safetensors),
     "torchscript": Format(("torch",), torchscript_bytes, compare_torchscript),
     "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, compare_onnx),
     "stablehlo": Format((), stablehlo_bytes, compare_stablehlo),

@@ -148,7 +148,7 @@ def initial_networks(config: Config) -> InitialNetworks:
     """Loads config.init_from. Raises UserError if its generator does not fit the config."""
     if not config.init_from:
         return InitialNetworks(None, None, f"starting from random weights, seed {config.seed}")
-    weights = load_weights(Path(config.init_from))
+    weights = load_weights(config.init_from)
     for name in ("width", "output"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:

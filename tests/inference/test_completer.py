@@ -1,5 +1,7 @@
 """Compares completing by regions with one pass over the whole image."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import PIL.Image
@@ -209,8 +211,9 @@ def test_arrays_of_other_types_are_rejected(image, mask, message, completer):
         completer(image, mask)
 
 
-def test_load_from_a_file(weights, tmp_path):
+@pytest.mark.parametrize("as_place", [Path, Path.as_uri])
+def test_load_from_a_file_or_url(as_place, weights, tmp_path):
     (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     image, hole = photo(40, 40), holes("corners", (40, 40))
-    loaded = glinpaint_jax.Completer.load(tmp_path / "a.pth")
+    loaded = glinpaint_jax.Completer.load(as_place(tmp_path / "a.pth"))
     np.testing.assert_array_equal(loaded(image, hole), Completer(weights)(image, hole))

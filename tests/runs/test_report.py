@@ -60,7 +60,7 @@ def test_a_run_writes_records_curves_samples_and_events(tmp_path, capsys):
     # stderr is not a terminal here, so each record is one plain line.
     printed = capsys.readouterr().err.splitlines()
     assert printed[0].startswith("step 2/10  completion  12.5 images/s  01:15 left  l1_hole 0.5000")
-    assert any("eval/val  l1 5.000  PSNR 20.00  SSIM 0.500" in line for line in printed)
+    assert any("eval/val  l1 5.000  PSNR 20.000  SSIM 0.500" in line for line in printed)
 
 
 def test_a_resumed_run_replaces_repeated_records(tmp_path):

@@ -27,7 +27,7 @@ def start_from(weights, tmp_path):
 
     def start_from(weights=weights, **changes):
         (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
-        return make_small_config(init_from=str(tmp_path / "a.pth"), **changes)
+        return make_small_config(init_from=(tmp_path / "a.pth").as_uri(), **changes)
 
     return start_from
 
