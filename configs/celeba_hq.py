@@ -18,6 +18,7 @@ def get_config() -> Config:
         image_size=256,
         eval_every=50_000,
         checkpoint_every=5_000,
+        keep_every=50_000,
         data=DataConfig(source="folder:data/CelebA-HQ|tfds:celeb_a_hq/256:train"),
         phases=PhasesConfig(completion_end=40_000, discriminator_end=50_000),
     )

@@ -18,6 +18,7 @@ def get_config() -> Config:
         image_size=256,
         eval_every=50_000,
         checkpoint_every=5_000,
+        keep_every=50_000,
         data=DataConfig(
             source="folder:data/Places|tfds:places365_small:train",
             eval_images=36_500,

@@ -17,10 +17,19 @@ def phase_at(step: int, phases: PhasesConfig) -> Phase:
     With disc_step n > 1, only every n-th step of the joint phase updates the generator; the steps
     between are DISCRIMINATOR steps.
     """
+    phase = period_at(step, phases)
+    if phase is Phase.JOINT and (step - phases.completion_end) % phases.disc_step != 0:
+        return Phase.DISCRIMINATOR
+    return phase
+
+
+def period_at(step: int, phases: PhasesConfig) -> Phase:
+    """Returns the phase of `step` regardless of disc_step: the three never alternate."""
     if step <= phases.completion_end:
         return Phase.COMPLETION
-    if step <= phases.discriminator_end:
-        return Phase.DISCRIMINATOR
-    if (step - phases.completion_end) % phases.disc_step != 0:
-        return Phase.DISCRIMINATOR
-    return Phase.JOINT
+    return Phase.DISCRIMINATOR if step <= phases.discriminator_end else Phase.JOINT
+
+
+def phases_between(start: int, end: int, phases: PhasesConfig) -> list[Phase]:
+    """Returns the phases of the steps start to end - 1, in the order they first occur."""
+    return list(dict.fromkeys(phase_at(step, phases) for step in range(start, end)))
