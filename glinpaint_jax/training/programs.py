@@ -32,7 +32,7 @@ def compile_steps(
     phases = phases_between(start, config.num_steps, config.phases)
     for phase in reversed(phases):  # later phases need more memory
         with reporter.say_if_slow(f"compiling the {phase.value} step ..."):
-            steps[phase] = compile_step(steps[phase], phase, state, batch, config)
+            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
         memory = steps[phase].memory_analysis()
         if memory is not None:  # not every backend tells
             needed[phase] = bytes_of(memory)
@@ -45,10 +45,10 @@ def compile_steps(
     return steps
 
 
-def compile_step(step: Any, phase: Phase, state: TrainState, batch: Batch, config: Config) -> Any:
-    """Compiles ahead of time. Raises UserError if the compiler itself runs out of memory."""
+def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> Step:
+    """Raises UserError if the compiler finds that the step does not fit."""
     try:
-        return step.lower(state, batch).compile()
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:  # TPUs: the compiler assigns all memory
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -73,7 +73,7 @@ def check_fit(
     per_image = max(needed - fixed, 1) * devices / config.global_batch_size
     fitting = int(max(limit - fixed, 0) / per_image) * devices
     advice = (
-        f"about {fitting} images would fit (a linear estimate): "
+        f"about {fitting} images would fit (a linear estimate): pass "
         f"--config.global_batch_size={fitting}"
         if fitting
         else "not even one image would fit; lower --config.model.width or --config.image_size"
@@ -118,7 +118,7 @@ def free_host_memory(groups: Path = CGROUPS, membership: Path = Path("/proc/self
             limit = folder / "memory.max"
             if limit.exists() and (text := limit.read_text().strip()) != "max":
                 used = int((folder / "memory.current").read_text())
-                stat = dict(line.split() for line in (folder / "memory.stat").open())
+                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
                 # Cached files count as used, but are dropped when memory is short.
                 free.append(int(text) - used + int(stat["inactive_file"]))
     return max(min(free), 0)
