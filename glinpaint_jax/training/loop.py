@@ -111,6 +111,8 @@ def run_steps(
         progress.add(step, phase.value, metrics)
 
         is_last, scores = step == config.num_steps, None
+        if is_last:
+            progress.close()  # the last losses are printed before the last scores
         if is_last or step % config.eval_every == 0:
             with progress.paused():
                 scores = evaluate_state(state, step, phase.value)

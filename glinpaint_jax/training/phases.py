@@ -1,5 +1,6 @@
 """The three phases of training (the paper's algorithm 1)."""
 
+import dataclasses
 import enum
 
 from glinpaint_jax.config import PhasesConfig
@@ -17,17 +18,18 @@ def phase_at(step: int, phases: PhasesConfig) -> Phase:
     With disc_step n > 1, only every n-th step of the joint phase updates the generator; the steps
     between are DISCRIMINATOR steps.
     """
-    phase = period_at(step, phases)
-    if phase is Phase.JOINT and (step - phases.completion_end) % phases.disc_step != 0:
+    if step <= phases.completion_end:
+        return Phase.COMPLETION
+    if step <= phases.discriminator_end:
         return Phase.DISCRIMINATOR
-    return phase
+    if (step - phases.completion_end) % phases.disc_step != 0:
+        return Phase.DISCRIMINATOR
+    return Phase.JOINT
 
 
 def period_at(step: int, phases: PhasesConfig) -> Phase:
-    """Returns the phase of `step` regardless of disc_step: the three never alternate."""
-    if step <= phases.completion_end:
-        return Phase.COMPLETION
-    return Phase.DISCRIMINATOR if step <= phases.discriminator_end else Phase.JOINT
+    """Returns the phase of `step` as if disc_step were 1: the joint phase does not alternate."""
+    return phase_at(step, dataclasses.replace(phases, disc_step=1))
 
 
 def phases_between(start: int, end: int, phases: PhasesConfig) -> list[Phase]:
