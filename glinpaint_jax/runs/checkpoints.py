@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from glinpaint_jax.config import SCORES, Config, to_dict
+from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import require_space, write_atomically, write_manifest
 from glinpaint_jax.weights import FOLDER
@@ -127,7 +127,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 # Orbax writes metrics only with a best_fn. It keeps every step: its own policies
                 # delete old steps before the new one has its manifest.
-                best_fn=lambda metrics: metrics[SCORES[0]],
+                best_fn=lambda metrics: metrics["l1"],
                 async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
             ),
         )

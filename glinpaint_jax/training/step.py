@@ -48,7 +48,7 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     }
     return {
         phase: jax.jit(
-            with_config(function, config),
+            partial(with_matmul_precision(function), config),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=(replicated(mesh), replicated(mesh)),
             donate_argnums=0,
@@ -57,11 +57,13 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     }
 
 
-def with_config(function: Callable[..., tuple[TrainState, Metrics]], config: Config) -> Step:
-    """Returns `function` of (state, batch); it multiplies float32 in config.matmul_precision."""
+def with_matmul_precision(
+    function: Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]],
+) -> Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The same step, but accelerators multiply float32 in config.matmul_precision."""
 
     @wraps(function)
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with jax.default_matmul_precision(config.matmul_precision):
             return function(config, state, batch)
 
