@@ -19,6 +19,7 @@ def get_config() -> Config:
         image_size=256,
         eval_every=50_000,
         checkpoint_every=5_000,
+        keep_every=50_000,
         data=DataConfig(
             source="folder:data/CelebA-HQ|tfds:celeb_a_hq/256:train",
             eval_images=30_000,  # as many as CelebA-HQ has: the whole list, as MMagic does

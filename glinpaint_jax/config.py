@@ -12,6 +12,8 @@ from typing import Any
 from glinpaint_jax.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("tensorfloat32", "float32")  # jax's names
+SCORES = ("l1", "psnr", "ssim")
 OUTPUTS = ("clip", "sigmoid")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
@@ -98,9 +100,16 @@ class Config:
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
     image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
+    matmul_precision: str = setting(
+        "tensorfloat32",
+        "how accelerators multiply float32 in training",
+        choices=MATMUL_PRECISIONS,
+    )
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)
+    keep_every: int = setting(0, "steps between checkpoints that are never deleted", minimum=0)
+    best_by: str = setting("l1", "which score makes a checkpoint the best", choices=SCORES)
     max_skipped_updates: int = setting(10, "non-finite updates in a row before stopping", minimum=1)
     max_failed_saves: int = setting(3, "failed saves in a row before stopping", minimum=1)
     ema_decay: float = setting(0.0, "decay of the generator's average; in [0, 1), 0: off")

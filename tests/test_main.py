@@ -30,7 +30,11 @@ def test_training_writes_checkpoints_metrics_and_samples(finished_run):
         assert {f"eval/{name}/{metric}" for metric in ("l1", "psnr", "ssim")} <= set(records[-1])
     assert "generator 24,485 parameters: decoder " in result.stderr
     assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
-    assert "step 10/10  joint" in result.stderr
+    assert "memory per device: completion " in result.stderr
+    last_losses, first_scores = (
+        result.stderr.index(text) for text in ("step 10/10  joint", "step 10  eval/held_out")
+    )
+    assert last_losses < first_scores
 
 
 def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):

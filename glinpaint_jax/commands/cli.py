@@ -7,6 +7,7 @@ program when they are spawned, do not load it.
 
 import argparse
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -201,6 +202,16 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def _parse_int(text: str) -> int:
+    """Also reads 1e5 as 100000."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 100000 or 1e5")
+
+
 def _parse_bool(text: str) -> bool:
     if text.lower() not in TRUE + FALSE:
         raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
@@ -215,4 +226,4 @@ def _parse_tuple(text: str) -> tuple[Any, ...]:
 
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
-PARSERS = {bool: _parse_bool, tuple: _parse_tuple}
+PARSERS = {int: _parse_int, bool: _parse_bool, tuple: _parse_tuple}

@@ -28,9 +28,9 @@ from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say
 from glinpaint_jax.runs.resume import newest_complete_step, restore
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
-from glinpaint_jax.training.phases import phase_at
+from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
+from glinpaint_jax.training.programs import compile_steps
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
-from glinpaint_jax.training.step import make_steps
 from glinpaint_jax.weights import load_weights, steps_in
 
 SAMPLE_COLUMNS = 8
@@ -98,30 +98,39 @@ def run_steps(
 ) -> int:
     """Trains from step `start` to the end or a request to stop; returns the last step."""
     config, mesh, checkpoints = run.config, run.mesh, run.checkpoints
-    steps = make_steps(config, mesh)
     evaluate_state = make_evaluation(config, mesh, run.eval_sources, run.reporter, run.stop)
     progress = Progress(run.reporter, config, run.train_source)
     failures = FailureLog(run.train_source, say)
     for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
         batch = to_global(failures.take(next(batches)), mesh)
-        with progress.dispatching(phase.value):
-            state, metrics = steps[phase](state, batch)
+        if step == start + 1:
+            with progress.paused():
+                steps = compile_steps(config, mesh, state, batch, start, run.reporter)
+        state, metrics = steps[phase](state, batch)
         progress.add(step, phase.value, metrics)
 
-        is_last, l1 = step == config.num_steps, None
+        is_last, scores = step == config.num_steps, None
+        if is_last:
+            progress.close()  # the last losses are printed before the last scores
         if is_last or step % config.eval_every == 0:
             with progress.paused():
-                l1 = evaluate_state(state, step, phase.value)
+                scores = evaluate_state(state, step, phase.value)
         stopped = run.stop.is_agreed()
-        if is_last or stopped or step % config.checkpoint_every == 0:
+        if is_last or stopped or is_saved(step, config):
+            period = period_at(step - 1, config.phases).value
             with progress.paused():
-                checkpoints.save(state, config, step, len(run.train_source), l1)
+                checkpoints.save(state, config, step, len(run.train_source), period, scores)
         if stopped:
             break
         checkpoints.settle(wait=False)
     progress.close()
     return step
+
+
+def is_saved(step: int, config: Config) -> bool:
+    milestone = config.keep_every > 0 and step % config.keep_every == 0
+    return milestone or step % config.checkpoint_every == 0
 
 
 def make_workdir(workdir: Path) -> None:
@@ -212,12 +221,27 @@ def describe(reporter: Reporter, config: Config, mesh: Mesh, state: TrainState, 
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
         f"{config.precision}; global batch {config.global_batch_size}\n{found}"
     )
+    unreached = unreached_phase(config)
+    if unreached:
+        reporter.say(unreached)
+
+
+def unreached_phase(config: Config) -> str:
+    """Says what num_steps is too small to train; empty if the run trains both networks jointly."""
+    reached = phases_between(0, config.num_steps, config.phases)
+    if Phase.JOINT in reached:
+        return ""
+    return f"num_steps={config.num_steps} ends in the {reached[-1].value} phase; " + (
+        "the generator is never trained against the discriminators"
+        if Phase.DISCRIMINATOR in reached
+        else "the discriminators are never trained"
+    )
 
 
 def make_evaluation(
     config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter, stop: Stop
-) -> Callable[[TrainState, int, str], float | None]:
-    """Returns a function (state, step, phase) -> l1 of the first set, which reports all scores.
+) -> Callable[[TrainState, int, str], dict[str, float] | None]:
+    """Returns a function (state, step, phase) -> scores of the first set; it reports all scores.
 
     If the run is asked to stop, it ends early and returns None.
     """
@@ -225,7 +249,7 @@ def make_evaluation(
     completion_for = make_generator_completion(config, generator, mesh)
     columns = SAMPLE_COLUMNS // len(sources)
 
-    def evaluate_state(state: TrainState, step: int, phase: str) -> float | None:
+    def evaluate_state(state: TrainState, step: int, phase: str) -> dict[str, float] | None:
         completion = completion_for(state.eval_variables)
 
         def until_stopped(*batch: Any) -> Array:
@@ -242,6 +266,6 @@ def make_evaluation(
             return None
         reporter.evaluation(step, phase, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))
-        return next(iter(scores.values()))["l1"]
+        return next(iter(scores.values()))
 
     return evaluate_state

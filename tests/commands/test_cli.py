@@ -46,11 +46,17 @@ def test_flags_change_fields_of_the_config_file():
     assert config.image_size == 32  # of the file
 
 
+@pytest.mark.parametrize("text", ["100000", "100_000", "1e5", "1E+5", "100000.0"])
+def test_whole_numbers_may_have_exponents(text):
+    assert load(DEMO, f"--config.num_steps={text}").num_steps == 100_000
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--config.num_steps=many", "--config.num_steps: invalid int value: 'many'"),
-        ("--config.num_steps=1.5", "invalid int value: '1.5'"),
+        ("--config.num_steps=inf", "'inf' is not a whole number"),
+        ("--config.num_steps=many", "--config.num_steps: 'many' is not a whole number"),
+        ("--config.num_steps=1.5", "'1.5' is not a whole number such as 100000 or 1e5"),
         ("--config.ema_decay=x", "invalid float value: 'x'"),
         ("--config.data.horizontal_flip=maybe", "'maybe' is not true or false"),
         ("--config.mask.fill=red", "'red' is not a tuple"),

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.config import ModelConfig
+from glinpaint_jax.config import ModelConfig, PhasesConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
-from glinpaint_jax.training.loop import initial_networks
+from glinpaint_jax.training.loop import initial_networks, is_saved, unreached_phase
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
 
@@ -74,3 +74,25 @@ def test_a_mismatched_generator_is_rejected(model, named, start_from):
 
 def test_without_init_from_weights_are_random(small_config):
     assert initial_networks(small_config)[:2] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "expected"),
+    [
+        (3, "num_steps=3 ends in the completion phase; the discriminators are never trained"),
+        (
+            6,
+            "num_steps=6 ends in the discriminator phase; the generator is never trained against "
+            "the discriminators",
+        ),
+        (7, ""),
+    ],
+)
+def test_a_run_too_short_for_all_phases_is_announced(num_steps, expected):
+    phases = PhasesConfig(completion_end=2, discriminator_end=5)
+    assert unreached_phase(make_small_config(num_steps=num_steps, phases=phases)) == expected
+
+
+def test_milestones_are_saved_between_checkpoints():
+    config = make_small_config(checkpoint_every=4, keep_every=6)
+    assert [step for step in range(1, 13) if is_saved(step, config)] == [4, 6, 8, 12]
