@@ -18,6 +18,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -125,7 +126,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
         kind = type(setting.default)
         groups[section].add_argument(
             f"--config.{path}",
-            type=PARSERS.get(kind, kind),
+            type=_parser(setting),
             default=argparse.SUPPRESS,
             help=_describe(setting).replace("%", "%%"),
             metavar=kind.__name__.upper(),
@@ -136,7 +137,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
 def _describe(setting: dataclasses.Field) -> str:
     minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
     bounds = "" if minimum is None else f", >= {minimum}"
-    if choices:
+    if isinstance(setting.default, str) and choices:
         bounds = f": {', '.join(choices)}"
     return f"{setting.metadata['meaning']}{bounds} [{setting.default or repr(setting.default)}]"
 
@@ -203,12 +204,24 @@ def _parse_bool(text: str) -> bool:
     return text.lower() in TRUE
 
 
-def _parse_tuple(text: str) -> tuple[Any, ...]:
+def _parser(setting: dataclasses.Field) -> Callable[[str], Any]:
+    kind = type(setting.default)
+    if kind is tuple:
+        return functools.partial(_parse_tuple, setting)
+    return _parse_bool if kind is bool else kind
+
+
+def _parse_tuple(setting: dataclasses.Field, text: str) -> tuple[Any, ...] | str:
+    words = setting.metadata["choices"]
+    if text in words:
+        return text
     try:
         return tuple(ast.literal_eval(text))
     except (SyntaxError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tuple such as 0,127.5,255") from None
+        example = ",".join(map(str, setting.default))
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join([f'a tuple such as {example}', *words])}"
+        ) from None
 
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
-PARSERS = {bool: _parse_bool, tuple: _parse_tuple}
