@@ -131,9 +131,7 @@ def test_the_kinds_of_mixed_masks_are_checked(small_config):
 def test_masks_of_every_setting_survive_json(small_config):
     small_config.mask = MaskConfig(
         kind="mixed",
-        mixed="square",
-        max_size=16,
-        margin=2,
+        mixed="irregular,free_form",
         fill="mean",
         irregular=IrregularConfig(lines=(1, 2)),
         free_form=FreeFormConfig(width=(1.0, 2.5)),

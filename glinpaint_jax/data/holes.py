@@ -1,6 +1,7 @@
 """Where an example's hole comes from: the kinds of config.mask.kind."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,42 +17,38 @@ Hole = dict[str, np.ndarray]
 
 
 def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Hole]:
-    """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind.
+    """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
+    if config.kind == "mixed":
+        weights = parse_mixed(config.mixed)
+        drawers = [hole_drawer(dataclasses.replace(config, kind=kind), size) for kind in weights]
+        shares = np.array(list(weights.values())) / sum(weights.values())
+        return functools.partial(draw_mixed, drawers, shares, size)
+    files = mask_files(config) if config.kind == "files" else []
+    return functools.partial(draw_hole, config, size, files)
+
+
+def draw_hole(config: MaskConfig, size: int, files: list[Path], rng: np.random.Generator) -> Hole:
+    """Draws a hole of any kind that needs no image; `files` are the masks of kind files.
 
     Of several boxes, 'bbox' is the first, so that the local window shows a whole hole.
     """
-    if config.kind == "mixed":
-        return mixed_drawer(config, size)
     if config.kind in BBOX_MASK_KINDS:
-        square = config.kind == "square"
-
-        def draw_boxes(rng: np.random.Generator) -> Hole:
-            boxes = masks.random_boxes(rng, size, size, config, square=square)
-            if config.max_holes == 1:
-                return {"bbox": boxes[0]}
-            return {"mask": masks.draw_boxes(boxes, size, size), "bbox": boxes[0]}
-
-        return draw_boxes
+        boxes = masks.random_boxes(rng, size, size, config, square=config.kind == "square")
+        if config.max_holes == 1:
+            return {"bbox": boxes[0]}
+        return {"mask": masks.draw_boxes(boxes, size, size), "bbox": boxes[0]}
     if config.kind == "files":
-        files = mask_files(config)
-        return lambda rng: with_bbox(masks.file_mask(rng, size, size, files))
+        return with_bbox(masks.file_mask(rng, size, size, files))
     shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
-    return lambda rng: with_bbox(shape(rng, size, size, config))
+    return with_bbox(shape(rng, size, size, config))
 
 
-def mixed_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Hole]:
-    """Returns a function that draws {'mask', 'bbox'} of a kind that it chooses by weight."""
-    weights = parse_mixed(config.mixed)
-    drawers = [hole_drawer(dataclasses.replace(config, kind=kind), size) for kind in weights]
-    shares = np.array(list(weights.values())) / sum(weights.values())
-
-    def draw(rng: np.random.Generator) -> Hole:
-        hole = drawers[rng.choice(len(drawers), p=shares)](rng)
-        if "mask" not in hole:  # the masks of a batch are all images or all boxes
-            hole["mask"] = masks.draw_boxes(hole["bbox"][None], size, size)
-        return hole
-
-    return draw
+def draw_mixed(drawers: list, shares: np.ndarray, size: int, rng: np.random.Generator) -> Hole:
+    """Draws {'mask', 'bbox'} with one of the drawers, chosen by its share."""
+    hole = drawers[rng.choice(len(drawers), p=shares)](rng)
+    if "mask" not in hole:  # the masks of a batch are all images or all boxes
+        hole["mask"] = masks.draw_boxes(hole["bbox"][None], size, size)
+    return hole
 
 
 def with_bbox(mask: masks.Mask) -> Hole:

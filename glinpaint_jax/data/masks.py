@@ -109,6 +109,11 @@ def free_form_mask(rng: np.random.Generator, height: int, width: int, config: Ma
     return _draw_within(draw, config)
 
 
+def file_mask(rng: np.random.Generator, height: int, width: int, files: list[Path]) -> Mask:
+    """Reads a random one of the mask files."""
+    return read_mask(files[rng.integers(len(files))], height, width)
+
+
 def read_mask(path: Path, height: int, width: int) -> Mask:
     """Reads a mask file (> 127 = hole), resized without interpolation.
 

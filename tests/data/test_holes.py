@@ -1,5 +1,6 @@
 """Every kind of hole."""
 
+import dataclasses
 import hashlib
 from collections import Counter
 
@@ -14,7 +15,7 @@ from glinpaint_jax.data.pipeline import eval_batches
 from glinpaint_jax.data.sources import FolderSource, HoldOut
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered, take
+from tests.helpers.sources import Numbered, assert_equal, take
 
 
 def rng(seed=0):
@@ -160,13 +161,15 @@ def test_mixed_kinds_are_drawn_by_weight(tmp_path):
     np.testing.assert_allclose(shares, np.array([1, 2, 5]) / 8, atol=0.03)
 
 
-def test_mixed_batches_contain_masks_and_are_reproducible():
-    config = make_small_config()
-    config.mask.kind, config.mask.mixed = "mixed", "square,free_form"
-    first, again = (take(Numbered(5), config.validate(), 4) for _ in range(2))
-    for batch, other in zip(first, again, strict=True):
-        assert batch["mask"].shape == (4, 32, 32, 1)
-        np.testing.assert_array_equal(batch["mask"], other["mask"])
+def test_worker_processes_draw_the_same_mixed_masks(tmp_path):
+    write_mask(tmp_path / "mask.png")
+    mask = MaskConfig(kind="mixed", mixed="square,free_form,files", folder=str(tmp_path))
+    mask = dataclasses.replace(mask, max_size=16, max_delta=4, margin=2)
+    config = make_small_config(mask=mask)
+    threads = take(FolderSource(tmp_path), config, 4)
+    config.data.num_workers = 1
+    assert threads[0]["mask"].shape == (4, 32, 32, 1)
+    assert_equal(threads, take(FolderSource(tmp_path), config, 4))
 
 
 @pytest.fixture
