@@ -93,7 +93,7 @@ def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
     if images is None:
         raise UserError(
             f"config.mask.kind=paired needs images from a folder, not {source.name(0)}; pass "
-            "--config.data.source=folder:PATH or another --config.mask.kind"
+            "--config.data.source=folder:PATH (and data.eval_source) or another --config.mask.kind"
         )
     folder = Path(config.folder).expanduser()
     if (folder / images.name).is_dir():  # so training and validation parts can share names
