@@ -37,7 +37,7 @@ def draw(count, size=256, **changes):
     ],
 )
 def test_default_holes_never_change(kind, digest):
-    """Or resumed runs would no longer equal uninterrupted ones. The digests are version 1.0's."""
+    """Or resumed runs would differ from uninterrupted ones. Digests: before strokes had fields."""
     drawn = hashlib.sha256()
     for hole in draw(20, kind=kind):
         for values in hole.values():
