@@ -19,6 +19,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -130,7 +131,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
         kind = type(setting.default)
         groups[section].add_argument(
             f"--config.{path}",
-            type=PARSERS.get(kind, kind),
+            type=_parser(setting),
             default=argparse.SUPPRESS,
             help=_describe(setting).replace("%", "%%"),
             metavar=kind.__name__.upper(),
@@ -141,7 +142,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
 def _describe(setting: dataclasses.Field) -> str:
     minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
     bounds = "" if minimum is None else f", >= {minimum}"
-    if choices:
+    if isinstance(setting.default, str) and choices:
         bounds = f": {', '.join(choices)}"
     return f"{setting.metadata['meaning']}{bounds} [{setting.default or repr(setting.default)}]"
 
@@ -218,12 +219,24 @@ def _parse_bool(text: str) -> bool:
     return text.lower() in TRUE
 
 
-def _parse_tuple(text: str) -> tuple[Any, ...]:
+def _parser(setting: dataclasses.Field) -> Callable[[str], Any]:
+    kind = type(setting.default)
+    if kind is tuple:
+        return functools.partial(_parse_tuple, setting)
+    return {int: _parse_int, bool: _parse_bool}.get(kind, kind)
+
+
+def _parse_tuple(setting: dataclasses.Field, text: str) -> tuple[Any, ...] | str:
+    words = setting.metadata["choices"]
+    if text in words:
+        return text
     try:
         return tuple(ast.literal_eval(text))
     except (SyntaxError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tuple such as 0,127.5,255") from None
+        example = ",".join(map(str, setting.default))
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join([f'a tuple such as {example}', *words])}"
+        ) from None
 
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
-PARSERS = {int: _parse_int, bool: _parse_bool, tuple: _parse_tuple}

@@ -55,6 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     weights = load_weights(path)
     if config is None:
         config = cli.load_config(arguments, weights.config)
+    if config.mask.fill == "mean":
+        config.mask.fill = weights.config.mask.fill
     if arguments.limit:
         config.data.eval_images = arguments.limit
     scores = score(weights, config, arguments.baselines, output)

@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.distributed import batch_sharding, replicated, to_global
@@ -128,10 +129,8 @@ def draw_masks(batch: HostBatch) -> np.ndarray:
     """Returns the batch's masks, or draws its boxes: uint8 [b, h, w, 1], 1 = hole."""
     if "mask" in batch:
         return batch["mask"]
-    masks = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
-    for mask, (top, left, height, width) in zip(masks, batch["bbox"], strict=True):
-        mask[top : top + height, left : left + width] = 1
-    return masks
+    height, width = batch["image"].shape[1:3]
+    return np.stack([draw_boxes(box[None], height, width) for box in batch["bbox"]])
 
 
 def sample_rows(

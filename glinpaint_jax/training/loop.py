@@ -1,6 +1,7 @@
 """The training run: restore, step, log, evaluate, save."""
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import Config, from_dict
 from glinpaint_jax.data.datasets import open_sources
+from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
-from glinpaint_jax.data.sources import Source
+from glinpaint_jax.data.sources import Source, mean_pixel
 from glinpaint_jax.data.workers import restart_dead_workers
 from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.errors import UserError
@@ -31,7 +34,7 @@ from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
 from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
 from glinpaint_jax.training.programs import compile_steps
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
-from glinpaint_jax.weights import load_weights, steps_in
+from glinpaint_jax.weights import FOLDER, load_weights, read_json, steps_in
 
 SAMPLE_COLUMNS = 8
 
@@ -47,6 +50,8 @@ def train(config: Config, workdir: Path) -> None:
     train_source, eval_sources, found = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
+    for source in eval_sources.values():
+        paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
@@ -54,6 +59,7 @@ def train(config: Config, workdir: Path) -> None:
         if jax.process_index() == 0:
             closing.enter_context(lock_file(workdir / "lock"))
         newest = newest_complete_step(workdir, say)
+        config = resolve_fill(config, train_source, workdir, newest)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))
         else:
@@ -145,6 +151,23 @@ def make_workdir(workdir: Path) -> None:
         ) from None
 
 
+def resolve_fill(config: Config, source: Source, workdir: Path, newest: int | None) -> Config:
+    """Returns the config with mask.fill=mean replaced by a colour.
+
+    That of the run's step `newest`; of a new run, the mean pixel of a sample of `source`.
+    """
+    if config.mask.fill != "mean":
+        return config
+    if newest is not None:
+        fill = from_dict(read_json(workdir / FOLDER / str(newest) / "config")).mask.fill
+    else:
+        mean = mean_pixel(source) if jax.process_index() == 0 else np.zeros(3)
+        hundredths = np.rint(100 * mean).astype(np.int32)
+        # Hosts may decode a JPEG differently.
+        fill = tuple(float(v) / 100 for v in multihost_utils.broadcast_one_to_all(hundredths))
+    return dataclasses.replace(config, mask=dataclasses.replace(config.mask, fill=fill))
+
+
 class InitialNetworks(NamedTuple):
     """The networks a new run starts from (None: random weights), and a line that says so."""
 
@@ -219,7 +242,9 @@ def describe(reporter: Reporter, config: Config, mesh: Mesh, state: TrainState, 
     devices = mesh.devices.flat
     reporter.say(
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
-        f"{config.precision}; global batch {config.global_batch_size}\n{found}"
+        f"{config.precision}; global batch {config.global_batch_size}\n{found}\n"
+        f"holes of kind {config.mask.kind}, filled with RGB "
+        f"{', '.join(f'{value:g}' for value in config.mask.fill)}"
     )
     unreached = unreached_phase(config)
     if unreached:

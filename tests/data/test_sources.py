@@ -15,9 +15,10 @@ from glinpaint_jax.data.sources import (
     HoldOut,
     UndecodableImage,
     decode,
+    mean_pixel,
 )
 from glinpaint_jax.errors import UserError
-from tests.helpers.sources import TinyPhotos, encoded, gradient
+from tests.helpers.sources import Numbered, TinyPhotos, encoded, gradient
 
 
 def write_images(folder, count, value=lambda i: i):
@@ -251,3 +252,21 @@ def test_an_empty_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match="holds no images") as error:
         open_sources(f"folder:{tmp_path}", "", 5)
     assert all(extension in str(error.value) for extension in EXTENSIONS)
+
+
+def test_the_mean_pixel_weighs_images_alike_and_samples_evenly(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (10, 3), dtype=np.uint8)
+    for number, colour in enumerate(colours):
+        pixels = np.tile(colour, (number + 1, 3, 1))
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = FolderSource(tmp_path)
+    np.testing.assert_allclose(mean_pixel(source), colours.mean(axis=0))
+    np.testing.assert_allclose(mean_pixel(source, most=5), colours[::2].mean(axis=0))
+
+
+def test_the_mean_pixel_skips_broken_images_but_needs_one():
+    np.testing.assert_array_equal(mean_pixel(Numbered(5, broken=[4])), [1.5] * 3)
+    with pytest.raises(
+        UserError, match=r"none of 5 images, such as image 0, .*--config.mask.fill="
+    ):
+        mean_pixel(Numbered(5, broken=range(5)))
