@@ -12,7 +12,7 @@ from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, 
 
 
 def test_training_writes_checkpoints_metrics_and_samples(finished_run):
-    workdir, result = finished_run
+    workdir, written = finished_run
     assert {path.name for path in workdir.iterdir()} >= {
         "checkpoints",
         "metrics.jsonl",
@@ -28,11 +28,11 @@ def test_training_writes_checkpoints_metrics_and_samples(finished_run):
     assert {"train/l1_hole", "train/adversarial", "train/discriminator_real"} <= set(trained[-1])
     for name in ("held_out", "new_crops"):
         assert {f"eval/{name}/{metric}" for metric in ("l1", "psnr", "ssim")} <= set(records[-1])
-    assert "generator 24,485 parameters: decoder " in result.stderr
+    assert "generator 24,485 parameters: decoder " in written
     assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
-    assert "memory per device: completion " in result.stderr
+    assert "memory per device: completion " in written
     last_losses, first_scores = (
-        result.stderr.index(text) for text in ("step 10/10  joint", "step 10  eval/held_out")
+        written.index(text) for text in ("step 10/10  joint", "step 10  eval/held_out")
     )
     assert last_losses < first_scores
 
