@@ -2,7 +2,7 @@
 
 Every pixel of the hole becomes the mean of its neighbours. Conjugate gradients solve the linear
 system, preconditioned by a multigrid cycle (Tatebe 1993): on each coarser level, 2x2 pixels become
-one. The number of cycles is fixed, so that the program is static. `interop/torch_smooth.py` has the
+one. The number of cycles is fixed, so that the program is static. `interop/torch_module.py` has the
 same algorithm in PyTorch.
 """
 
