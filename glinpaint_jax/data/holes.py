@@ -9,7 +9,7 @@ import numpy as np
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig, parse_mixed
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.listing import EXTENSIONS, read_list
+from glinpaint_jax.data.listing import EXTENSIONS, find_base, read_list
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 
@@ -59,7 +59,8 @@ def mask_files(config: MaskConfig) -> list[Path]:
     """The masks of the folder: all, or those in the list. Raises UserError if there are none."""
     folder = Path(config.folder).expanduser()
     if config.list:
-        files = [folder / name for name in read_list(folder, find_list(folder, config.list))]
+        list_file = find_list(folder, config.list)
+        files = [find_base([folder], list_file) / name for name in read_list(list_file)]
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:

@@ -27,7 +27,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def completer(weights):
-    return Completer(weights, tile=96)
+    return Completer(weights, tile=96, scale=1)
 
 
 def photo(height, width):
@@ -128,7 +128,7 @@ def test_pil_images_and_paths_return_pil_images(completer, tmp_path):
 
 def test_a_batch_equals_single_images(weights, tmp_path):
     """With several sizes and kinds of images, so that only some regions share a batch."""
-    completer = Completer(weights, tile=96)
+    completer = Completer(weights, tile=96, scale=1)
     images = [photo(60, 80), photo(40, 200), photo(60, 80)[::-1], photo(300, 310), photo(60, 80)]
     rng = np.random.default_rng(0)
     masks = []
