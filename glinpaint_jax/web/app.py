@@ -10,6 +10,7 @@ import PIL.Image
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.masks import describe_doubt
 from glinpaint_jax.inference.photos import FORMATS, read_photo
 from glinpaint_jax.web.safety import patch_gradio
 from glinpaint_jax.web.uploads import PREVIEW, Limits, complete_upload, make_preview, read_upload
@@ -145,6 +146,8 @@ def make_handlers(
             if result.lossless
             else "The file is re-encoded, so other pixels may change slightly."
         )
+        if doubt := describe_doubt(result.hole):
+            summary += f" Note: {doubt}"
         images = make_preview(result.before), make_preview(result.after)
         yield images, gr.DownloadButton(value=str(result.path), visible=True), summary
 

@@ -9,7 +9,8 @@ import skimage.data
 from PIL import ImageCms
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import read_mask, read_photo, write_photo
+from glinpaint_jax.inference.masks import read_mask
+from glinpaint_jax.inference.photos import read_photo, write_photo
 
 ORIENTATION = 0x0112
 
