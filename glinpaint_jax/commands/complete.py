@@ -91,6 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
     jobs, unwritable = split_jobs(jobs, arguments.overwrite)
     failures += unwritable
     if jobs:
+        check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
         completer = Completer.load(arguments.checkpoint, arguments.tile, arguments.blend)
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
@@ -191,7 +192,6 @@ def check_output(job: Job, overwrite: bool) -> None:
             raise UserError(f"{output} is an input, which is never overwritten; change --output")
         if not overwrite:
             raise UserError(f"{output} exists; pass --overwrite or change --output")
-    check_folder_writable(output.parent)
 
 
 def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:

@@ -227,12 +227,19 @@ def open_image(
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise UserError(f"{source} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
-        with open(source, "rb") as file:
-            start = file.read(12)
-        if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
-            raise UserError(unsupported(source, "HEIC")) from None
+        suffix = Path(source).suffix.lower()
+        if _is_heic(source):  # whatever its name
+            suffix = ".heic"
+        if suffix in UNSUPPORTED:
+            raise UserError(unsupported(source, suffix[1:].upper())) from None
         raise UserError(f"{source} is not an image, or is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:
         raise UserError(f"{source} is a damaged image: {error}") from None
+
+
+def _is_heic(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS

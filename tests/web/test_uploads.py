@@ -9,7 +9,6 @@ import PIL.Image
 import pytest
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
@@ -18,19 +17,9 @@ from glinpaint_jax.web.uploads import (
     make_preview,
     remove_older,
 )
+from tests.helpers.completers import Whitener
 
 LIMITS = Limits(megapixels=50, megabytes=50, queue=32)
-
-
-class Whitener(Completer):
-    """Fills holes with white."""
-
-    def __init__(self):
-        pass
-
-    def fill(self, images, holes):
-        (image,), (hole,) = images, holes
-        return [np.where(hole[..., None], np.uint8(255), image)]
 
 
 def test_the_painted_layer_is_stretched_to_the_photograph():
