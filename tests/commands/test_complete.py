@@ -161,12 +161,12 @@ def test_alpha_as_mask(whiten, files):
     alpha[HOLE] = 0
     PIL.Image.fromarray(np.dstack([image, alpha])).save(files / "cut.png")
     for mask in (files / "cut.png", files / "images" / "coffee.png"):
-        with pytest.raises(UserError, match="--mask-from alpha|photograph itself"):
+        with pytest.raises(UserError, match=r"--mask-from alpha|photograph itself"):
             whiten(files / "cut.png", mask, files / "out.jpg")
     assert whiten(files / "cut.png", None, files / "out.png", "--mask-from=alpha") == ""
     assert pixels(files / "out.png").shape == (80, 100, 3)
     np.testing.assert_array_equal(changed(files, files / "out.png"), alpha == 0)
-    with pytest.raises(UserError, match="coffee.png has no alpha"):
+    with pytest.raises(UserError, match=r"coffee\.png has no alpha"):
         whiten(files / "images" / "coffee.png", None, files / "b.png", "--mask-from=alpha")
 
 
@@ -224,7 +224,7 @@ def test_new_folders_are_made(whiten, files):
     assert whiten(source, mask, files / "new" / "folder" / "x.png") == ""
     assert (files / "new" / "folder" / "x.png").exists()
     (files / "text.png").write_text("no image")
-    with pytest.raises(UserError, match="text.png is not an image"):
+    with pytest.raises(UserError, match=r"text\.png is not an image"):
         whiten(files / "text.png", mask, files / "other" / "x.png")
     assert not (files / "other").exists()
 
