@@ -4,8 +4,8 @@
 
 Differences from configs/places.py: squared error in the hole instead of L1, adversarial weight
 0.0004, Adadelta, short side resized at random to 256..384 pixels before a 256x256 crop, holes with
-independent sides of 96..128 pixels, filled with the mean pixel, sigmoid output, and a random local
-window for real samples.
+independent sides of 96..128 pixels, filled with the mean pixel of the training images, sigmoid
+output, and a random local window for real samples.
 Data: as for configs/places.py.
 Hardware: the paper trained for two months on four K80s.
 Expected: there are no published L1, PSNR or SSIM numbers to compare with.
@@ -39,8 +39,7 @@ def get_config() -> Config:
             max_size=128,
             max_delta=64,
             margin=0,
-            # ImageNet's mean pixel, close to that of Places. Use the mean of your own data.
-            fill=(123.7, 116.3, 103.5),
+            fill="mean",
         ),
         phases=PhasesConfig(completion_end=90_000, discriminator_end=100_000),
         losses=LossConfig(

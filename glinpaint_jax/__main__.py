@@ -10,7 +10,8 @@ Commands:
   export        write weights for other tools: PATH --format FORMAT --output FILE
   verify        check checkpoints against their checksums: DIR
 
-PATH is a workdir, one of its steps, or a .pth or .safetensors file. COMMAND --help lists all flags.
+PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, or the name of MMagic's
+weights: places or celeba_hq. COMMAND --help lists all flags.
 """
 
 import difflib

@@ -6,23 +6,31 @@ A file in configs/ defines `get_config() -> Config`; --config.model.width=32 cha
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import isfinite
+from functools import reduce
+from math import inf, isfinite
 from typing import Any
 
 from glinpaint_jax.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("tensorfloat32", "float32")  # jax's names
+SCORES = ("l1", "psnr", "ssim")
 OUTPUTS = ("clip", "sigmoid")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
-MASK_KINDS = (*BBOX_MASK_KINDS, "irregular", "free_form", "files")
+STROKE_MASK_KINDS = ("irregular", "free_form")
+MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "files")
+MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
 OPTIMIZERS = ("adam", "adadelta")
 SCHEDULES = ("constant", "cosine")
 
 
 def setting(default: Any, meaning: str, minimum: int | None = None, choices: tuple = ()) -> Any:
-    """A field with its meaning, which --help shows, and bounds, which `Config.validate` checks."""
+    """A field with its meaning, which --help shows, and bounds, which `Config.validate` checks.
+
+    A tuple may also be one of the words in `choices`.
+    """
     metadata = {"meaning": meaning, "minimum": minimum, "choices": choices}
     return field(default=default, metadata=metadata)
 
@@ -49,6 +57,27 @@ class DataConfig:
 
 
 @dataclass
+class IrregularConfig:
+    lines: tuple[int, int] = setting((4, 8), "least and most lines per mask", minimum=1)
+    length: tuple[int, int] = setting(
+        (10, 99), "least and most pixels per stroke, at 256x256", minimum=1
+    )
+    width: tuple[int, int] = setting((10, 39), "least and most pixels, at 256x256", minimum=1)
+
+
+@dataclass
+class FreeFormConfig:
+    strokes: tuple[int, int] = setting((1, 4), "least and most brush strokes per mask", minimum=1)
+    vertices: tuple[int, int] = setting((4, 12), "least and most turns per stroke", minimum=1)
+    length: tuple[float, float] = setting(
+        (0.0, 0.25), "least and most between turns, as shares of the diagonal", minimum=0
+    )
+    width: tuple[float, float] = setting(
+        (12.0, 40.0), "least and most pixels, at 256x256", minimum=1
+    )
+
+
+@dataclass
 class MaskConfig:
     kind: str = setting("square", "shape of the holes", choices=MASK_KINDS)
     max_size: int = setting(128, "square, rectangle: longest side, pixels", minimum=1)
@@ -56,10 +85,19 @@ class MaskConfig:
         40, "square, rectangle: sides shrink by up to max_delta // 2", minimum=0
     )
     margin: int = setting(20, "square, rectangle: least distance to the border, pixels", minimum=0)
+    max_holes: int = setting(1, "square, rectangle: most holes per image", minimum=1)
     min_area: float = setting(0.15, "irregular, free_form: smallest share of the image")
     max_area: float = setting(0.5, "irregular, free_form: largest share of the image")
-    folder: str = setting("", "files: folder of mask images")
-    fill: tuple[float, float, float] = setting((127.5, 127.5, 127.5), "RGB in the holes, 0..255")
+    irregular: IrregularConfig = field(default_factory=IrregularConfig)
+    free_form: FreeFormConfig = field(default_factory=FreeFormConfig)
+    folder: str = setting("", "files, paired: folder of mask images")
+    list: str = setting("", "files: text file that lists masks of the folder; empty: all")
+    mixed: str = setting("", "mixed: kinds and weights, such as square:0.5,free_form:0.3,files:0.2")
+    fill: tuple[float, float, float] | str = setting(
+        (127.5, 127.5, 127.5),
+        "RGB in the holes, 0..255; mean: of the training images",
+        choices=("mean",),
+    )
 
 
 @dataclass
@@ -94,13 +132,20 @@ class OptimizerConfig:
 class Config:
     num_steps: int = setting(500_002, "training steps", minimum=1)
     seed: int = setting(0, "below 2**32", minimum=0)
-    init_from: str = setting("", "weights to start from: a workdir, a step or a .pth file")
+    init_from: str = setting("", "weights to start from: a workdir, step, file, URL or name")
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
     image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
+    matmul_precision: str = setting(
+        "tensorfloat32",
+        "how accelerators multiply float32 in training",
+        choices=MATMUL_PRECISIONS,
+    )
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)
+    keep_every: int = setting(0, "steps between checkpoints that are never deleted", minimum=0)
+    best_by: str = setting("l1", "which score makes a checkpoint the best", choices=SCORES)
     max_skipped_updates: int = setting(10, "non-finite updates in a row before stopping", minimum=1)
     max_failed_saves: int = setting(3, "failed saves in a row before stopping", minimum=1)
     ema_decay: float = setting(0.0, "decay of the generator's average; in [0, 1), 0: off")
@@ -118,9 +163,8 @@ class Config:
 
     def validate(self) -> "Config":
         """Returns self. Raises UserError for the first invalid value."""
-        values = flatten(to_dict(self))
         for path, entry in settings():
-            _check(path, values[path], entry)
+            _check(path, get_value(self, path), entry)
         self._validate_relations()
         self._validate_mask()
         return self
@@ -152,7 +196,8 @@ class Config:
 
     def _validate_mask(self) -> None:
         mask = self.mask
-        if mask.kind in BBOX_MASK_KINDS:
+        kinds = parse_mixed(mask.mixed) if mask.kind == "mixed" else (mask.kind,)
+        if any(kind in BBOX_MASK_KINDS for kind in kinds):
             largest = self.image_size - 2 * mask.margin - 1
             _require(
                 mask.max_size <= largest,
@@ -167,9 +212,9 @@ class Config:
                 mask.max_delta,
                 f"less than twice mask.max_size, {2 * mask.max_size}, or no hole is left",
             )
-        elif mask.kind == "files":
+        if any(kind in ("files", "paired") for kind in kinds):
             _require(mask.folder != "", "mask.folder", mask.folder, "a folder of mask images")
-        else:
+        if any(kind in STROKE_MASK_KINDS for kind in kinds):
             _require(
                 mask.min_area > 0 and mask.min_area + 0.05 <= mask.max_area <= 0.9,
                 "mask.min_area, mask.max_area",
@@ -177,22 +222,75 @@ class Config:
                 "0 < min_area, min_area + 0.05 <= max_area <= 0.9",
             )
         _require(
-            len(mask.fill) == 3
-            and all(isinstance(value, int | float) and 0 <= value <= 255 for value in mask.fill),
+            mask.fill == "mean" or _are_numbers(mask.fill, 3, minimum=0, maximum=255),
             "mask.fill",
             mask.fill,
-            "three values within 0..255",
+            "three values within 0..255, or mean",
         )
+
+
+def parse_mixed(text: str) -> dict[str, float]:
+    """Returns {"square": 2.0, "files": 1.0} for "square:2,files". Raises UserError."""
+    weights = {}
+    for part in text.split(","):
+        kind, _, weight = part.strip().partition(":")
+        try:
+            weights[kind] = float(weight or 1)
+        except ValueError:
+            weights[kind] = 0.0
+    _require(
+        len(weights) == len(text.split(","))
+        and all(kind in MIXABLE_MASK_KINDS for kind in weights)
+        and all(weight > 0 and isfinite(weight) for weight in weights.values()),
+        "mask.mixed",
+        text,
+        f"different kinds of {', '.join(MIXABLE_MASK_KINDS)} with weights above 0, such as "
+        "square:0.5,free_form:0.3,irregular:0.2",
+    )
+    return weights
 
 
 def _check(path: str, value: Any, entry: dataclasses.Field) -> None:
     kind = type(entry.default)
-    allowed = {float: (int, float), tuple: list}.get(kind, kind)  # to_dict makes tuples lists
     minimum, choices = entry.metadata["minimum"], entry.metadata["choices"]
-    _require(isinstance(value, allowed), path, value, f"of type {kind.__name__}")
+    if kind is tuple:
+        _check_tuple(path, value, entry)
+        return
+    _require(
+        isinstance(value, (int, float) if kind is float else kind),
+        path,
+        value,
+        f"of type {kind.__name__}",
+    )
     _require(not isinstance(value, float) or isfinite(value), path, value, "finite")
     _require(minimum is None or value >= minimum, path, value, f"at least {minimum}")
     _require(not choices or value in choices, path, value, f"one of {', '.join(choices)}")
+
+
+def _check_tuple(path: str, value: Any, entry: dataclasses.Field) -> None:
+    minimum, choices = entry.metadata["minimum"], entry.metadata["choices"]
+    if isinstance(value, str) and value in choices:
+        return
+    words = "".join(f" or {word}" for word in choices)
+    _require(isinstance(value, tuple), path, value, f"of type tuple{words}")
+    if len(entry.default) == 2:  # a range; mask.fill, of three, is checked with the masks
+        kind = type(entry.default[0])
+        _require(
+            _are_numbers(value, 2, minimum=minimum)
+            and value[0] <= value[1]
+            and (kind is float or all(isinstance(number, int) for number in value)),
+            path,
+            value,
+            f"least,most: two of type {kind.__name__}, at least {minimum}",
+        )
+
+
+def _are_numbers(value: tuple, count: int, *, minimum: Any, maximum: Any = inf) -> bool:
+    """Whether `value` holds `count` finite numbers within the limits."""
+    return len(value) == count and all(
+        isinstance(number, int | float) and isfinite(number) and minimum <= number <= maximum
+        for number in value
+    )
 
 
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
@@ -212,17 +310,24 @@ def settings(section: type = Config, prefix: str = "") -> Iterator[tuple[str, da
             yield prefix + entry.name, entry
 
 
+def get_value(config: Config, path: str) -> Any:
+    return reduce(getattr, path.split("."), config)
+
+
 def set_value(config: Config, path: str, value: Any) -> None:
-    section, _, name = path.rpartition(".")
-    setattr(getattr(config, section) if section else config, name, value)
+    *sections, name = path.split(".")
+    setattr(reduce(getattr, sections, config), name, value)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """A plain nested dict that survives JSON (tuples become lists)."""
-    as_dict = dataclasses.asdict(config)
-    if isinstance(as_dict["mask"]["fill"], tuple):
-        as_dict["mask"]["fill"] = list(as_dict["mask"]["fill"])
-    return as_dict
+    return _to_plain(dataclasses.asdict(config))
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _to_plain(part) for name, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -237,9 +342,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         names = ", ".join(sorted(unknown))
         raise UserError(f"the saved config has fields that this version does not know: {names}")
     for path, value in fields.items():
-        set_value(config, path, value)
-    if isinstance(config.mask.fill, list):
-        config.mask.fill = tuple(config.mask.fill)
+        set_value(config, path, tuple(value) if isinstance(value, list) else value)
     return config
 
 

@@ -13,7 +13,6 @@ class UserError(Exception):
 
 # The extra of this package that installs a module, if it has another name.
 EXTRA_OF = {
-    "safetensors": "torch",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "gradio": "web",

@@ -1,7 +1,8 @@
 """Loads trained weights and saves imported ones.
 
 Weights come from a workdir, one of its step directories (runs/checkpoints.py), or a `.pth` or
-`.safetensors` file with MMagic's keys. `import-torch` turns such a file into a workdir:
+`.safetensors` file with MMagic's keys, which may be given by name or URL (downloads.py).
+`import-torch` turns such a file into a workdir:
 
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
@@ -15,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict, to_dict
+from glinpaint_jax.downloads import OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
@@ -29,13 +31,15 @@ from glinpaint_jax.models.networks import Weights, abstract_variables
 FOLDER = "checkpoints"
 
 
-def load_weights(path: Path, ema: bool | None = None) -> Weights:
-    """Loads the networks of a workdir (its newest complete step), a step, or a PyTorch weight file.
+def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
+    """Loads the networks of a workdir (its newest complete step), a step, or a weight file.
 
-    Workdirs may be trained or imported. `ema` chooses the generator's averaged weights (True) or
-    its last ones (False); None means averaged if available. Raises UserError if no checkpoint is
-    complete, or if `ema` is True but there are no averaged weights.
+    `place` is a path, a URL or a name (`downloads.locate`). Workdirs may be trained or imported.
+    `ema` chooses the generator's averaged weights (True) or its last ones (False); None means
+    averaged if available. Raises UserError if no checkpoint is complete, or if `ema` is True but
+    there are no averaged weights.
     """
+    path = locate(place)
     if path.is_file():
         weights, _ = read_weights(path)
         averaged = False
@@ -142,7 +146,8 @@ def _find_newest_step(workdir: Path) -> Path:
         raise UserError(f"no checkpoint in {workdir} is complete: {'; '.join(damaged)}")
     raise UserError(
         f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
-        f"directory such as WORKDIR/{FOLDER}/1000, or a .pth or .safetensors file"
+        f"directory such as WORKDIR/{FOLDER}/1000, a .pth or .safetensors file, its URL, or "
+        f"{' or '.join(OFFICIAL)} (MMagic's weights)"
     )
 
 

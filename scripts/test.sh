@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest -n 2 --dist loadfile "$@" # each worker compiles on a core
+.venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder "$@"

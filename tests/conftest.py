@@ -28,7 +28,7 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
-from tests.helpers.programs import SMALL, Started, run
+from tests.helpers.programs import SMALL, Started, shared_run
 from tests.helpers.steps import make_state
 
 # Tests started in the background ignore Ctrl-C, and so would the programs they start.
@@ -40,9 +40,13 @@ def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run the long variants of some tests")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Runs the slowest tests first, so that parallel workers finish at about the same time."""
-    items.sort(key=lambda item: "/runs/" not in str(item.path))
+    """The slowest tests start first. Tests of one file share fixtures and stay in one process."""
+    items.sort(key=lambda item: "independent" not in item.keywords)
+    for item in items:
+        together = item.nodeid if "independent" in item.keywords else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +81,8 @@ def no_program_outlives_its_test():
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    return workdir, result
+    """The workdir of a SMALL run and what it wrote to stderr."""
+    return shared_run("finished", tmp_path_factory, "glinpaint_jax.main", *SMALL)
 
 
 @pytest.fixture(scope="session")

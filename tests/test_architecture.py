@@ -15,6 +15,7 @@ RANKS = {
     "config": 1,
     "files": 1,
     "distributed": 2,
+    "downloads": 2,
     "data": 2,
     "models": 2,
     "evaluation": 3,
@@ -82,7 +83,7 @@ def test_data_workers_do_not_import_jax():
 
 def test_optional_packages_are_imported_late():
     """Only torch_module.py imports torch at its top, and it is itself imported late."""
-    optional = {"torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "gradio"}
+    optional = {"torch", "onnx", "onnxruntime", "onnxscript", "gradio"}
     for path in MODULES:
         top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, IMPORTS)]
         names = {name for node in top_level for name in imported_by(node)}

@@ -1,10 +1,21 @@
+import dataclasses
 import json
 import runpy
 from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import Config, differences, from_dict, to_dict
+from glinpaint_jax.config import (
+    Config,
+    FreeFormConfig,
+    IrregularConfig,
+    MaskConfig,
+    differences,
+    from_dict,
+    parse_mixed,
+    set_value,
+    to_dict,
+)
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 
@@ -57,13 +68,20 @@ def test_places_and_celeba_follow_mmagic():
         ("losses.adversarial", -1.0, "at least 0"),
         ("seed", -1, "at least 0"),
         ("seed", 2**32, "at most 4294967295"),
-        ("mask.fill", 5.0, "of type tuple"),
+        ("mask.fill", 5.0, "of type tuple or mean"),
+        ("mask.fill", "average", "of type tuple or mean"),
+        ("mask.max_holes", 0, "at least 1"),
+        ("mask.irregular.lines", (3, 2), "least,most: two of type int, at least 1"),
+        ("mask.irregular.lines", (0, 2), "at least 1"),
+        ("mask.irregular.width", (1.5, 2.0), "two of type int"),
+        ("mask.free_form.width", (1.0, float("inf")), "two of type float"),
+        ("mask.free_form.strokes", (1, 2, 3), "two of type int"),
+        ("mask.free_form.strokes", 3, "of type tuple"),
         ("data.horizontal_flip", "yes", "of type bool"),
     ],
 )
 def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expected):
-    section, _, name = path.rpartition(".")
-    setattr(getattr(small_config, section) if section else small_config, name, value)
+    set_value(small_config, path, value)
     with pytest.raises(UserError) as error:
         small_config.validate()
     message = str(error.value)
@@ -71,10 +89,55 @@ def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expe
     assert f"--config.{path}=" in message and "\n" not in message
 
 
-def test_masks_from_files_need_a_folder(small_config):
-    small_config.mask.kind = "files"
+@pytest.mark.parametrize("kind", ["files", "paired"])
+def test_masks_from_files_need_a_folder(kind, small_config):
+    small_config.mask.kind = kind
     with pytest.raises(UserError, match=r"mask\.folder"):
         small_config.validate()
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        "",
+        "square:0.5,round:0.5",
+        "square:-1",
+        "square:x",
+        "square,square",
+        "paired",
+        "mixed",
+        "files:inf",
+    ],
+)
+def test_mixed_masks_need_kinds_and_weights(mixed, small_config):
+    small_config.mask.kind, small_config.mask.mixed = "mixed", mixed
+    with pytest.raises(UserError, match=r"mask\.mixed .*, must be different kinds of square, "):
+        small_config.validate()
+
+
+def test_the_kinds_of_mixed_masks_are_checked(small_config):
+    small_config.mask.kind, small_config.mask.mixed = "mixed", "square:2,irregular"
+    assert parse_mixed(small_config.validate().mask.mixed) == {"square": 2, "irregular": 1}
+    for path, value in (("mask.max_size", 30), ("mask.min_area", 0.8)):
+        config = make_small_config(mask=dataclasses.replace(small_config.mask))
+        set_value(config, path, value)
+        with pytest.raises(UserError, match=path):
+            config.validate()
+    small_config.mask.mixed = "square,files"
+    with pytest.raises(UserError, match=r"mask\.folder"):
+        small_config.validate()
+
+
+def test_masks_of_every_setting_survive_json(small_config):
+    small_config.mask = MaskConfig(
+        kind="mixed",
+        mixed="irregular,free_form",
+        fill="mean",
+        irregular=IrregularConfig(lines=(1, 2)),
+        free_form=FreeFormConfig(width=(1.0, 2.5)),
+    )
+    saved = json.loads(json.dumps(to_dict(small_config.validate())))
+    assert from_dict(saved) == small_config
 
 
 def test_differences_name_leaf_fields():

@@ -1,12 +1,14 @@
 """Loads weights from workdirs, steps and files."""
 
 import dataclasses
+import hashlib
 
 import jax
 import numpy as np
 import pytest
 
 from glinpaint_jax.distributed import replicated
+from glinpaint_jax.downloads import BASE_VARIABLE, OFFICIAL
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes
@@ -16,6 +18,7 @@ from glinpaint_jax.runs.resume import restore
 from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.helpers.configs import make_small_config
+from tests.helpers.downloads import file, serve
 
 
 def assert_equal(first, second):
@@ -40,7 +43,7 @@ def workdir(config, state, mesh8, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workdir")
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 12):
-        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, 7)
+        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, 7, "completion")
     checkpoints.close()
     return workdir
 
@@ -74,9 +77,24 @@ def test_load_imported(place, alone, weights, tmp_path):
     assert_equal(loaded.discriminator, saved.discriminator)
 
 
-def test_load_a_file(weights, tmp_path):
-    (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
-    loaded = load_weights(tmp_path / "a.pth")
+@pytest.mark.parametrize("kind", ["path", "text", "http", "file", "name"])
+def test_load_a_file(kind, weights, tmp_path, monkeypatch):
+    content = pth_bytes(weights)
+    name = f"a-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setitem(OFFICIAL, "places", OFFICIAL["places"]._replace(file=name))
+    monkeypatch.setenv(BASE_VARIABLE, tmp_path.as_uri())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    with serve({f"/{name}": file(content)}) as (url, _):
+        places = {
+            "path": tmp_path / name,
+            "text": str(tmp_path / name),
+            "http": f"{url}/{name}",
+            "file": (tmp_path / name).as_uri(),
+            "name": "places",
+        }
+        loaded = load_weights(places[kind])
     for key, array in to_state_dict(weights).items():
         np.testing.assert_array_equal(to_state_dict(loaded)[key], array)
 
@@ -99,7 +117,7 @@ def test_missing_averaged_weights_are_reported(kind, weights, mesh1, tmp_path):
         path.mkdir()
         checkpoints = Checkpoints(path, print)
         created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
-        checkpoints.save(created, config, 1, 7)
+        checkpoints.save(created, config, 1, 7, "completion")
         checkpoints.close()
     elif kind == "imported":
         save_imported(weights, path)
@@ -123,6 +141,7 @@ def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in") as error:
         load_weights(tmp_path / name)
     assert str(tmp_path) in str(error.value)
+    assert "its URL, or places or celeba_hq" in str(error.value)
 
 
 def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):

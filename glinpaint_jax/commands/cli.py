@@ -7,6 +7,7 @@ program when they are spawned, do not load it.
 
 import argparse
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -18,6 +19,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -27,6 +29,11 @@ from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.errors import UserError
+
+CHECKPOINT_HELP = (
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
+    "MMagic's weights: places or celeba_hq"
+)
 
 
 def run(command: ModuleType, program: str, arguments: list[str]) -> None:
@@ -107,10 +114,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        type=Path,
         required=True,
         metavar="PATH",
-        help="a workdir (its newest step), a step, or a .pth or .safetensors file",
+        help=CHECKPOINT_HELP,
     )
 
 
@@ -125,7 +131,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
         kind = type(setting.default)
         groups[section].add_argument(
             f"--config.{path}",
-            type=PARSERS.get(kind, kind),
+            type=_parser(setting),
             default=argparse.SUPPRESS,
             help=_describe(setting).replace("%", "%%"),
             metavar=kind.__name__.upper(),
@@ -136,7 +142,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
 def _describe(setting: dataclasses.Field) -> str:
     minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
     bounds = "" if minimum is None else f", >= {minimum}"
-    if choices:
+    if isinstance(setting.default, str) and choices:
         bounds = f": {', '.join(choices)}"
     return f"{setting.metadata['meaning']}{bounds} [{setting.default or repr(setting.default)}]"
 
@@ -197,18 +203,40 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def _parse_int(text: str) -> int:
+    """Also reads 1e5 as 100000."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 100000 or 1e5")
+
+
 def _parse_bool(text: str) -> bool:
     if text.lower() not in TRUE + FALSE:
         raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
     return text.lower() in TRUE
 
 
-def _parse_tuple(text: str) -> tuple[Any, ...]:
+def _parser(setting: dataclasses.Field) -> Callable[[str], Any]:
+    kind = type(setting.default)
+    if kind is tuple:
+        return functools.partial(_parse_tuple, setting)
+    return {int: _parse_int, bool: _parse_bool}.get(kind, kind)
+
+
+def _parse_tuple(setting: dataclasses.Field, text: str) -> tuple[Any, ...] | str:
+    words = setting.metadata["choices"]
+    if text in words:
+        return text
     try:
         return tuple(ast.literal_eval(text))
     except (SyntaxError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tuple such as 0,127.5,255") from None
+        example = ",".join(map(str, setting.default))
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join([f'a tuple such as {example}', *words])}"
+        ) from None
 
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
-PARSERS = {bool: _parse_bool, tuple: _parse_tuple}

@@ -67,12 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how to hide seams; telea-poisson is the paper's [none]",
     )
     add(
+        "--scale",
+        type=_parse_scale,
+        default="auto",
+        metavar="SCALE",
+        help="at which holes are filled: auto shrinks those larger than in training, 1 none [auto]",
+    )
+    add(
         "--tile",
         type=int,
         default=512,
         metavar="PIXELS",
         help="largest hole that is computed at once; smaller needs less memory [512]",
     )
+
+
+def _parse_scale(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto or a number up to 1") from None
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -93,7 +107,9 @@ def main(arguments: argparse.Namespace) -> None:
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
-        completer = Completer.load(arguments.checkpoint, arguments.tile, arguments.blend)
+        completer = Completer.load(
+            arguments.checkpoint, arguments.tile, arguments.blend, arguments.scale
+        )
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
         try:
             complete_file(completer, job, arguments)

@@ -5,6 +5,10 @@
 The config chooses the images, crops and holes: --config, or else the checkpoint's own, with fields
 changed by --config.FIELD=VALUE. The network is always the checkpoint's, with averaged weights if
 it has them.
+
+MMagic's weights on their data, with the published scores beside ours:
+
+  python -m glinpaint_jax evaluate --checkpoint places --config configs/places.py
 """
 
 import argparse
@@ -14,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config, differences
+from glinpaint_jax.downloads import Official, identify, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import write_atomically
 
@@ -30,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_checkpoint_argument(parser)
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
     add("--json", type=Path, metavar="FILE", help="also write the scores to this file")
+    add("--output", type=Path, metavar="DIR", help="also write a picture of every image, as PNG")
     add("--baselines", action="store_true", help="also score mean color fill and Telea")
     cli.add_config_arguments(parser, "config file [the checkpoint's own config]")
     cli.add_distributed_arguments(parser)
@@ -39,15 +45,23 @@ def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments) if arguments.config else None
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         raise UserError(f"--json={arguments.json}: no folder {arguments.json.absolute().parent}")
+    output = arguments.output
+    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output} exists and is not empty; choose another folder")
     cli.start(arguments)
     from glinpaint_jax.weights import load_weights
 
-    weights = load_weights(arguments.checkpoint)
+    path = locate(arguments.checkpoint)
+    weights = load_weights(path)
     if config is None:
         config = cli.load_config(arguments, weights.config)
+    if config.mask.fill == "mean":
+        config.mask.fill = weights.config.mask.fill
     if arguments.limit:
         config.data.eval_images = arguments.limit
-    scores = score(weights, config, arguments.baselines)
+    scores = score(weights, config, arguments.baselines, output)
+    if "val" in scores and (official := find_published(path, arguments.config, config)):
+        scores["val"][f"MMagic, {official.test_set}"] = official.scores
     if arguments.config is None:
         print(f"config of the checkpoint: data.source {config.data.source}", file=sys.stderr)
     print(table(scores))
@@ -56,8 +70,26 @@ def main(arguments: argparse.Namespace) -> None:
         write_atomically(arguments.json, content.encode())
 
 
-def score(weights: "Weights", config: Config, with_baselines: bool) -> Scores:
-    """The scores of the generator, and of the baselines if asked for."""
+def find_published(weights: Path, config_file: Path | None, config: Config) -> Official | None:
+    """Finds MMagic's scores if the weights, the config file, crops and holes are its own.
+
+    Its config says squares and its code draws rectangles, so both are its own.
+    """
+    if config_file is None or (official := identify(weights)) is None:
+        return None
+    changed = differences(cli.read_config(config_file), config).keys() - {"mask.kind"}
+    other = [name for name in changed if name.startswith(("image_size", "data.crop", "mask."))]
+    is_own = config_file.name == official.config and config.mask.kind in BBOX_MASK_KINDS
+    return official if is_own and not other else None
+
+
+def score(
+    weights: "Weights", config: Config, with_baselines: bool, pictures: Path | None
+) -> Scores:
+    """The scores of the generator, and of the baselines if asked for.
+
+    Writes the generator's pictures of each set below the folder `pictures`, if given.
+    """
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
@@ -67,39 +99,40 @@ def score(weights: "Weights", config: Config, with_baselines: bool) -> Scores:
         evaluate,
         make_baseline_completion,
         make_generator_completion,
+        with_pictures,
     )
     from glinpaint_jax.models.networks import make_networks
-
-    mesh = make_mesh()
-    _, sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    generator, _ = make_networks(weights.config)
-    variables = jax.device_put(weights.generator, replicated(mesh))
-    completions = {
-        f"model, step {weights.step}": make_generator_completion(config, generator, mesh)(variables)
-    }
-    if with_baselines:
-        for name, fill in BASELINES.items():
-            completions[name] = make_baseline_completion(fill, mesh)
 
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return {
-        set_name: {
+    mesh, data = make_mesh(), config.data
+    _, sources, found = open_sources(data.source, data.eval_source, data.eval_images)
+    if jax.process_index() == 0:
+        warn(found)
+    generator, _ = make_networks(weights.config)
+    variables = jax.device_put(weights.generator, replicated(mesh))
+    model = make_generator_completion(config, generator, mesh)(variables)
+    baselines = BASELINES if with_baselines else {}
+    others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
+
+    scores = {}
+    for set_name, source in sources.items():
+        own = with_pictures(model, source, pictures / set_name) if pictures else model
+        scores[set_name] = {
             method: evaluate(completion, source, config, mesh, warn)
-            for method, completion in completions.items()
+            for method, completion in {f"model, step {weights.step}": own, **others}.items()
         }
-        for set_name, source in sources.items()
-    }
+    return scores
 
 
 def table(scores: Scores) -> str:
     """Aligned plain text, one block per set."""
     lines = []
     for set_name, methods in scores.items():
-        lines.append(f"{set_name.replace('_', ' '):<24}{'l1 %':>8}{'PSNR':>8}{'SSIM':>8}")
+        lines.append(f"{set_name.replace('_', ' '):<24}{'l1 %':>9}{'PSNR':>9}{'SSIM':>9}")
         for method, values in methods.items():
             lines.append(
-                f"  {method:<22}{values['l1']:>8.2f}{values['psnr']:>8.2f}{values['ssim']:>8.3f}"
+                f"  {method:<22}{values['l1']:>9.3f}{values['psnr']:>9.3f}{values['ssim']:>9.3f}"
             )
     return "\n".join(lines)

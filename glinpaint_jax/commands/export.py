@@ -15,15 +15,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from glinpaint_jax.commands import cli
+
 FORMATS = ("mmagic", "safetensors", "torchscript", "onnx", "stablehlo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        type=Path,
         metavar="CHECKPOINT",
-        help="a workdir, a step, or a .pth or .safetensors file",
+        help=cli.CHECKPOINT_HELP,
     )
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")

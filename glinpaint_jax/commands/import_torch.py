@@ -9,20 +9,25 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .pth or .safetensors file")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a .pth or .safetensors file, its URL, or the name places or celeba_hq",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="a new folder")
 
 
 def main(arguments: argparse.Namespace) -> None:
     import jax
 
+    from glinpaint_jax.downloads import locate
     from glinpaint_jax.interop.weight_files import read_weights
     from glinpaint_jax.weights import save_imported
 
     def count(variables: dict) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
-    weights, ignored = read_weights(arguments.file)
+    weights, ignored = read_weights(locate(arguments.file))
     save_imported(weights, arguments.output)
     parts = [f"generator ({count(weights.generator):,} parameters)"]
     if weights.discriminator is not None:

@@ -1,17 +1,19 @@
 """Opens the sources that the config's ``data.source`` describes.
 
 photos                    the photographs that ship with scikit-image
-folder:PATH[:LIST]        all images below PATH, or those listed in the file LIST
+folder:PATH[:LIST]        the images below PATH, or those listed in the file LIST; see layouts.py
 tfds:NAME:SPLIT           a prepared TensorFlow dataset in array_record format
-array_record:GLOB         encoded images, one per record
+array_record:GLOB         encoded images, one per record; validation images in the subfolder val/
 A|B                       the first that exists
 """
 
 import glob
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from glinpaint_jax.data.listing import EXTENSIONS
+from glinpaint_jax.data.layouts import open_layout
+from glinpaint_jax.data.listing import EXTENSIONS, find_base
 from glinpaint_jax.data.sources import (
     DAMAGE,
     EncodedSource,
@@ -35,64 +37,78 @@ TRAINING_PHOTOS = (
     "retina.jpg",
 )
 HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
-# Known folder layouts: training folder and list, validation folder and list. Without its list, all
-# images of a folder are used.
-LAYOUTS = (
-    (
-        "data_large",
-        "meta/places365_train_challenge.txt",
-        "val_large",
-        "meta/places365_val.txt",
-    ),
-    ("data_large", "train_celeba_img_list.txt", "data_large", "val_celeba_img_list.txt"),
-    ("train", "", "val", ""),
-)
 MAX_HOLD_OUT = 0.1  # share of a source without a validation part
 
 
-def open_sources(spec: str, eval_spec: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
-    """Returns the training source and the evaluation sources by name, the most important first.
+class Sources(NamedTuple):
+    """Training images, and evaluation sets by name, the most important first."""
+
+    train: Source
+    evaluation: dict[str, Source]
+    description: str  # one line: what was found where, and the numbers of images
+
+
+def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
+    """Opens the sources of a run.
 
     Without `eval_spec`, evaluates on the source's own validation part if it has one (for
     `photos`: held-out photographs and new crops of the training ones). Otherwise holds out
     `eval_images` records, at most a tenth; if there are fewer than 10, evaluates on new crops.
+    Of a folder or shards in `eval_spec`, the validation part is used if there is one.
 
     Raises UserError if nothing is found; the message says where it looked and what to try.
     """
-    train, evaluation = _first_existing(spec, "--config.data.source=", eval_images)
+    train, evaluation, found = _first_existing(spec, "--config.data.source=", eval_images)
+    eval_found = ""
     if eval_spec:
-        evaluation = {
-            "val": _first_existing(eval_spec, "--config.data.eval_source=", eval_images)[0]
-        }
+        opened = _first_existing(eval_spec, "--config.data.eval_source=", eval_images)
+        # A TFDS dataset is evaluated on the split that is named.
+        own = {} if opened.description.startswith("tfds:") else opened.evaluation
+        evaluation = {"val": own.get("val", opened.train)}
+        eval_found = f" from {opened.description}"
     elif not evaluation:
         count = min(eval_images, int(MAX_HOLD_OUT * len(train)))
         if count == 0:
-            return train, {"new_crops": train}
-        whole, train = train, HoldOut(train, count, held_out=False)
-        evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
-    return train, evaluation
+            evaluation = {"new_crops": train}
+        else:
+            whole, train = train, HoldOut(train, count, held_out=False)
+            evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
+    sets = ", ".join(
+        f"{name} {min(eval_images, len(source))}"
+        + f" of {len(source)}" * (len(source) > eval_images)
+        for name, source in evaluation.items()
+    )
+    description = f"{found}: {len(train)} training images; evaluation: {sets}{eval_found}"
+    return Sources(train, evaluation, description)
 
 
-def open_whole(spec: str) -> EncodedSource:
-    """Returns all training images, with none held out. Raises UserError like `open_sources`."""
-    return _first_existing(spec, "", 1)[0]
+def open_parts(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
+    """Returns all training images, and the validation part if there is one.
+
+    Raises UserError like `open_sources`.
+    """
+    opened = _first_existing(spec, "", 1)
+    return opened.train, opened.evaluation.get("val")
 
 
-def _first_existing(spec: str, flag: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
+def _first_existing(spec: str, flag: str, eval_images: int) -> Sources:
+    """The sources as they are; `description` is the alternative that exists, with details."""
     missing = []
-    for alternative in spec.split("|"):
+    for alternative in map(str.strip, spec.split("|")):
         try:
-            train, evaluation = _open(alternative.strip(), eval_images)
+            opened = _open(alternative, eval_images)
         except SourceNotFoundError as error:
             missing.append(str(error))
             continue
-        for source in (train, *evaluation.values()):
+        for source in (opened.train, *opened.evaluation.values()):
             if len(source) == 0:
+                part = "" if source is opened.train else " in its validation part"
                 raise UserError(
-                    f"{flag}{alternative} holds no images ({', '.join(EXTENSIONS)}); put some "
-                    "there or choose another source"
+                    f"{flag}{alternative} holds no images{part} ({', '.join(EXTENSIONS)}); put "
+                    "some there or choose another source"
                 )
-        return train, evaluation
+        details = f" ({opened.description})" if opened.description else ""
+        return opened._replace(description=alternative + details)
     raise UserError(
         f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or pass "
         f"{flag}folder:PATH (any folder of images), tfds:NAME:SPLIT or array_record:GLOB; for a "
@@ -100,53 +116,43 @@ def _first_existing(spec: str, flag: str, eval_images: int) -> tuple[Source, dic
     )
 
 
-def _open(spec: str, eval_images: int) -> tuple[Source, dict[str, Source]]:
+def _open(spec: str, eval_images: int) -> Sources:
     kind, _, rest = spec.partition(":")
     if kind == "photos" and not rest:
         evaluation = {
             "held_out": PhotoSource(HELD_OUT_PHOTOS, eval_images),
             "new_crops": PhotoSource(TRAINING_PHOTOS, eval_images),
         }
-        return PhotoSource(TRAINING_PHOTOS), evaluation
-    if kind == "folder" and rest:
-        return _open_folder(rest)
-    if kind == "tfds" and rest:
-        return _open_tfds(rest)
-    if kind == "array_record" and rest:
-        return _open_array_record(rest), {}
-    raise UserError(
-        f"data source is {spec!r}, must be photos, folder:PATH[:LIST], tfds:NAME:SPLIT or "
-        "array_record:GLOB, or several joined by |"
-    )
+        return Sources(PhotoSource(TRAINING_PHOTOS), evaluation, "")
+    openers = {
+        "folder": _open_folder,
+        "tfds": _open_tfds,
+        "array_record": _open_array_record,
+    }
+    if kind not in openers or not rest:
+        raise UserError(
+            f"data source is {spec!r}, must be photos, folder:PATH[:LIST], tfds:NAME:SPLIT or "
+            "array_record:GLOB, or several joined by |"
+        )
+    train, val, description = openers[kind](rest)
+    return Sources(train, {} if val is None else {"val": val}, description)
 
 
-def _open_folder(spec: str) -> tuple[Source, dict[str, Source]]:
+def _open_folder(spec: str) -> tuple[Source, Source | None, str]:
     folder, _, list_name = spec.partition(":")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise SourceNotFoundError(f"no folder {folder.absolute()}")
-    if list_name:
-        candidates = [folder / list_name, Path(list_name).expanduser()]
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
-        return FolderSource(folder, found), {}
-    for train_name, train_list, val_name, val_list in LAYOUTS:
-        parts = (folder / train_name, folder / val_name)
-        lists = (folder / train_list, folder / val_list)
-        # If both parts share a folder, only the lists tell them apart.
-        if all(part.is_dir() for part in parts) and (
-            train_name != val_name or all(path.is_file() for path in lists)
-        ):
-            train, val = (
-                FolderSource(part, path if path.is_file() else None)
-                for part, path in zip(parts, lists, strict=True)
-            )
-            return train, {"val": val}
-    return FolderSource(folder), {}
+    if not list_name:
+        return open_layout(folder)
+    candidates = [folder / list_name, Path(list_name).expanduser()]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
+    return FolderSource(find_base([folder], found), found), None, ""
 
 
-def _open_tfds(spec: str) -> tuple[Source, dict[str, Source]]:
+def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
     name, _, split = spec.partition(":")
     import tensorflow_datasets as tfds
 
@@ -165,18 +171,35 @@ def _open_tfds(spec: str) -> tuple[Source, dict[str, Source]]:
         raise UserError(
             f"TFDS {name} has no split {split!r}, only {', '.join(builder.info.splits)}"
         )
-    train = open_split(split or "train")
-    if "validation" in builder.info.splits and not split.startswith("validation"):
-        return train, {"val": open_split("validation")}
-    return train, {}
+    try:
+        train = open_split(split or "train")
+    except NotImplementedError:
+        raise UserError(
+            f"{builder.data_dir} holds {builder.info.file_format.value} files, which allow no "
+            'random access; prepare the dataset again in another folder DIR: python -c "import '
+            f"tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='DIR')"
+            ".download_and_prepare(file_format='array_record')\", then set TFDS_DATA_DIR=DIR"
+        ) from None
+    if split.partition("[")[0] in ("", "train") and "validation" in builder.info.splits:
+        return train, open_split("validation"), ""
+    return train, None, ""
 
 
-def _open_array_record(pattern: str) -> Source:
-    from grain.sources import ArrayRecordDataSource
+def _open_array_record(pattern: str) -> tuple[Source, Source | None, str]:
+    from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER
 
     paths = sorted(glob.glob(pattern))
     if not paths:
         raise SourceNotFoundError(f"no file matches {pattern}")
+    val_pattern = os.path.join(os.path.dirname(pattern), VAL_FOLDER, f"*{SUFFIX}")
+    val_paths = sorted(glob.glob(val_pattern))
+    val = _open_shards(val_paths, val_pattern) if val_paths else None
+    return _open_shards(paths, pattern), val, f"validation part: {val_pattern}" if val else ""
+
+
+def _open_shards(paths: list[str], pattern: str) -> Source:
+    from grain.sources import ArrayRecordDataSource
+
     try:
         return RecordSource(ArrayRecordDataSource(paths), pattern)
     except RuntimeError as error:

@@ -37,22 +37,32 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def read_list(folder: Path, list_file: Path) -> Iterator[str]:
-    """Yields the first word of each line, a path relative to `folder`.
+def is_list(path: Path) -> bool:
+    """Whether a text file starts with the name of an image."""
+    return next(read_list(path), "").lower().endswith(EXTENSIONS)
+
+
+def read_list(list_file: Path) -> Iterator[str]:
+    """Yields the first word of each line, a relative path.
 
     MMagic and Places365 append labels; Places365 also puts a slash in front.
-    Raises UserError if the first image does not exist.
     """
-    checked = False
-    with list_file.open() as file:
+    with list_file.open(errors="surrogateescape") as file:
         for line in file:
-            if line.isspace():
-                continue
-            path = line.split(None, 1)[0].lstrip("/")
-            if not checked and not (folder / path).is_file():
-                raise UserError(
-                    f"{list_file} names {path}, which is not in {folder}; its lines must be paths "
-                    "relative to that folder"
-                )
-            checked = True
-            yield path
+            if not line.isspace():
+                yield line.split(None, 1)[0].lstrip("/")
+
+
+def find_base(folders: list[Path], list_file: Path) -> Path:
+    """Returns the first folder that holds the first image of the list.
+
+    Raises UserError if none does. An empty list belongs to the first folder.
+    """
+    first = next(read_list(list_file), "")
+    for folder in folders:
+        if not first or (folder / first).is_file():
+            return folder
+    raise UserError(
+        f"{list_file} names {first}, which is not in {' or '.join(map(str, folders))}; its lines "
+        "must be paths relative to that folder"
+    )

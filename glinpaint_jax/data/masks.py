@@ -42,19 +42,37 @@ def random_bbox(
     )
 
 
+def random_boxes(
+    rng: np.random.Generator, height: int, width: int, config: MaskConfig, *, square: bool
+) -> Int32[np.ndarray, "n 4"]:
+    """Draws 1 to `max_holes` boxes of `random_bbox`, which may overlap."""
+    count = rng.integers(1, config.max_holes + 1) if config.max_holes > 1 else 1
+    return np.stack([random_bbox(rng, height, width, config, square=square) for _ in range(count)])
+
+
+def draw_boxes(boxes: Int32[np.ndarray, "n 4"], height: int, width: int) -> Mask:
+    """1 inside any of the boxes, 0 outside."""
+    mask = np.zeros((height, width, 1), np.uint8)
+    for top, left, box_height, box_width in boxes:
+        mask[top : top + box_height, left : left + box_width] = 1
+    return mask
+
+
 def irregular_mask(rng: np.random.Generator, height: int, width: int, config: MaskConfig) -> Mask:
     """A few zigzag lines of straight strokes (MMagic's 'irregular'), scaled to the image."""
     unit = min(height, width) / 256
+    strokes = config.irregular
 
     def draw() -> np.ndarray:
         mask = np.zeros((height, width), np.uint8)
-        for line in range(rng.integers(4, 9)):
+        for line in range(rng.integers(*strokes.lines, endpoint=True)):
             point = np.array([rng.integers(width), rng.integers(height)], float)
             for _ in range(rng.integers(1, 6)):
                 angle = (-1) ** line * (0.01 + rng.integers(4))
-                length = rng.integers(10, 100) * unit
+                length = rng.integers(*strokes.length, endpoint=True) * unit
                 end = point + length * np.array([np.cos(angle), np.sin(angle)])
-                _stroke(mask, point, end, rng.integers(10, 40) * unit)
+                brush = rng.integers(*strokes.width, endpoint=True) * unit
+                _stroke(mask, point, end, brush)
                 point = end
         return mask
 
@@ -63,19 +81,21 @@ def irregular_mask(rng: np.random.Generator, height: int, width: int, config: Ma
 
 def free_form_mask(rng: np.random.Generator, height: int, width: int, config: MaskConfig) -> Mask:
     """Brush strokes that turn back and forth (DeepFill v2, algorithm 1; MMagic's 'ff')."""
-    diagonal = np.hypot(height, width)
     unit = min(height, width) / 256
+    strokes = config.free_form
+    shortest, longest = np.array(strokes.length) * np.hypot(height, width)
 
     def draw() -> np.ndarray:
         mask = np.zeros((height, width), np.uint8)
-        for _ in range(rng.integers(1, 5)):
-            brush = rng.uniform(12, 40) * unit
+        for _ in range(rng.integers(*strokes.strokes, endpoint=True)):
+            brush = rng.uniform(*strokes.width) * unit
             turn_range = rng.uniform(-1, 1, 2) * 2 * np.pi / 15 + 2 * np.pi / 5
             point = np.array([rng.uniform(0, width), rng.uniform(0, height)])
-            for vertex in range(rng.integers(4, 13)):
+            for vertex in range(rng.integers(*strokes.vertices, endpoint=True)):
                 angle = rng.uniform(min(turn_range), max(turn_range))
                 angle = 2 * np.pi - angle if vertex % 2 else angle
-                length = np.clip(rng.normal(diagonal / 8, diagonal / 16), 0, diagonal / 4)
+                length = rng.normal((shortest + longest) / 2, (longest - shortest) / 4)
+                length = np.clip(length, shortest, longest)
                 end = point + length * np.array([np.cos(angle), np.sin(angle)])
                 end = np.clip(end, 0, [width - 1, height - 1])
                 _stroke(mask, point, end, brush)
@@ -90,9 +110,20 @@ def free_form_mask(rng: np.random.Generator, height: int, width: int, config: Ma
 
 
 def file_mask(rng: np.random.Generator, height: int, width: int, files: list[Path]) -> Mask:
-    """Reads a random mask file (> 127 = hole), resized without interpolation."""
-    path = files[rng.integers(len(files))]
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    """Reads a random one of the mask files."""
+    return read_mask(files[rng.integers(len(files))], height, width)
+
+
+def read_mask(path: Path, height: int, width: int) -> Mask:
+    """Reads a mask file (> 127 = hole), resized without interpolation.
+
+    Raises UserError if it cannot be read or has no hole.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"mask {path} cannot be read: {error.strerror}") from None
+    pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     if pixels is None:
         raise UserError(f"mask {path} cannot be decoded as an image; replace or remove it")
     pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -6,17 +6,21 @@ workers, processes or devices. To resume after n examples, start at number n.
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import grain
 import numpy as np
 from jaxtyping import UInt8
 
-from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig, MaskConfig
+from glinpaint_jax.config import Config, DataConfig
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.listing import EXTENSIONS
+from glinpaint_jax.data.holes import (
+    find_paired_mask,
+    hole_drawer,
+    paired_mask_folder,
+    with_bbox,
+)
 from glinpaint_jax.data.sources import Source, UndecodableImage
 from glinpaint_jax.data.workers import read_ahead, start_worker
 from glinpaint_jax.errors import UserError
@@ -26,6 +30,7 @@ Example = dict[str, np.ndarray]
 EVAL_SEED = 2017
 MAX_EXAMPLES = 2**48  # length of an "endless" stream
 MIN_INDEX_SHUFFLE = 2**16  # for fewer, grain's index shuffle is slow: 5 ms per index for 7 records
+MAX_CROPS = 1000  # random crops to try until one shows a part of a paired mask's hole
 MAX_ATTEMPTS = 4  # records to try per example until one can be decoded
 MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
 MIN_READ = 1000  # records read, or one epoch, before that share is judged
@@ -36,8 +41,9 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Returns endless batches of this process's share of the stream, starting at example `start`.
 
-    Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], for free-form kinds mask uint8
-    [b, s, s, 1], and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records, or -1.
+    Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], mask uint8 [b, s, s, 1] unless
+    each hole is a single box, and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records,
+    or -1.
     """
     dataset = (
         record_numbers(len(source), config.seed)
@@ -81,6 +87,7 @@ def eval_batches(
 
     An image's crop and hole depend only on its record number, so all runs are comparable.
     Every process yields the same number of full batches; `valid` float32 [b] is 0 for padding.
+    `record` int32 [b] is the number in the source.
     """
     images = min(config.data.eval_images, len(source))
     positions = -(-images // (local_batch_size * count)) * local_batch_size * count
@@ -89,7 +96,7 @@ def eval_batches(
     def example(position: int) -> Example:
         record = position % images * len(source) // images
         made = make_example.random_map(record, np.random.default_rng((EVAL_SEED, record)))
-        return made | {"valid": np.float32(position < images)}
+        return made | {"valid": np.float32(position < images), "record": np.int32(record)}
 
     dataset = grain.MapDataset.range(positions)[process::count].map(example)
     yield from dataset.batch(local_batch_size).to_iter_dataset(read_ahead())
@@ -103,20 +110,43 @@ class MakeExample(grain.transforms.RandomMap):
         self._size = config.image_size
         self._data = config.data
         self._flip = augment and config.data.horizontal_flip
-        self._draw_hole = hole_drawer(config.mask, config.image_size)
+        self._mask_folder = paired_mask_folder(source, config.mask)
+        self._draw_hole = None if self._mask_folder else hole_drawer(config.mask, config.image_size)
 
     def random_map(self, element: int, rng: np.random.Generator) -> Example:
-        image, failed = self._read(int(element), rng)
-        image = crop_and_resize(image, self._size, self._data, rng)
+        image, index, failed = self._read(int(element), rng)
+        if self._mask_folder:
+            image, mask = self._crop_with_mask(image, index, rng)
+        else:
+            image, mask = crop_and_resize(image, self._size, self._data, rng), None
         if self._flip and rng.integers(2):
             image = np.ascontiguousarray(image[:, ::-1])
-        return {"image": image, "failed": failed} | self._draw_hole(rng)
+            mask = mask if mask is None else np.ascontiguousarray(mask[:, ::-1])
+        hole = self._draw_hole(rng) if mask is None else with_bbox(mask)
+        return {"image": image, "failed": failed} | hole
 
-    def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _crop_with_mask(
+        self, image: np.ndarray, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Crops the image and its mask alike, so that a part of the hole is in the crop."""
+        path = find_paired_mask(self._source, index, self._mask_folder)
+        mask = masks.read_mask(path, *image.shape[:2])[..., 0]
+        for _ in range(MAX_CROPS):
+            crop = draw_crop(*image.shape[:2], self._size, self._data, rng)
+            cropped = take_crop(mask, crop, self._size, cv2.INTER_NEAREST)
+            if cropped.any():
+                return take_crop(image, crop, self._size), cropped[..., None]
+        raise UserError(
+            f"none of {MAX_CROPS} random crops shows the hole of mask {path}; enlarge the hole, or "
+            "raise --config.data.crop_size"
+        )
+
+    def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray]:
+        """Returns an image, its number in the source and those of undecodable records."""
         failed = np.full(MAX_ATTEMPTS, -1, np.int32)
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._source[index], failed
+                return self._source[index], index, failed
             except UndecodableImage as error:
                 failed[attempt], last = index, error
                 others = max(len(self._source) - 1, 1)
@@ -127,59 +157,49 @@ class MakeExample(grain.transforms.RandomMap):
 def crop_and_resize(
     image: UInt8[np.ndarray, "h w 3"], size: int, config: DataConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Takes a random crop as MMagic or the paper does.
+    """Takes a random crop as MMagic or the paper does; see `draw_crop`."""
+    return take_crop(image, draw_crop(*image.shape[:2], size, config, rng), size)
+
+
+class Crop(NamedTuple):
+    """A rectangle of an image that was resized to `resized` (height, width)."""
+
+    resized: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_crop(
+    height: int, width: int, size: int, config: DataConfig, rng: np.random.Generator
+) -> Crop:
+    """Draws a crop of an image of this height and width.
 
     crop_then_resize: min(crop_size, side) of each side, at random, resized to `size` (an image
     smaller than the crop loses its aspect, as in MMagic). resize_then_crop: the short side
     resized to a random length in [size, crop_size], then a random crop.
     """
-    height, width = image.shape[:2]
     if config.crop == "resize_then_crop":
         scale = rng.integers(size, config.crop_size + 1) / min(height, width)
         height, width = max(size, round(height * scale)), max(size, round(width * scale))
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     crop = size if config.crop == "resize_then_crop" else config.crop_size
     crop_height, crop_width = min(crop, height), min(crop, width)
     top = rng.integers(height - crop_height + 1)
     left = rng.integers(width - crop_width + 1)
-    image = image[top : top + crop_height, left : left + crop_width]
+    return Crop((height, width), top, left, crop_height, crop_width)
+
+
+def take_crop(
+    image: UInt8[np.ndarray, "h w *c"], crop: Crop, size: int, interpolation: int = cv2.INTER_LINEAR
+) -> UInt8[np.ndarray, "size size *c"]:
+    """Cuts the crop out of an image and resizes it to `size`."""
+    if image.shape[:2] != crop.resized:
+        image = cv2.resize(image, crop.resized[::-1], interpolation=interpolation)
+    image = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if image.shape[:2] != (size, size):
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image, (size, size), interpolation=interpolation)
     return np.ascontiguousarray(image)
-
-
-def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Example]:
-    """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
-    if config.kind in BBOX_MASK_KINDS:
-        square = config.kind == "square"
-        return lambda rng: {"bbox": masks.random_bbox(rng, size, size, config, square=square)}
-    if config.kind == "files":
-        files = mask_files(config)
-
-        def draw(rng: np.random.Generator) -> np.ndarray:
-            return masks.file_mask(rng, size, size, files)
-    else:
-        shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
-
-        def draw(rng: np.random.Generator) -> np.ndarray:
-            return shape(rng, size, size, config)
-
-    def draw_with_bbox(rng: np.random.Generator) -> Example:
-        mask = draw(rng)
-        return {"mask": mask, "bbox": masks.bounding_box(mask)}
-
-    return draw_with_bbox
-
-
-def mask_files(config: MaskConfig) -> list[Path]:
-    folder = Path(config.folder).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    if not files:
-        raise UserError(
-            f"config.mask.folder={config.folder} holds no mask images ({', '.join(EXTENSIONS)}); "
-            "put some there (white = hole) or use another --config.mask.kind"
-        )
-    return files
 
 
 class FailureLog:

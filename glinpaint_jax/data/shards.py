@@ -4,6 +4,7 @@ plan.json                              source, length, shards, max_side: the sam
 records-00003-of-00128.array_record    encoded images, one per record
 records-00003-of-00128.json            the shard's entry: counts, checksum, rejected images
 manifest.json                          the plan, totals and all entries, once all shards exist
+val/                                   the same for the validation part, if the source has one
 
 The same plan gives the same bytes on any host, however often a run was killed.
 """
@@ -31,6 +32,7 @@ from glinpaint_jax.files import (
 # nothing.
 OPTIONS = "group_size:1,uncompressed"
 SUFFIX = ".array_record"
+VAL_FOLDER = "val"
 JPEG_QUALITY = 95
 MAX_SHARDS = 99_999  # names have five digits, so they sort
 MAX_SIDE = 65_500  # pixels; a JPEG allows no more

@@ -2,13 +2,16 @@
 
 import copy
 import functools
+import itertools
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from glinpaint_jax.data.listing import find_images, read_list
 from glinpaint_jax.errors import UserError
@@ -105,8 +108,8 @@ class FolderSource:
     def __init__(self, folder: Path, list_file: Path | None = None):
         if not folder.is_dir():
             raise SourceNotFoundError(f"no folder {folder}")
-        self._folder = folder
-        names = read_list(folder, list_file) if list_file else find_images(folder)
+        self.folder = folder
+        names = read_list(list_file) if list_file else find_images(folder)
         self._names = np.array([os.fsencode(name) for name in names], dtype="S")
         self._first = 0  # index of the first name
 
@@ -124,7 +127,12 @@ class FolderSource:
             raise UndecodableImage(f"{name}: {error.strerror}") from None
 
     def name(self, index: int) -> str:
-        return str(self._folder / os.fsdecode(self._names[index - self._first]))
+        return str(self.folder / os.fsdecode(self._names[index - self._first]))
+
+    def folders(self) -> Iterator[str]:
+        """Yields the folders of the images, relative to this one."""
+        for folder, _ in itertools.groupby(self._names, os.path.dirname):
+            yield os.fsdecode(folder)
 
     def only(self, first: int, stop: int) -> "FolderSource":
         """Returns the images first .. stop - 1 alone, under the same indices: quick to pickle."""
@@ -161,11 +169,35 @@ class RecordSource:
         return f"{self._description} record {index}"
 
 
+def mean_pixel(source: Source, most: int = 1000) -> Float64[np.ndarray, "3"]:
+    """The mean RGB colour, in 0..255, of at most `most` evenly spaced images of the source.
+
+    Raises UserError if none of them can be decoded.
+    """
+    count = min(most, len(source))
+
+    def mean_of(number: int) -> tuple[float, ...] | None:
+        try:
+            return cv2.mean(source[number * len(source) // count])[:3]
+        except UndecodableImage:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        means = [mean for mean in threads.map(mean_of, range(count)) if mean is not None]
+    if not means:
+        raise UserError(
+            f"config.mask.fill=mean: none of {count} images, such as {source.name(0)}, can be "
+            "decoded; pass the colour, such as --config.mask.fill=123.7,116.3,103.5"
+        )
+    return np.mean(means, axis=0)
+
+
 class HoldOut:
     """One part of a source split in two: `count` evenly spaced records, or all the others."""
 
     def __init__(self, source: Source, count: int, *, held_out: bool):
         self._source = source
+        self.folder = getattr(source, "folder", None)
         self._count = count
         self._stride = len(source) // count
         self._held_out = held_out

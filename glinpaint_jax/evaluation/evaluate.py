@@ -1,9 +1,12 @@
 """Evaluates a generator or a baseline on a set of images with fixed crops and holes."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import cv2
 import flax
 import jax
 import numpy as np
@@ -12,10 +15,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.distributed import batch_sharding, replicated, to_global
 from glinpaint_jax.evaluation import metrics
+from glinpaint_jax.files import replace_atomically, report_unwritable
 from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
@@ -124,10 +129,8 @@ def draw_masks(batch: HostBatch) -> np.ndarray:
     """Returns the batch's masks, or draws its boxes: uint8 [b, h, w, 1], 1 = hole."""
     if "mask" in batch:
         return batch["mask"]
-    masks = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
-    for mask, (top, left, height, width) in zip(masks, batch["bbox"], strict=True):
-        mask[top : top + height, left : left + width] = 1
-    return masks
+    height, width = batch["image"].shape[1:3]
+    return np.stack([draw_boxes(box[None], height, width) for box in batch["bbox"]])
 
 
 def sample_rows(
@@ -138,12 +141,42 @@ def sample_rows(
     The result is uint8 [3, columns, h, w, 3].
     """
     host_batch, batch = next(_iterate_batches(source, config, mesh, warn=lambda _: None))
-    completed = complete_batch(host_batch, batch)
+    return picture_rows(host_batch, complete_batch(host_batch, batch))[:, :columns]
+
+
+def picture_rows(host_batch: HostBatch, completed: Array) -> np.ndarray:
+    """Returns this process's images, masked (white), completed and original.
+
+    `completed` is a `CompleteBatch`'s result. The result is uint8 [3, b, h, w, 3].
+    """
     local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
-    image, hole = host_batch["image"], draw_masks(host_batch)
-    columns = min(columns, len(image))
-    masked = np.where(hole, np.uint8(255), image)
-    return np.stack([masked, np.rint(local).astype(np.uint8), image])[:, :columns]
+    image = host_batch["image"]
+    masked = np.where(draw_masks(host_batch), np.uint8(255), image)
+    return np.stack([masked, np.rint(local).astype(np.uint8), image])
+
+
+def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -> CompleteBatch:
+    """Makes a `CompleteBatch` that also writes a PNG of each image of `source` to `folder`.
+
+    It shows the image masked, completed and original, side by side without a gap. Its name is the
+    record's number and name. Raises UserError if it cannot be written.
+    """
+
+    def complete_and_write(host_batch: HostBatch, batch: GlobalBatch) -> Array:
+        completed = complete_batch(host_batch, batch)
+        rows = picture_rows(host_batch, completed)
+        for i in np.flatnonzero(host_batch["valid"]):
+            record = int(host_batch["record"][i])
+            name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
+            path = folder / f"{record:06d}_{name}.png"
+            _, encoded = cv2.imencode(".png", np.hstack(rows[:, i])[..., ::-1])
+            with report_unwritable(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                with replace_atomically(path) as temporary:
+                    temporary.write_bytes(encoded.tobytes())
+        return completed
+
+    return complete_and_write
 
 
 def _iterate_batches(

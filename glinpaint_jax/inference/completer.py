@@ -17,6 +17,7 @@ from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
+from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.inputs import to_pixel_range, to_unit_range
@@ -36,13 +37,24 @@ class Completer:
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
     radius. The result equals one pass over the whole image. A smaller tile needs less memory and
     more time. `blend`, one of blend.KINDS, hides remaining seams.
+
+    `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
+    than those of the training until they fit; 1 never does; 0.5 halves everything.
     """
 
-    def __init__(self, weights: Weights, tile: int = 512, blend: str = "none"):
+    def __init__(
+        self,
+        weights: Weights,
+        tile: int = 512,
+        blend: str = "none",
+        scale: int | float | str = "auto",
+    ):
         if blend not in KINDS:
             raise UserError(f"blend={blend!r} must be one of {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
+        if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
+            raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
         generator, _ = make_networks(weights.config)
         fill = weights.config.mask.fill
 
@@ -53,16 +65,25 @@ class Completer:
 
         self._tile = tile
         self._blend = blend
+        self._scale = scale
+        self._trained_size = trained_size(weights.config)
         self._variables = jax.device_put(weights.generator)
         self._predict = jax.jit(predict_pixels)
 
     @classmethod
-    def load(cls, path: str | Path, tile: int = 512, blend: str = "none") -> "Completer":
+    def load(
+        cls,
+        path: str | Path,
+        tile: int = 512,
+        blend: str = "none",
+        scale: int | float | str = "auto",
+    ) -> "Completer":
         """Loads a workdir, a step directory, or a weight file with MMagic's keys.
 
-        Raises UserError if there are no weights.
+        `path` may be a URL, or the name of MMagic's weights: "places" or "celeba_hq". Raises
+        UserError if there are no weights.
         """
-        return cls(load_weights(Path(path)), tile, blend)
+        return cls(load_weights(path), tile, blend, scale)
 
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.
@@ -103,6 +124,28 @@ class Completer:
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
+        pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
+        completed = self.fill_exactly(*map(list, zip(*pairs, strict=True)))
+        return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
+
+    def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
+        """Fills holes that are too large at their working scale; returns the holes that are left.
+
+        The largest come first, so that the others are filled with these completed.
+        """
+        if self._scale == "auto":
+            groups = large_holes(hole, self._trained_size)
+        else:
+            groups = [(self._scale, hole)] if self._scale < 1 else []
+        for scale, part in groups:
+            small_image, small_hole = shrink(image, hole, scale)
+            (small,) = self.fill_exactly([small_image], [small_hole])
+            image = np.where(part[..., None], enlarge(small, *hole.shape), image)
+            hole = hole & ~part
+        return image, hole
+
+    def fill_exactly(self, images: Images, holes: Holes) -> Images:
+        """Returns copies of `images` with their holes filled at scale 1, without blending."""
         completed = [image.copy() for image in images]
         for index, region, prediction in self.predictions(images, holes):
             part = region.kept.slices
@@ -110,7 +153,7 @@ class Completer:
             # Crop to the image: predictions may include the padding to multiples of the stride.
             rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
             completed[index][part][hole] = rounded[hole]
-        return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
+        return completed
 
     def predictions(
         self, images: Images, holes: Holes

@@ -9,6 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import safetensors.numpy
+
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError, import_extra
@@ -49,7 +53,6 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
     read, contains code, or lacks weights of the generator. The discriminator may be missing, but
     only as a whole.
     """
-    torch = import_extra("torch")
     try:
         with path.open("rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
@@ -58,16 +61,16 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
     state, meta, ignored = (_read_safetensors if is_safetensors else _read_pth)(path)
 
     arrays = {}
-    for name, tensor in state.items():
+    for name, value in state.items():
         key = str(name).removeprefix("module.")
-        if not key.startswith(NETWORKS) or not isinstance(tensor, torch.Tensor):
-            ignored.append(escape_unprintable(name))
-            continue
         try:
-            tensor = tensor.detach()
-            arrays[key] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            array = _to_array(value) if key.startswith(NETWORKS) else None
         except (RuntimeError, TypeError):
             raise UserError(f"{path}: {escape_unprintable(key)} is not a plain tensor") from None
+        if array is None:
+            ignored.append(escape_unprintable(name))
+        else:
+            arrays[key] = array
     if not arrays:
         raise UserError(f"{path} contains no Global&Local weights: no key starts with generator.")
     try:
@@ -88,7 +91,7 @@ def pth_bytes(weights: Weights) -> bytes:
 def safetensors_bytes(weights: Weights) -> bytes:
     """Returns a file with MMagic's keys; the meta is JSON text in the file's metadata."""
     metadata = {"format": "pt", "meta": json.dumps(_meta(weights))}
-    return import_extra("safetensors.numpy").save(to_state_dict(weights), metadata)
+    return safetensors.numpy.save(to_state_dict(weights), metadata)
 
 
 def _meta(weights: Weights) -> dict[str, Any]:
@@ -100,6 +103,17 @@ def _meta(weights: Weights) -> dict[str, Any]:
         "glinpaint_jax_version": glinpaint_jax.__version__,
         CONFIG: to_dict(weights.config),
     }
+
+
+def _to_array(value: Any) -> np.ndarray | None:
+    """Returns a torch tensor or numpy array as an array, floats as float32; None for others."""
+    if isinstance(value, np.ndarray):
+        is_float = jax.dtypes.issubdtype(value.dtype, np.floating)  # includes bfloat16
+        return value.astype(np.float32) if is_float else value
+    if not hasattr(value, "detach"):
+        return None
+    tensor = value.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def unpickle(path: Path) -> Any:
@@ -137,17 +151,18 @@ def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any], list[str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    safetensors = import_extra("safetensors")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(path, framework="np") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = (file.metadata() or {}).get("meta", "")
     except safetensors.SafetensorError:
         raise UserError(f"{path} is not a safetensors file, or is damaged") from None
+    except (AttributeError, TypeError):  # of a number type that numpy does not have
+        raise UserError(f"{path} has 8-bit floats; save its tensors as float32") from None
     try:
-        return tensors, _keep_json(json.loads(meta)), []
+        return arrays, _keep_json(json.loads(meta)), []
     except ValueError:  # not our meta
-        return tensors, {}, []
+        return arrays, {}, []
 
 
 def _keep_json(meta: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 from jax import Array
 from jaxtyping import Float
 
@@ -20,9 +21,11 @@ def predict(
 ) -> Image:
     """Returns the generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled.
 
-    `fill` is the hole's RGB colour, 0..255. Batch norm uses its running statistics.
+    `fill` is the hole's RGB colour, 0..255. Batch norm uses its running statistics. Accelerators
+    multiply float32 exactly, so that every platform gives the same result.
     """
-    return generator.apply(variables, fill_hole(image, mask, fill), mask, train=False)
+    with jax.default_matmul_precision("float32"):
+        return generator.apply(variables, fill_hole(image, mask, fill), mask, train=False)
 
 
 def complete(

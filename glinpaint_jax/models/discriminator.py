@@ -1,8 +1,10 @@
 """The paper's context discriminators (table 2), as MMagic builds them (GLDiscs)."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -26,7 +28,10 @@ LOCAL_BRANCH = (  # [128, 128, 3]
     Layer("conv4", 8, kernel=5, stride=2),  # [8, 8, 512]
     Layer("conv5", 8, kernel=5, stride=2),  # [4, 4, 512]
 )
-LINEAR_INIT = nn.initializers.normal(0.02)
+# PyTorch multiplies linear layers, unlike convolutions, in full float32 by default.
+LINEAR = partial(
+    nn.Dense, kernel_init=nn.initializers.normal(0.02), precision=jax.lax.Precision.HIGHEST
+)
 
 
 class Branch(nn.Module):
@@ -47,7 +52,7 @@ class Branch(nn.Module):
                 name=layer.name,
             )(x, train=train)
         x = x.reshape(x.shape[0], -1)
-        return nn.relu(nn.Dense(16 * self.width, kernel_init=LINEAR_INIT, name="fc")(x))
+        return nn.relu(LINEAR(16 * self.width, name="fc")(x))
 
 
 class Discriminator(nn.Module):
@@ -80,4 +85,4 @@ class Discriminator(nn.Module):
             ],
             axis=-1,
         )
-        return nn.Dense(1, kernel_init=LINEAR_INIT, name="fc")(features)
+        return LINEAR(1, name="fc")(features)

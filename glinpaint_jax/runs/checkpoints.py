@@ -4,9 +4,9 @@
     WORKDIR/newest_checkpoint    the last complete step; 0 before the first one
     WORKDIR/set_aside/           damaged steps and interrupted saves
 
-A step is complete if it has its manifest, which is written last. Saving is asynchronous. The last
-two steps and the one with the lowest l1 error are kept; older steps are deleted only after a newer
-one is complete.
+A step is complete if it has its manifest, which is written last. Saving is asynchronous. Kept are
+the last two steps, the best of the phase evaluated last, and each multiple of config.keep_every.
+Other steps are deleted, but only after a newer one is complete.
 """
 
 import contextlib
@@ -56,11 +56,18 @@ class Checkpoints:
         self._saving: tuple[int, Future[None]] | None = None  # the step being written
 
     def save(
-        self, state: Any, config: Config, step: int, images: int, l1: float | None = None
+        self,
+        state: Any,
+        config: Config,
+        step: int,
+        images: int,
+        phase: str,
+        scores: dict[str, float] | None = None,
     ) -> None:
         """Starts saving; returns once `state` may be donated.
 
-        `images` is the length of the training source; `l1` ranks the checkpoint.
+        `images` is the length of the training source; `scores` rank the checkpoint among those of
+        its `phase`.
         """
         self.settle()
         try:
@@ -75,13 +82,13 @@ class Checkpoints:
                         {"examples": step * config.global_batch_size, "images": images}
                     ),
                 ),
-                metrics=None if l1 is None else {"l1": l1},
+                metrics=None if scores is None else {"phase": phase} | scores,
                 force=True,
             )
         except Exception as error:  # orbax and tensorstore wrap a full disk in many types
             self._handle_failure(step, error)
             return
-        self._saving = step, self._background.submit(self._seal, step)
+        self._saving = step, self._background.submit(self._seal, step, config)
 
     def settle(self, *, wait: bool = True) -> None:
         """Handles the outcome of the last save; without `wait`, only if that save has ended.
@@ -125,7 +132,7 @@ class Checkpoints:
             ),
         )
 
-    def _seal(self, step: int) -> None:
+    def _seal(self, step: int, config: Config) -> None:
         """Waits until the step is written, then completes it. Runs in the background.
 
         Not orbax's post_finalization_callback: orbax changes _CHECKPOINT_METADATA after it.
@@ -136,7 +143,7 @@ class Checkpoints:
         write_manifest(self._folder / str(step))
         try:
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
-            delete_superseded(self._folder)
+            delete_superseded(self._folder, config.keep_every, config.best_by)
         except OSError as error:  # the step is complete anyway
             self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
 
@@ -186,24 +193,37 @@ def _describe(error: Exception) -> str:
     return next((words for words in known if words in text), f"{type(error).__name__}: {text}")
 
 
-def delete_superseded(folder: Path) -> None:
-    """Deletes all steps but the last KEPT_STEPS and the best; call it once the newest is complete.
+def delete_superseded(folder: Path, keep_every: int, best_by: str) -> None:
+    """Deletes all steps but the last KEPT_STEPS, the best and the multiples of `keep_every`.
 
-    A step is renamed before it is deleted, so that a half-deleted one is never mistaken for a
-    damaged one.
+    Call it once the newest step is complete. A step is renamed before it is deleted, so that a
+    half-deleted one is never mistaken for a damaged one.
     """
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-    errors = {step: error for step in steps if (error := _l1(folder / str(step))) is not None}
-    kept = {*steps[-KEPT_STEPS:], min(errors, key=errors.get, default=None)}
+    kept = {*steps[-KEPT_STEPS:], find_best(folder, steps, best_by)}
     for step in steps:
-        if step not in kept:
+        if step not in kept and (keep_every == 0 or step % keep_every):
             (folder / str(step)).rename(folder / f"{DELETED}{step}")
     for path in folder.glob(f"{DELETED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _l1(step_path: Path) -> float | None:
-    try:
-        return float(json.loads((step_path / "metrics" / "metrics").read_text())["l1"])
-    except (OSError, ValueError, KeyError, TypeError):  # not evaluated, or damaged since
+def find_best(folder: Path, steps: list[int], best_by: str) -> int | None:
+    """The step with the best score of the phase evaluated last.
+
+    The reconstruction phase has the lowest errors: it would hide all later steps.
+    """
+    found = {step: _read_scores(folder / str(step)) for step in steps}
+    found = {step: scores for step, scores in found.items() if best_by in scores}
+    if not found:
         return None
+    last_phase = found[max(found)].get("phase")
+    ranked = [step for step in found if found[step].get("phase") == last_phase]
+    return (min if best_by == "l1" else max)(ranked, key=lambda step: found[step][best_by])
+
+
+def _read_scores(step_path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((step_path / "metrics" / "metrics").read_text())
+    except (OSError, ValueError):  # not evaluated, or damaged since
+        return {}

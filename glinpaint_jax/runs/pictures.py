@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from glinpaint_jax.files import write_atomically
 
 GAP = 4  # pixels between images
+LINEAR_BELOW = 0.1  # of the axis of losses
 PHASE_COLOURS = ("#cfe8cf", "#f3dcc0", "#d5dff2")  # in the order the phases appear
 
 
@@ -46,12 +47,24 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         if names:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
     top.set_ylabel("training losses")
-    top.set_yscale("symlog", linthresh=0.1)
+    _scale_losses(top)
     bottom.set_ylabel("l1 error in the hole, %")
     bottom.set_xlabel("step")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
+
+
+def _scale_losses(axes: Any) -> None:
+    """A logarithmic scale if the losses span a decade; its ticks could all miss a smaller span."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    values = [value for line in axes.lines for value in line.get_ydata()]
+    if values and max(values) > 10 * max(min(values), LINEAR_BELOW):
+        axes.set_yscale("symlog", linthresh=LINEAR_BELOW)
+        ticks = SymmetricalLogLocator(base=10, linthresh=LINEAR_BELOW, subs=(1, 2, 5))
+        axes.yaxis.set_major_locator(ticks)
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _shade_phases(axes: Any, records: list[dict[str, Any]]) -> None:

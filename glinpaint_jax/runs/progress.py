@@ -36,7 +36,6 @@ class Progress:
         self._finished: list[Metrics] = []  # since the last report
         self._last: tuple[int, str] = (0, "")  # step and phase of the newest finished step
         self._skipped_in_a_row = 0
-        self._phases: set[str] = set()  # already compiled
         self._start = time.perf_counter()
 
     def add(self, step: int, phase: str, metrics: Metrics) -> None:
@@ -48,16 +47,6 @@ class Progress:
         self._reporter.advance(step)
         if len(self._in_flight) > STEPS_IN_FLIGHT:
             self._finish_oldest()
-
-    @contextmanager
-    def dispatching(self, phase: str) -> Iterator[None]:
-        """Wraps the call of a step. A phase's first call compiles, which may take minutes."""
-        if phase in self._phases:
-            yield
-            return
-        self._phases.add(phase)
-        with self.paused(), self._reporter.say_if_slow(f"compiling the {phase} step ..."):
-            yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -110,7 +110,7 @@ class Reporter:
         for name, values in scores.items():
             record |= {f"eval/{name}/{metric}": value for metric, value in values.items()}
             self.say(
-                f"step {step}  eval/{name}  l1 {values['l1']:.3f}  PSNR {values['psnr']:.2f}  "
+                f"step {step}  eval/{name}  l1 {values['l1']:.3f}  PSNR {values['psnr']:.3f}  "
                 f"SSIM {values['ssim']:.3f}"
             )
         self._write(record)

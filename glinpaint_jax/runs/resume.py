@@ -23,6 +23,8 @@ FREE_FIELDS = (
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "keep_every",
+    "best_by",
     "max_skipped_updates",
     "max_failed_saves",
     "data.source",  # may have moved; the number of its images must not change

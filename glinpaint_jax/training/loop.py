@@ -1,6 +1,7 @@
 """The training run: restore, step, log, evaluate, save."""
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import Config, from_dict
 from glinpaint_jax.data.datasets import open_sources
+from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
-from glinpaint_jax.data.sources import Source
+from glinpaint_jax.data.sources import Source, mean_pixel
 from glinpaint_jax.data.workers import restart_dead_workers
 from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.errors import UserError
@@ -28,10 +31,10 @@ from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say
 from glinpaint_jax.runs.resume import newest_complete_step, restore
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
-from glinpaint_jax.training.phases import phase_at
+from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
+from glinpaint_jax.training.programs import compile_steps
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
-from glinpaint_jax.training.step import make_steps
-from glinpaint_jax.weights import load_weights, steps_in
+from glinpaint_jax.weights import FOLDER, load_weights, read_json, steps_in
 
 SAMPLE_COLUMNS = 8
 
@@ -44,9 +47,11 @@ def train(config: Config, workdir: Path) -> None:
     """
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
-    train_source, eval_sources = open_sources(
+    train_source, eval_sources, found = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
+    for source in eval_sources.values():
+        paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
@@ -54,6 +59,7 @@ def train(config: Config, workdir: Path) -> None:
         if jax.process_index() == 0:
             closing.enter_context(lock_file(workdir / "lock"))
         newest = newest_complete_step(workdir, say)
+        config = resolve_fill(config, train_source, workdir, newest)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))
         else:
@@ -65,7 +71,7 @@ def train(config: Config, workdir: Path) -> None:
         with report_unwritable(workdir):
             reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
-        describe(reporter, config, mesh, state, train_source, eval_sources)
+        describe(reporter, config, mesh, state, found)
         reporter.say(origin)
         if start >= config.num_steps:
             reporter.say(f"nothing to do: the run has finished its {start} steps")
@@ -98,30 +104,39 @@ def run_steps(
 ) -> int:
     """Trains from step `start` to the end or a request to stop; returns the last step."""
     config, mesh, checkpoints = run.config, run.mesh, run.checkpoints
-    steps = make_steps(config, mesh)
     evaluate_state = make_evaluation(config, mesh, run.eval_sources, run.reporter, run.stop)
     progress = Progress(run.reporter, config, run.train_source)
     failures = FailureLog(run.train_source, say)
     for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
         batch = to_global(failures.take(next(batches)), mesh)
-        with progress.dispatching(phase.value):
-            state, metrics = steps[phase](state, batch)
+        if step == start + 1:
+            with progress.paused():
+                steps = compile_steps(config, mesh, state, batch, start, run.reporter)
+        state, metrics = steps[phase](state, batch)
         progress.add(step, phase.value, metrics)
 
-        is_last, l1 = step == config.num_steps, None
+        is_last, scores = step == config.num_steps, None
+        if is_last:
+            progress.close()  # the last losses are printed before the last scores
         if is_last or step % config.eval_every == 0:
             with progress.paused():
-                l1 = evaluate_state(state, step, phase.value)
+                scores = evaluate_state(state, step, phase.value)
         stopped = run.stop.is_agreed()
-        if is_last or stopped or step % config.checkpoint_every == 0:
+        if is_last or stopped or is_saved(step, config):
+            period = period_at(step - 1, config.phases).value
             with progress.paused():
-                checkpoints.save(state, config, step, len(run.train_source), l1)
+                checkpoints.save(state, config, step, len(run.train_source), period, scores)
         if stopped:
             break
         checkpoints.settle(wait=False)
     progress.close()
     return step
+
+
+def is_saved(step: int, config: Config) -> bool:
+    milestone = config.keep_every > 0 and step % config.keep_every == 0
+    return milestone or step % config.checkpoint_every == 0
 
 
 def make_workdir(workdir: Path) -> None:
@@ -136,6 +151,23 @@ def make_workdir(workdir: Path) -> None:
         ) from None
 
 
+def resolve_fill(config: Config, source: Source, workdir: Path, newest: int | None) -> Config:
+    """Returns the config with mask.fill=mean replaced by a colour.
+
+    That of the run's step `newest`; of a new run, the mean pixel of a sample of `source`.
+    """
+    if config.mask.fill != "mean":
+        return config
+    if newest is not None:
+        fill = from_dict(read_json(workdir / FOLDER / str(newest) / "config")).mask.fill
+    else:
+        mean = mean_pixel(source) if jax.process_index() == 0 else np.zeros(3)
+        hundredths = np.rint(100 * mean).astype(np.int32)
+        # Hosts may decode a JPEG differently.
+        fill = tuple(float(v) / 100 for v in multihost_utils.broadcast_one_to_all(hundredths))
+    return dataclasses.replace(config, mask=dataclasses.replace(config.mask, fill=fill))
+
+
 class InitialNetworks(NamedTuple):
     """The networks a new run starts from (None: random weights), and a line that says so."""
 
@@ -148,7 +180,7 @@ def initial_networks(config: Config) -> InitialNetworks:
     """Loads config.init_from. Raises UserError if its generator does not fit the config."""
     if not config.init_from:
         return InitialNetworks(None, None, f"starting from random weights, seed {config.seed}")
-    weights = load_weights(Path(config.init_from))
+    weights = load_weights(config.init_from)
     for name in ("width", "output"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:
@@ -197,14 +229,7 @@ def open_batches(
     return restart_dead_workers(share, start, config.global_batch_size, say)
 
 
-def describe(
-    reporter: Reporter,
-    config: Config,
-    mesh: Mesh,
-    state: TrainState,
-    train_source: Source,
-    eval_sources: dict[str, Source],
-) -> None:
+def describe(reporter: Reporter, config: Config, mesh: Mesh, state: TrainState, found: str) -> None:
     """Prints what is about to run; writes the list of parameters to parameters.txt."""
     networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
     for name, params in networks.items():
@@ -215,18 +240,33 @@ def describe(
     overview = parameter_overview.get_parameter_overview(networks, include_stats=False)
     reporter.text("parameters.txt", overview)
     devices = mesh.devices.flat
-    sets = ", ".join(f"{name} {len(source)}" for name, source in eval_sources.items())
     reporter.say(
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
-        f"{config.precision}; global batch {config.global_batch_size}\n"
-        f"{len(train_source)} training images; evaluation: {sets}"
+        f"{config.precision}; global batch {config.global_batch_size}\n{found}\n"
+        f"holes of kind {config.mask.kind}, filled with RGB "
+        f"{', '.join(f'{value:g}' for value in config.mask.fill)}"
+    )
+    unreached = unreached_phase(config)
+    if unreached:
+        reporter.say(unreached)
+
+
+def unreached_phase(config: Config) -> str:
+    """Says what num_steps is too small to train; empty if the run trains both networks jointly."""
+    reached = phases_between(0, config.num_steps, config.phases)
+    if Phase.JOINT in reached:
+        return ""
+    return f"num_steps={config.num_steps} ends in the {reached[-1].value} phase; " + (
+        "the generator is never trained against the discriminators"
+        if Phase.DISCRIMINATOR in reached
+        else "the discriminators are never trained"
     )
 
 
 def make_evaluation(
     config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter, stop: Stop
-) -> Callable[[TrainState, int, str], float | None]:
-    """Returns a function (state, step, phase) -> l1 of the first set, which reports all scores.
+) -> Callable[[TrainState, int, str], dict[str, float] | None]:
+    """Returns a function (state, step, phase) -> scores of the first set; it reports all scores.
 
     If the run is asked to stop, it ends early and returns None.
     """
@@ -234,7 +274,7 @@ def make_evaluation(
     completion_for = make_generator_completion(config, generator, mesh)
     columns = SAMPLE_COLUMNS // len(sources)
 
-    def evaluate_state(state: TrainState, step: int, phase: str) -> float | None:
+    def evaluate_state(state: TrainState, step: int, phase: str) -> dict[str, float] | None:
         completion = completion_for(state.eval_variables)
 
         def until_stopped(*batch: Any) -> Array:
@@ -251,6 +291,6 @@ def make_evaluation(
             return None
         reporter.evaluation(step, phase, scores)
         reporter.samples(step, np.concatenate(rows, axis=1))
-        return next(iter(scores.values()))["l1"]
+        return next(iter(scores.values()))
 
     return evaluate_state

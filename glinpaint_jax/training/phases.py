@@ -1,5 +1,6 @@
 """The three phases of training (the paper's algorithm 1)."""
 
+import dataclasses
 import enum
 
 from glinpaint_jax.config import PhasesConfig
@@ -24,3 +25,13 @@ def phase_at(step: int, phases: PhasesConfig) -> Phase:
     if (step - phases.completion_end) % phases.disc_step != 0:
         return Phase.DISCRIMINATOR
     return Phase.JOINT
+
+
+def period_at(step: int, phases: PhasesConfig) -> Phase:
+    """Returns the phase of `step` as if disc_step were 1: the joint phase does not alternate."""
+    return phase_at(step, dataclasses.replace(phases, disc_step=1))
+
+
+def phases_between(start: int, end: int, phases: PhasesConfig) -> list[Phase]:
+    """Returns the phases of the steps start to end - 1, in the order they first occur."""
+    return list(dict.fromkeys(phase_at(step, phases) for step in range(start, end)))

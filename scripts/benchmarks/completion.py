@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ SIZES = ((512, 512), (2048, 2048), (4000, 6000))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--checkpoint")
     parser.add_argument("--hole", type=int, default=200, help="pixels on a side")
     parser.add_argument("--memory-limit", type=int, default=20, help="GB per case")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)

@@ -71,7 +71,7 @@ def begin(spec: str, workers: int) -> tuple[float, float, float, float]:
     config = Config()
     config.data.num_workers = workers
     started = time.perf_counter()
-    source, _ = open_sources(spec, "", config.data.eval_images)
+    source, *_ = open_sources(spec, "", config.data.eval_images)
     opened = time.perf_counter() - started
     batches = train_batches(
         source,

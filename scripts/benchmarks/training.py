@@ -40,6 +40,7 @@ from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.distributed import make_mesh, replicated, to_global
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.programs import bytes_of
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
 
@@ -192,9 +193,7 @@ def compiled_program(function: Any, *operands: Any) -> tuple[Any, Program]:
     started = time.perf_counter()
     compiled = traced.lower().compile()
     passed = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return compiled, Program(lambda: None, passed, flop, held - memory.alias_size_in_bytes)
+    return compiled, Program(lambda: None, passed, flop, bytes_of(compiled.memory_analysis()))
 
 
 def step_programs(phase: Phase, arguments: argparse.Namespace) -> dict[str, Program]:

@@ -43,17 +43,25 @@ def test_flags_change_fields_of_the_config_file():
     assert (config.data.horizontal_flip, config.losses.random_real_window) == (False, True)
     assert config.mask.fill == (0, 127.5, 255)
     assert config.seed == 2
+    config = load(DEMO, "--config.mask.fill=mean", "--config.mask.irregular.lines=2,3")
+    assert (config.mask.fill, config.mask.irregular.lines) == ("mean", (2, 3))
     assert config.image_size == 32  # of the file
+
+
+@pytest.mark.parametrize("text", ["100000", "100_000", "1e5", "1E+5", "100000.0"])
+def test_whole_numbers_may_have_exponents(text):
+    assert load(DEMO, f"--config.num_steps={text}").num_steps == 100_000
 
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--config.num_steps=many", "--config.num_steps: invalid int value: 'many'"),
-        ("--config.num_steps=1.5", "invalid int value: '1.5'"),
+        ("--config.num_steps=inf", "'inf' is not a whole number"),
+        ("--config.num_steps=many", "--config.num_steps: 'many' is not a whole number"),
+        ("--config.num_steps=1.5", "'1.5' is not a whole number such as 100000 or 1e5"),
         ("--config.ema_decay=x", "invalid float value: 'x'"),
         ("--config.data.horizontal_flip=maybe", "'maybe' is not true or false"),
-        ("--config.mask.fill=red", "'red' is not a tuple"),
+        ("--config.mask.fill=red", "'red' is not a tuple such as 127.5,127.5,127.5 or mean"),
         ("--config.mask.fill=5", "'5' is not a tuple"),
         ("--config.num_steps", "expected one argument"),
         ("--config.num_step=3", "no such field; did you mean --config.num_steps"),

@@ -1,5 +1,6 @@
 """`prepare` as a command: killed, interrupted, on two hosts, on a full disk."""
 
+import argparse
 import concurrent.futures
 import contextlib
 import json
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glinpaint_jax.data.datasets import open_whole
+from glinpaint_jax.commands import prepare as prepare_command
+from glinpaint_jax.data.datasets import open_parts, open_sources
+from glinpaint_jax.errors import UserError
 from tests.helpers.programs import ROOT, assert_rejected, command, environment, run
 
 SHARDS = 4
@@ -133,19 +136,94 @@ def file_versions(folder):
 def test_prints_what_was_written_and_how_to_train(images, whole):
     folder, result = whole
     lines = result.stdout.splitlines()
-    shard_lines, (total, train) = sorted(lines[:-2]), lines[-2:]
+    shard_lines, (total, only, train) = sorted(lines[:-3]), lines[-3:]
     assert shard_lines[0] == "records-00000-of-00004.array_record: 9 images, 1 rejected"
     assert len(shard_lines) == SHARDS
     assert total.startswith(f"4 of 4 shards in {folder}: 39 images, ")
     assert total.endswith(" MB, 1 rejected (see manifest.json)")
+    assert only == f"folder:{images} has no validation part; training evaluates on held-out images"
     assert train == f"train with '--config.data.source=array_record:{folder}/*.array_record'"
-    source = open_whole(f"array_record:{folder}/*.array_record")
+    source = open_parts(f"array_record:{folder}/*.array_record")[0]
     assert source.encoded(3) == (images / "04.png").read_bytes()
     manifest = json.loads((folder / "manifest.json").read_bytes())
     assert manifest["entries"][0]["rejected"] == [
         {"name": f"{images}/03.png", "reason": "not a whole JPEG, PNG, WebP or BMP (16 bytes)"}
     ]
     assert (manifest["length"], manifest["count"], manifest["rejected"]) == (40, 39, 1)
+
+
+def prepare_here(capsys, *arguments):
+    """Runs the command in this process; returns its lines, or the error it ends with."""
+    parser = argparse.ArgumentParser()
+    prepare_command.add_arguments(parser)
+    try:
+        prepare_command.main(parser.parse_args(list(map(str, arguments))))
+    except UserError as error:
+        print(error)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """MMagic's CelebA-HQ with 9 training and 4 validation images."""
+    for i in range(13):
+        folder = tmp_path / "celeba" / ("train_256" if i < 9 else "test_256")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i:02d}.png")
+    return tmp_path / "celeba"
+
+
+def reds(source):
+    return [int(source[i][0, 0, 0]) for i in range(len(source))]
+
+
+def test_both_parts_of_a_layout_are_prepared_kept_and_checked(layout, tmp_path, capsys):
+    folder = tmp_path / "shards"
+    arguments = (f"folder:{layout}", f"--output={folder}", "--shards=4", "--workers=1")
+    lines = prepare_here(capsys, *arguments)
+    assert f"1 of 1 shards in {folder}/val: 4 images, " in "\n".join(lines)
+    assert lines[-2].startswith(f"4 of 4 shards in {folder}: 9 images, ")
+    spec = f"array_record:{folder}/*.array_record"
+    assert lines[-1] == f"train with '--config.data.source={spec}'"
+
+    train, evaluation, description = open_sources(spec, "", 100)
+    assert (reds(train), reds(evaluation["val"])) == (list(range(9)), [9, 10, 11, 12])
+    assert description.endswith(": 9 training images; evaluation: val 4")
+    assert reds(open_sources("photos", spec, 100)[1]["val"]) == [9, 10, 11, 12]
+
+    before = {path: path.stat().st_ino for path in folder.rglob("*records*")}
+    lines = prepare_here(capsys, *arguments)
+    assert "val/1 of 1 shards are finished and kept" in lines
+    assert {path: path.stat().st_ino for path in folder.rglob("*records*")} == before
+    check = (f"--output={folder}", "--check")
+    assert prepare_here(capsys, *check) == [
+        f"4 of 4 shards in {folder} are intact",
+        f"1 of 1 shards in {folder}/val are intact",
+    ]
+    shard = folder / "val" / "records-00000-of-00001.array_record"
+    content = shard.read_bytes()
+    shard.write_bytes(flip_bit(content))
+    damage, advice = prepare_here(capsys, *check)
+    assert damage == "val/records-00000-of-00001.array_record: wrong checksum"
+    assert advice.startswith("1 of the files in") and f"folder:{layout} --output" in advice
+    shard.unlink()
+    prepare_here(capsys, *arguments)
+    assert shard.read_bytes() == content
+
+
+def test_the_host_with_shard_0_writes_the_validation_part(layout, tmp_path, capsys):
+    folder = tmp_path / "shards"
+    arguments = (f"folder:{layout}", f"--output={folder}", "--shards=4", "--workers=1")
+    prepare_here(capsys, *arguments, "--shard-range=1:4")
+    assert not (folder / "val").exists()
+    lines = prepare_here(capsys, *arguments, "--shard-range=0:1")
+    assert (folder / "val" / "manifest.json").exists()
+    assert lines[-1].startswith("train with")
+
+
+def test_shards_without_a_validation_part_hold_out_a_tenth(whole):
+    train, evaluation, _ = open_sources(f"array_record:{whole[0]}/*.array_record", "", 100)
+    assert (len(train), list(evaluation)) == (36, ["held_out"])
 
 
 def test_rerun_after_kill_keeps_finished_shards(images, tmp_path):
@@ -391,4 +469,4 @@ def test_terminals_show_a_progress_bar(images, tmp_path):
     shown = shown.decode()
     assert process.returncode == 0
     assert "100%|" in shown and "40/40" in shown and "images/s" in shown
-    assert len(output.splitlines()) == 2
+    assert len(output.splitlines()) == 3

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from glinpaint_jax.data.datasets import open_sources, open_whole
+from glinpaint_jax.data.datasets import open_parts, open_sources
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.prepare import shard_task
 from glinpaint_jax.data.shards import Plan, make_dataset_manifest, write_shard
@@ -25,7 +25,7 @@ from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 def write_all(folder, spec, shards=2, max_side=0):
     """Writes all shards of a source in this process; returns the manifest."""
-    source = open_whole(spec)
+    source = open_parts(spec)[0]
     plan = Plan(spec, len(source), shards, max_side)
     folder.mkdir(exist_ok=True)
     for number in range(shards):
@@ -80,7 +80,7 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
         write_all(tmp_path / "first", f"folder:{tmp_path}/train", shards=3)
         spec = f"array_record:{tmp_path}/first/*.array_record"
     else:
-        source = open_whole("photos")
+        source = open_parts("photos")[0]
         spec, files = "photos", None
     written = write_all(tmp_path / "shards", spec)
     if kind == "photos":
@@ -108,7 +108,7 @@ def test_shards_give_the_same_training_stream_as_the_folder(tmp_path):
     config = make_small_config()
     streams = []
     for spec in (f"folder:{tmp_path}/images", f"array_record:{tmp_path}/shards/*.array_record"):
-        train, evaluation = open_sources(spec, "", 10)
+        train, evaluation, _ = open_sources(spec, "", 10)
         assert (len(train), len(evaluation["held_out"])) == (21, 2)
         stream = train_batches(train, config, start=5, local_batch_size=4, process=0, count=1)
         streams.append(list(itertools.islice(stream, 12)))
@@ -145,7 +145,7 @@ def test_an_empty_shard_keeps_the_others_in_order(tmp_path):
         (tmp_path / "images" / name).write_bytes(b"broken")
     written = write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=3)
     assert [entry["count"] for entry in written["entries"]] == [2, 0, 2]
-    source = open_whole(f"array_record:{tmp_path}/shards/*.array_record")
+    source = open_parts(f"array_record:{tmp_path}/shards/*.array_record")[0]
     assert [source.encoded(i) for i in range(len(source))] == files[:2] + files[4:]
 
 
@@ -201,7 +201,7 @@ def test_a_failed_shard_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    source = open_whole(f"folder:{tmp_path}/images")
+    source = open_parts(f"folder:{tmp_path}/images")[0]
     call_before_reading(source, 3, interrupt, monkeypatch)
     plan, folder = Plan("x", 5, 1), tmp_path / "shards"
     folder.mkdir()
@@ -218,7 +218,7 @@ def test_only_leftovers_of_the_same_shard_are_removed(tmp_path):
     plan = Plan("x", 5, 2)
     for number in (0, 1):
         (folder / f".{plan.stem(number)}.17-abc.tmp").write_text("half")
-    write_shard(folder, plan, 0, open_whole(f"folder:{tmp_path}/images"))
+    write_shard(folder, plan, 0, open_parts(f"folder:{tmp_path}/images")[0])
     left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert left == [f".{plan.stem(1)}.17-abc.tmp"]
 
@@ -228,7 +228,7 @@ def test_two_runs_writing_the_same_shard_are_detected(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 5)
     spec, plan, folder = f"folder:{tmp_path}/images", Plan("x", 5, 1), tmp_path / "s"
     folder.mkdir()
-    source, other_source = open_whole(spec), open_whole(spec)
+    source, other_source = open_parts(spec)[0], open_parts(spec)[0]
 
     def write_too():
         write_shard(folder, plan, 0, other_source)
@@ -250,7 +250,7 @@ def test_damage_within_a_record_makes_one_image_undecodable(tmp_path):
     content = bytearray(path.read_bytes())
     content[200_000] ^= 1
     path.write_bytes(content)
-    source = open_whole(f"array_record:{path}")
+    source = open_parts(f"array_record:{path}")[0]
     source[0], source[3]
     with pytest.raises(UndecodableImage, match=r"record 1: Corrupted"):
         source[1]
@@ -263,14 +263,14 @@ def test_truncated_shards_are_rejected_with_advice(size, tmp_path):
     (path,) = (tmp_path / "shards").glob("*.array_record")
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match=r"damaged: .*--check") as error:
-        open_whole(f"array_record:{path}")
+        open_parts(f"array_record:{path}")[0]
     assert "\n" not in str(error.value)
 
 
 def test_a_worker_receives_only_the_names_of_its_shard(tmp_path):
     (tmp_path / "0.png").touch()
     (tmp_path / "list.txt").write_text("0.png\n" * 100_000)
-    source = open_whole(f"folder:{tmp_path}:list.txt")
+    source = open_parts(f"folder:{tmp_path}:list.txt")[0]
     number, part = pickle.loads(
         task := pickle.dumps(shard_task(Plan("x", 100_000, 100), source, 7))
     )
@@ -299,9 +299,11 @@ class Counted:
 def begin_training(length, monkeypatch):
     """Starts in the middle of the second epoch; returns the records read and the peak memory."""
     source = Counted(length)
-    monkeypatch.setattr("glinpaint_jax.data.datasets._open_array_record", lambda _: source)
+    monkeypatch.setattr(
+        "glinpaint_jax.data.datasets._open_array_record", lambda _: (source, None, "")
+    )
     tracemalloc.start()
-    train, evaluation = open_sources("array_record:x", "", 1000)
+    train, evaluation, _ = open_sources("array_record:x", "", 1000)
     assert (len(train), len(evaluation["held_out"])) == (length - 1000, 1000)
     stream = train_batches(
         train, make_small_config(), start=length * 3 // 2, local_batch_size=4, process=1, count=2

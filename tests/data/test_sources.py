@@ -15,9 +15,10 @@ from glinpaint_jax.data.sources import (
     HoldOut,
     UndecodableImage,
     decode,
+    mean_pixel,
 )
 from glinpaint_jax.errors import UserError
-from tests.helpers.sources import TinyPhotos, encoded, gradient
+from tests.helpers.sources import Numbered, TinyPhotos, encoded, gradient
 
 
 def write_images(folder, count, value=lambda i: i):
@@ -99,7 +100,7 @@ def test_text_is_rejected():
 
 
 def test_photos_separate_training_from_held_out():
-    train, evaluation = open_sources("photos", "", 20)
+    train, evaluation, _ = open_sources("photos", "", 20)
     assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
     assert len(train) == len(TRAINING_PHOTOS)
     assert list(evaluation) == ["held_out", "new_crops"]
@@ -121,7 +122,7 @@ def test_folders_are_searched_recursively_in_order(tmp_path):
 def test_list_files_select_and_order_images(tmp_path):
     write_images(tmp_path, 4)
     (tmp_path / "list.txt").write_text("/003.png 7\n001.png\n\n")  # Places365: slash and label
-    train, _ = open_sources(f"folder:{tmp_path}:list.txt", f"folder:{tmp_path}", 4)
+    train, *_ = open_sources(f"folder:{tmp_path}:list.txt", "photos", 4)
     assert reds(train) == [3, 1]
 
 
@@ -132,30 +133,9 @@ def test_lists_that_name_missing_files_are_rejected(tmp_path):
         open_sources(f"folder:{tmp_path}:list.txt", "", 4)
 
 
-@pytest.mark.parametrize("with_lists", [True, False])
-def test_mmagic_places_layout(tmp_path, with_lists):
-    write_images(tmp_path / "data_large" / "a" / "abbey", 3)
-    write_images(tmp_path / "val_large", 2, lambda i: 50 + i)
-    if with_lists:
-        (tmp_path / "meta").mkdir()
-        (tmp_path / "meta" / "places365_train_challenge.txt").write_text("/a/abbey/002.png 0\n")
-        (tmp_path / "meta" / "places365_val.txt").write_text("001.png 165\n")
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
-    assert reds(train) == ([2] if with_lists else [0, 1, 2])
-    assert reds(evaluation["val"]) == ([51] if with_lists else [50, 51])
-
-
-def test_mmagic_celeba_layout(tmp_path):
-    write_images(tmp_path / "data_large", 4)
-    (tmp_path / "train_celeba_img_list.txt").write_text("000.png\n002.png\n003.png\n")
-    (tmp_path / "val_celeba_img_list.txt").write_text("001.png\n")
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 100)
-    assert (reds(train), reds(evaluation["val"])) == ([0, 2, 3], [1])
-
-
 def test_folders_without_a_layout_hold_out_a_tenth(tmp_path):
     write_images(tmp_path, 50)
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    train, evaluation, _ = open_sources(f"folder:{tmp_path}", "", 1000)
     held_out = reds(evaluation["held_out"])
     assert held_out == [0, 10, 20, 30, 40]
     assert sorted(reds(train) + held_out) == list(range(50))
@@ -181,7 +161,7 @@ def test_hold_out_splits_any_source(length, count):
 
 def test_tiny_folders_are_evaluated_on_new_crops(tmp_path):
     write_images(tmp_path, 3)
-    train, evaluation = open_sources(f"folder:{tmp_path}", "", 1000)
+    train, evaluation, _ = open_sources(f"folder:{tmp_path}", "", 1000)
     assert evaluation == {"new_crops": train}
 
 
@@ -191,18 +171,23 @@ def test_array_records_are_read(tmp_path):
         for i in range(3):
             writer.write(encoded(Image.new("RGB", (8, 8), (10 * shard + i, 0, 0)), "PNG"))
         writer.close()
-    train, _ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
+    train, *_ = open_sources(f"array_record:{tmp_path}/*.array_record", "photos", 5)
     assert reds(train) == [0, 1, 2, 10, 11, 12]
     assert train.name(4).endswith("record 4")
 
 
-def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+def prepare_tiny_photos(folder, monkeypatch):
+    """Returns the folder of the dataset's files."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tfds, while preparing
-        builder = TinyPhotos(data_dir=tmp_path, file_format="array_record")
-        builder.download_and_prepare()
-    train, evaluation = open_sources("tfds:tiny_photos:train", "", 100)
+        TinyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder / "tiny_photos" / "1.0.0"
+
+
+def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatch):
+    prepare_tiny_photos(tmp_path, monkeypatch)
+    train, evaluation, _ = open_sources("tfds:tiny_photos:train", "", 100)
     assert sorted(reds(train)) == [0, 1, 2]
     assert sorted(reds(evaluation["val"])) == [100, 101]
     assert train.name(2) == "tfds tiny_photos:train record 2"
@@ -210,9 +195,36 @@ def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatc
         open_sources("tfds:tiny_photos:test", "", 100)
 
 
+def test_tfrecord_datasets_are_rejected_with_a_remedy(tmp_path, monkeypatch):
+    """Writing TFRecord files needs tensorflow, so files of another format are renamed."""
+    folder = prepare_tiny_photos(tmp_path, monkeypatch)
+    for path in folder.glob("*.array_record*"):
+        path.rename(folder / path.name.replace("array_record", "tfrecord"))
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="holds tfrecord files") as error:
+        open_sources("tfds:tiny_photos:train", "", 100)
+    message = str(error.value)
+    assert "\n" not in message and str(folder) in message
+    # The remedy's program works, in another folder.
+    code = message.partition('python -c "')[2].partition('"')[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code.replace("'DIR'", repr(str(tmp_path / "again"))))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "again"))
+    assert len(open_sources("tfds:tiny_photos:train", "", 100)[0]) == 3
+
+
+def test_tfds_is_evaluated_on_the_named_split(tmp_path, monkeypatch):
+    prepare_tiny_photos(tmp_path, monkeypatch)
+    for spec, expected in {"train": [0, 1, 2], "validation": [100, 101]}.items():
+        evaluation = open_sources("photos", f"tfds:tiny_photos:{spec}", 100)[1]
+        assert sorted(reds(evaluation["val"])) == expected
+
+
 def test_the_first_existing_alternative_is_used(tmp_path):
     write_images(tmp_path, 2)
-    train, _ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
+    train, *_ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 5)
     assert len(train) == 2
 
 
@@ -240,3 +252,21 @@ def test_an_empty_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match="holds no images") as error:
         open_sources(f"folder:{tmp_path}", "", 5)
     assert all(extension in str(error.value) for extension in EXTENSIONS)
+
+
+def test_the_mean_pixel_weighs_images_alike_and_samples_evenly(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (10, 3), dtype=np.uint8)
+    for number, colour in enumerate(colours):
+        pixels = np.tile(colour, (number + 1, 3, 1))
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = FolderSource(tmp_path)
+    np.testing.assert_allclose(mean_pixel(source), colours.mean(axis=0))
+    np.testing.assert_allclose(mean_pixel(source, most=5), colours[::2].mean(axis=0))
+
+
+def test_the_mean_pixel_skips_broken_images_but_needs_one():
+    np.testing.assert_array_equal(mean_pixel(Numbered(5, broken=[4])), [1.5] * 3)
+    with pytest.raises(
+        UserError, match=r"none of 5 images, such as image 0, .*--config.mask.fill="
+    ):
+        mean_pixel(Numbered(5, broken=range(5)))

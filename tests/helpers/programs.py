@@ -1,5 +1,6 @@
 """Runs the programs as users do, in separate processes."""
 
+import fcntl
 import json
 import os
 import socket
@@ -57,6 +58,21 @@ def execute(arguments, **changes):
         text=True,
         timeout=TIMEOUT,
     )
+
+
+def shared_run(name, tmp_path_factory, *arguments):
+    """Runs the program once for all parallel test processes; returns its workdir and stderr."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workdir, written = folder / name, folder / f"{name}.stderr"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not written.exists():
+            result = run(*arguments, f"--workdir={workdir}")
+            assert result.returncode == 0, result.stderr
+            written.write_text(result.stderr)
+    return workdir, written.read_text()
 
 
 def free_address():

@@ -1,5 +1,7 @@
 """Compares completing by regions with one pass over the whole image."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import PIL.Image
@@ -25,7 +27,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def completer(weights):
-    return Completer(weights, tile=96)
+    return Completer(weights, tile=96, scale=1)
 
 
 def photo(height, width):
@@ -128,7 +130,7 @@ def test_pil_images_and_paths_return_pil_images(completer, tmp_path):
 
 def test_a_batch_equals_single_images(weights, tmp_path):
     """With several sizes and kinds of images, so that only some regions share a batch."""
-    completer = Completer(weights, tile=96)
+    completer = Completer(weights, tile=96, scale=1)
     images = [photo(60, 80), photo(40, 200), photo(60, 80)[::-1], photo(300, 310), photo(60, 80)]
     rng = np.random.default_rng(0)
     masks = []
@@ -211,8 +213,9 @@ def test_arrays_of_other_types_are_rejected(image, mask, message, completer):
         completer(image, mask)
 
 
-def test_load_from_a_file(weights, tmp_path):
+@pytest.mark.parametrize("as_place", [Path, Path.as_uri])
+def test_load_from_a_file_or_url(as_place, weights, tmp_path):
     (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
     image, hole = photo(40, 40), holes("corners", (40, 40))
-    loaded = glinpaint_jax.Completer.load(tmp_path / "a.pth")
+    loaded = glinpaint_jax.Completer.load(as_place(tmp_path / "a.pth"))
     np.testing.assert_array_equal(loaded(image, hole), Completer(weights)(image, hole))

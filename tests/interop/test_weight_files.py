@@ -215,6 +215,22 @@ def test_files_without_weights_are_rejected(content, tmp_path):
         read_weights(save(tmp_path / "a.pth", content))
 
 
+def test_8_bit_floats_are_rejected(tmp_path):
+    state = {"generator.a": torch.zeros(2).to(torch.float8_e4m3fn)}
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"a\.safetensors has 8-bit floats; save its tensors as"):
+        read_weights(tmp_path / "a.safetensors")
+
+
+def test_only_pth_files_need_pytorch(weights, tmp_path, monkeypatch):
+    for name, to_bytes in (("a.pth", pth_bytes), ("a.safetensors", safetensors_bytes)):
+        (tmp_path / name).write_bytes(to_bytes(weights))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert_same(read_weights(tmp_path / "a.safetensors")[0], weights)
+    with pytest.raises(UserError, match=r"this needs torch, .* pip install -e '\.\[torch\]'"):
+        read_weights(tmp_path / "a.pth")
+
+
 def test_missing_files_and_folders_are_rejected(tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(UserError, match="cannot read"):

@@ -10,10 +10,10 @@ from glinpaint_jax.config import OptimizerConfig
 from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import checkpoints as checkpoints_module
-from glinpaint_jax.runs.checkpoints import Checkpoints
+from glinpaint_jax.runs.checkpoints import Checkpoints, delete_superseded
 from glinpaint_jax.runs.resume import newest_complete_step, restore
 from glinpaint_jax.training.state import abstract_state
-from glinpaint_jax.weights import FOLDER
+from glinpaint_jax.weights import FOLDER, steps_in
 
 IMAGES = 7
 
@@ -28,9 +28,9 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
-def save(checkpoints, state, config, mesh, step, l1=None):
+def save(checkpoints, state, config, mesh, step, scores=None, phase="completion"):
     placed = jax.device_put(numbered(state, step), replicated(mesh))
-    checkpoints.save(placed, config, step, IMAGES, l1)
+    checkpoints.save(placed, config, step, IMAGES, phase, scores)
 
 
 def restore_step(workdir, config, mesh, step=1, images=IMAGES, say=pytest.fail):
@@ -63,16 +63,64 @@ def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
 def test_the_last_two_and_the_best_are_kept(initial_state, step_config, mesh1, tmp_path):
     checkpoints, _ = open_checkpoints(tmp_path)
     for step, l1 in ((1, 9.0), (2, 5.0), (3, None), (4, 7.0), (5, None), (6, 8.0)):
-        save(checkpoints, initial_state, step_config, mesh1, step, l1)
+        scores = None if l1 is None else {"l1": l1, "psnr": 20.0, "ssim": 0.5}
+        save(checkpoints, initial_state, step_config, mesh1, step, scores)
         if step == 3:  # a resumed run still knows its best step
             checkpoints.close()
             checkpoints, _ = open_checkpoints(tmp_path)
     checkpoints.close()
-    kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())
-    assert kept == [2, 5, 6]
+    assert steps_in(tmp_path) == [2, 5, 6]
     parts = {path.name for path in (tmp_path / FOLDER / "2").iterdir() if path.is_dir()}
     assert {"state", "config", "data", "metrics"} <= parts
-    assert json.loads((tmp_path / FOLDER / "2" / "metrics" / "metrics").read_text()) == {"l1": 5.0}
+    written = json.loads((tmp_path / FOLDER / "2" / "metrics" / "metrics").read_text())
+    assert written == {"phase": "completion", "l1": 5.0, "psnr": 20.0, "ssim": 0.5}
+
+
+def write_steps(workdir, scores):
+    """Steps with only their metrics: {step: (phase, l1, psnr)}, or None if not evaluated."""
+    for step, values in scores.items():
+        metrics = workdir / FOLDER / str(step) / "metrics"
+        metrics.mkdir(parents=True)
+        if values is not None:
+            content = dict(zip(("phase", "l1", "psnr"), values, strict=True))
+            (metrics / "metrics").write_text(json.dumps(content))
+    return workdir / FOLDER
+
+
+@pytest.mark.parametrize(
+    ("best_by", "keep_every", "kept"),
+    [
+        # The reconstruction phase has the lowest l1, but step 5 is the best of the joint phase.
+        ("l1", 0, [5, 8, 9]),
+        ("psnr", 0, [6, 8, 9]),
+        ("ssim", 0, [8, 9]),  # never written
+        ("l1", 3, [3, 5, 6, 8, 9]),
+    ],
+)
+def test_the_best_of_the_last_phase_and_milestones_are_kept(best_by, keep_every, kept, tmp_path):
+    scores = {
+        1: ("completion", 2.0, 30.0),
+        2: ("completion", 1.0, 40.0),
+        3: None,
+        4: ("joint", 6.0, 21.0),
+        5: ("joint", 4.0, 22.0),
+        6: ("joint", 5.0, 23.0),
+        7: None,
+        8: None,
+        9: None,
+    }
+    delete_superseded(write_steps(tmp_path, scores), keep_every, best_by)
+    assert steps_in(tmp_path) == kept
+
+
+def test_the_best_stays_until_the_next_phase_is_evaluated(tmp_path):
+    """Also in a run of a version that did not write phases."""
+    folder = write_steps(tmp_path, {1: (None, 3.0, 0.0), 2: (None, 9.0, 0.0), 3: None, 4: None})
+    delete_superseded(folder, 0, "l1")
+    assert steps_in(tmp_path) == [1, 3, 4]
+    write_steps(tmp_path, {5: ("joint", 7.0, 0.0)})
+    delete_superseded(folder, 0, "l1")
+    assert steps_in(tmp_path) == [4, 5]
 
 
 def test_config_changes_that_affect_the_result_are_rejected(

@@ -75,25 +75,6 @@ def test_pauses_are_excluded_from_the_speed(tmp_path, clock, records):
     assert rates == [(1, 4.0), (2, 2.0)]
 
 
-def test_only_the_first_call_of_a_phase_is_a_pause(tmp_path, clock, records):
-    progress = make_progress(tmp_path, log_every=2)
-    for step in (1, 2):
-        with progress.dispatching("joint"):
-            clock["now"] += 10.0
-        progress.add(step, "joint", losses())
-    progress.close()
-    assert records[0][-1]["images_per_second"] == 16 / 10
-
-
-def test_slow_compilation_is_announced(tmp_path, said, monkeypatch):
-    monkeypatch.setattr("glinpaint_jax.runs.report.SLOW", 0.01)
-    progress = make_progress(tmp_path)
-    with progress.dispatching("joint"):
-        while not said:
-            pass
-    assert said == ["compiling the joint step ..."]
-
-
 def test_losses_of_two_phases_are_averaged_separately(tmp_path, clock, records):
     progress = make_progress(tmp_path, log_every=10)
     progress.add(1, "completion", losses(l1=4.0))

@@ -18,7 +18,10 @@ from tests.helpers.programs import (
     final_state,
     read_jsonl,
     run,
+    shared_run,
 )
+
+pytestmark = pytest.mark.independent
 
 STEPS, EVERY = 24, 4
 RUN = [
@@ -46,9 +49,7 @@ KILLS, SOAK_KILLS = 6, 20
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The workdir of an uninterrupted COMPLETION run."""
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert run(*COMPLETION, f"--workdir={workdir}").returncode == 0
-    return workdir
+    return shared_run("uninterrupted", tmp_path_factory, *COMPLETION)[0]
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@ import struct
 
 import cv2
 import numpy as np
+import pytest
 from tensorboard.compat.proto import event_pb2
 
-from glinpaint_jax.runs.pictures import GAP, mosaic
+from glinpaint_jax.runs import pictures
+from glinpaint_jax.runs.pictures import GAP, draw_curves, mosaic
 from glinpaint_jax.runs.report import METRICS_FILE, Reporter, read_records
 
 SCORES = {"val": {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}}
@@ -60,7 +62,7 @@ def test_a_run_writes_records_curves_samples_and_events(tmp_path, capsys):
     # stderr is not a terminal here, so each record is one plain line.
     printed = capsys.readouterr().err.splitlines()
     assert printed[0].startswith("step 2/10  completion  12.5 images/s  01:15 left  l1_hole 0.5000")
-    assert any("eval/val  l1 5.000  PSNR 20.00  SSIM 0.500" in line for line in printed)
+    assert any("eval/val  l1 5.000  PSNR 20.000  SSIM 0.500" in line for line in printed)
 
 
 def test_a_resumed_run_replaces_repeated_records(tmp_path):
@@ -81,6 +83,36 @@ def test_other_processes_write_nothing(tmp_path):
     reporter.advance(1)
     reporter.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ((0.6, 0.31), "linear"),
+        ((0.05, 0.01), "linear"),
+        ((0.9, -0.2), "linear"),
+        ((0.7,), "linear"),
+        ((8.0, 0.6), "symlog"),
+        ((1500.0, 20.0, 0.0), "symlog"),
+    ],
+)
+def test_the_axis_of_losses_has_labels(losses, scale, tmp_path, monkeypatch):
+    """A logarithmic axis labels powers of ten, which the losses of a short run may all miss."""
+    figures = []
+    monkeypatch.setattr(
+        pictures, "_shade_phases", lambda axes, records: figures.append(axes.figure)
+    )
+    records = [{"step": n, "phase": "a", "train/l1": loss} for n, loss in enumerate(losses)]
+    draw_curves(records, tmp_path / "curves.png")
+    axes = figures[0].axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    labels = [
+        tick.label1.get_text()
+        for tick in axes.yaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high
+    ]
+    assert len([label for label in labels if label]) >= 3
 
 
 def test_mosaics_keep_pixels_and_enlarge_small_images():

@@ -21,7 +21,7 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 5):
         state = jax.device_put(initial_state, replicated(mesh1))
-        checkpoints.save(state, step_config, step, 7, l1=float(step))
+        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)})
     checkpoints.close()
     return workdir
 

@@ -103,7 +103,7 @@ def test_training_output_is_streamed_and_results_are_shown(executed):
     last = read_jsonl(workdir)[-1]
     for name in ("held_out", "new_crops"):
         l1, psnr, ssim = (last[f"eval/{name}/{metric}"] for metric in ("l1", "psnr", "ssim"))
-        assert f"| {name.replace('_', ' ')} | {l1:.2f} | {psnr:.2f} | {ssim:.3f} |" in table
+        assert f"| {name.replace('_', ' ')} | {l1:.3f} | {psnr:.3f} | {ssim:.3f} |" in table
 
 
 def test_installed_packages_are_reused_and_the_kernel_never_imports_jax(executed):

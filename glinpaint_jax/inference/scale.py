@@ -1,0 +1,70 @@
+"""The working scale: at it, a hole is no larger than those the generator was trained on.
+
+A generator knows nothing about larger holes: in their middle it sees no photograph at all.
+"""
+
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int32, UInt8
+from scipy import ndimage
+
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
+
+Image = UInt8[np.ndarray, "h w 3"]
+Hole = Bool[np.ndarray, "h w"]
+
+
+def trained_size(config: Config) -> int:
+    """Side in pixels of the largest hole of a training run.
+
+    For holes without a fixed size, half the image: what the local discriminator sees.
+    """
+    kinds = parse_mixed(config.mask.mixed) if config.mask.kind == "mixed" else (config.mask.kind,)
+    return max(
+        config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size for kind in kinds
+    )
+
+
+def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " holes"]]:
+    """Labels the holes 1.. and returns the side of the largest square in each.
+
+    A square at the border may extend beyond it: nothing is known there either.
+    """
+    count, labels = cv2.connectedComponents(hole.view(np.uint8))
+    distance = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_C, 3)
+    radii = ndimage.maximum(distance, labels, np.arange(1, count))
+    return labels, np.asarray(2 * radii - 1, np.int32)
+
+
+def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
+    """Groups the holes larger than `largest` by working scale: 1/2, 1/4 ..., the smallest first.
+
+    A hole that covers the whole image has no working scale and is left out.
+    """
+    if not hole.any() or hole.all():
+        return []
+    labels, sizes = hole_sizes(hole)
+    halvings = np.array([max(0, math.ceil(math.log2(size / largest))) for size in sizes.tolist()])
+    levels = np.concatenate([[0], halvings])[labels]
+    return [(0.5**k, levels == k) for k in sorted(set(halvings.tolist()) - {0}, reverse=True)]
+
+
+def shrink(
+    image: Image, hole: Hole, scale: float
+) -> tuple[UInt8[np.ndarray, "small_h small_w 3"], Bool[np.ndarray, "small_h small_w"]]:
+    """Shrinks both. A pixel is the mean of the valid pixels in it, and a hole if they are few."""
+    height, width = hole.shape
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    valid = (~hole).astype(np.float32)
+    share = cv2.resize(valid, size, interpolation=cv2.INTER_AREA)
+    colors = cv2.resize(image * valid[..., None], size, interpolation=cv2.INTER_AREA)
+    mean = colors / np.maximum(share, 1e-6)[..., None]
+    return np.rint(mean).clip(0, 255).astype(np.uint8), share < 0.5
+
+
+def enlarge(
+    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)

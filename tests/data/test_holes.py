@@ -1,0 +1,255 @@
+"""Every kind of hole."""
+
+import dataclasses
+import hashlib
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from glinpaint_jax.config import DataConfig, FreeFormConfig, IrregularConfig, MaskConfig
+from glinpaint_jax.data import masks
+from glinpaint_jax.data.holes import hole_drawer
+from glinpaint_jax.data.pipeline import eval_batches
+from glinpaint_jax.data.sources import FolderSource, HoldOut
+from glinpaint_jax.errors import UserError
+from tests.helpers.configs import make_small_config
+from tests.helpers.sources import Numbered, assert_equal, take
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def draw(count, size=256, **changes):
+    generator, draw_hole = rng(), hole_drawer(MaskConfig(**changes), size)
+    return [draw_hole(generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("square", "7bf82752c4eadf5f"),
+        ("rectangle", "6676f2324dd27583"),
+        ("irregular", "1664d4adfd73eaf1"),
+        ("free_form", "60d7ff4c5474dbf5"),
+    ],
+)
+def test_default_holes_never_change(kind, digest):
+    """Or resumed runs would differ from uninterrupted ones. Digests: before strokes had fields."""
+    drawn = hashlib.sha256()
+    for hole in draw(20, kind=kind):
+        for values in hole.values():
+            drawn.update(values.tobytes())
+    assert drawn.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("kind", ["square", "rectangle"])
+def test_several_holes_are_boxes_drawn_one_after_the_other(kind):
+    config = MaskConfig(kind=kind, max_size=40, max_delta=20, max_holes=3)
+    generator, counts = rng(), Counter()
+    for hole in draw(60, kind=kind, max_size=40, max_delta=20, max_holes=3):
+        count = generator.integers(1, 4)
+        boxes = [
+            masks.random_bbox(generator, 256, 256, config, square=kind == "square")
+            for _ in range(count)
+        ]
+        expected = np.zeros((256, 256, 1), np.uint8)
+        for top, left, height, width in boxes:
+            expected[top : top + height, left : left + width] = 1
+        np.testing.assert_array_equal(hole["mask"], expected)
+        np.testing.assert_array_equal(hole["bbox"], boxes[0])
+        counts[count] += 1
+    assert sorted(counts) == [1, 2, 3]
+
+
+def thickness(mask):
+    """Diameter of the largest disc inside the hole."""
+    return 2 * cv2.distanceTransform(np.pad(mask[..., 0], 1), cv2.DIST_L2, 5).max()
+
+
+def test_irregular_strokes_follow_number_length_and_width():
+    few = IrregularConfig(lines=(1, 1), length=(20, 20), width=(9, 9))
+    many = IrregularConfig(lines=(30, 30), length=(20, 20), width=(9, 9))
+    limits = {"kind": "irregular", "min_area": 0.0001, "max_area": 0.9}
+    for hole in draw(30, irregular=few, **limits):
+        assert hole["bbox"][2:].max() <= 5 * 20 + 11  # at most 5 strokes in a line
+    areas = [
+        np.mean([hole["mask"].mean() for hole in draw(20, irregular=strokes, **limits)])
+        for strokes in (few, many, IrregularConfig(lines=(1, 1), length=(80, 80), width=(9, 9)))
+    ]
+    assert areas[1] > 10 * areas[0] and areas[2] > 2 * areas[0]
+    single = IrregularConfig(lines=(1, 1), length=(60, 60), width=(21, 21))
+    widths = [thickness(hole["mask"]) for hole in draw(20, irregular=single, **limits)]
+    assert min(widths) > 12 and max(widths) < 50  # a line may turn back on itself
+
+
+def test_free_form_strokes_follow_number_length_and_width():
+    limits = {"kind": "free_form", "min_area": 0.0001, "max_area": 0.9}
+    dot = FreeFormConfig(strokes=(1, 1), length=(0.0, 0.0), width=(30.0, 30.0))
+    for hole in draw(20, free_form=dot, **limits):
+        assert hole["bbox"][2:].max() <= 31
+        assert hole["mask"].sum() <= 1.1 * np.pi * 15**2
+    segment = FreeFormConfig(strokes=(1, 1), vertices=(1, 1), length=(0.2, 0.2), width=(8.0, 8.0))
+    inside = [
+        hole["bbox"]
+        for hole in draw(100, free_form=segment, **limits)
+        if hole["bbox"][:2].min() > 4 and (hole["bbox"][:2] + hole["bbox"][2:]).max() < 252
+    ]
+    lengths = [np.hypot(*(box[2:] - 9)) for box in inside]
+    assert len(lengths) > 20
+    np.testing.assert_allclose(lengths, 0.2 * np.hypot(256, 256), atol=3)
+
+
+def write_mask(path, columns=slice(None), size=40):
+    pixels = np.zeros((size, size), np.uint8)
+    pixels[:, columns] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
+def test_a_list_chooses_among_the_masks_of_the_folder(tmp_path):
+    """As MMagic's mask_mode='set': a list file and a prefix."""
+    write_mask(tmp_path / "sub" / "left.png", slice(0, 20))
+    write_mask(tmp_path / "right.png", slice(20, 40))
+    write_mask(tmp_path / "unlisted.png")
+    (tmp_path / "train_masks.txt").write_text("sub/left.png 1\n\nright.png\n")
+    for name in ("train_masks.txt", str(tmp_path / "train_masks.txt")):
+        holes = draw(40, 32, kind="files", folder=str(tmp_path), list=name)
+        boxes = Counter(tuple(hole["bbox"].tolist()) for hole in holes)
+        assert set(boxes) == {(0, 0, 32, 16), (0, 16, 32, 16)}
+        assert min(boxes.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, r"config\.mask\.list=masks\.txt: no file .*; pass a text file"),
+        ("", r"config\.mask\.list=masks\.txt holds no mask images"),
+        ("absent.png\n", "names absent.png, which is not in"),
+        ("here.png\nabsent.png\n", r"mask .*absent\.png cannot be read: No such file"),
+    ],
+)
+def test_unusable_lists_are_rejected(content, expected, tmp_path):
+    write_mask(tmp_path / "here.png")
+    if content is not None:
+        (tmp_path / "masks.txt").write_text(content)
+    with pytest.raises(UserError, match=expected):
+        draw(20, 32, kind="files", folder=str(tmp_path), list="masks.txt")
+
+
+def test_mixed_kinds_are_drawn_by_weight(tmp_path):
+    """Squares, thin lines and full masks are told apart by their areas."""
+    write_mask(tmp_path / "full.png")
+    changes = {
+        "mixed": "square:1,irregular:2,files:5",
+        "max_size": 16,
+        "max_delta": 4,
+        "margin": 2,
+        "min_area": 0.3,
+        "max_area": 0.9,
+        "folder": str(tmp_path),
+    }
+    counts = Counter()
+    for hole in draw(2000, 32, kind="mixed", **changes):
+        mask, (top, left, height, width) = hole["mask"], hole["bbox"]
+        assert mask.shape == (32, 32, 1) and mask.dtype == np.uint8
+        assert mask[top : top + height, left : left + width].sum() == mask.sum()
+        counts["files" if mask.all() else "square" if mask.mean() <= 0.25 else "irregular"] += 1
+    shares = np.array([counts[kind] for kind in ("square", "irregular", "files")]) / 2000
+    np.testing.assert_allclose(shares, np.array([1, 2, 5]) / 8, atol=0.03)
+
+
+def test_worker_processes_draw_the_same_mixed_masks(tmp_path):
+    write_mask(tmp_path / "mask.png")
+    mask = MaskConfig(kind="mixed", mixed="square,free_form,files", folder=str(tmp_path))
+    mask = dataclasses.replace(mask, max_size=16, max_delta=4, margin=2)
+    config = make_small_config(mask=mask)
+    threads = take(FolderSource(tmp_path), config, 4)
+    config.data.num_workers = 1
+    assert threads[0]["mask"].shape == (4, 32, 32, 1)
+    assert_equal(threads, take(FolderSource(tmp_path), config, 4))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Random white shapes on black, each its own mask, of different sizes, in subfolders."""
+    generator = rng()
+    for number in range(12):
+        picture = np.zeros(generator.integers(70, 120, 2), np.uint8)
+        cv2.circle(picture, (40, 30), 20, 255, -1)
+        cv2.line(picture, (0, 0), tuple(generator.integers(30, 70, 2).tolist()), 255, 15)
+        for folder, suffix in (("images", ".png"), ("masks", ".bmp")):
+            path = tmp_path / folder / f"part{number % 2}" / f"{number}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), picture)
+    return tmp_path
+
+
+def paired_config(pairs, **data):
+    return make_small_config(
+        mask=MaskConfig(kind="paired", folder=str(pairs / "masks")),
+        data=DataConfig(num_workers=0, eval_images=100, **data),
+    )
+
+
+def assert_masks_match(batches, share=1.0):
+    for batch in batches:
+        for image, mask, box in zip(batch["image"], batch["mask"], batch["bbox"], strict=True):
+            assert ((image[..., :1] > 127) == mask).mean() >= share
+            np.testing.assert_array_equal(box, masks.bounding_box(mask))
+
+
+@pytest.mark.parametrize(
+    ("data", "share"),
+    [
+        ({"crop_size": 32}, 1.0),
+        ({"crop_size": 64}, 0.94),  # the image is resized bilinearly, the mask is not
+        ({"crop_size": 64, "crop": "resize_then_crop"}, 0.94),
+    ],
+)
+def test_paired_masks_are_cropped_and_flipped_with_their_images(data, share, pairs):
+    config = paired_config(pairs, horizontal_flip=True, **data)
+    source = FolderSource(pairs / "images")
+    assert_masks_match(take(source, config, 12), share)
+    assert_masks_match(take(HoldOut(source, 2, held_out=False), config, 6), share)
+    batches = list(eval_batches(source, config, local_batch_size=5, process=0, count=1))
+    assert sum(batch["valid"].sum() for batch in batches) == 12
+    assert_masks_match(batches, share)
+
+
+def test_training_and_validation_parts_have_their_own_masks(pairs):
+    """masks/part0/0.bmp belongs to images/part0/0.png if part0 is the whole source."""
+    source = FolderSource(pairs / "images" / "part0")
+    assert_masks_match(take(source, paired_config(pairs, crop_size=32), 3))
+
+
+def test_paired_masks_may_have_another_size(pairs):
+    path = pairs / "masks" / "part0" / "0.bmp"
+    cv2.imwrite(str(path), np.full((5, 9), 255, np.uint8))
+    config = paired_config(pairs, crop_size=32)
+    batches = eval_batches(
+        FolderSource(pairs / "images"), config, local_batch_size=12, process=0, count=1
+    )
+    assert next(iter(batches))["mask"].all(axis=(1, 2, 3)).sum() == 1
+
+
+def test_unusable_pairs_are_rejected(pairs):
+    config, images = paired_config(pairs, crop_size=32), FolderSource(pairs / "images")
+    with pytest.raises(UserError, match="needs images from a folder, not image 0"):
+        take(Numbered(3), config, 1)
+    dot = np.zeros((3000, 3000), np.uint8)
+    dot[0, 0] = 255
+    for folder in ("images", "masks"):
+        cv2.imwrite(str(pairs / folder / "dot.png"), dot)
+    with pytest.raises(UserError, match=r"none of .* crops shows the hole of mask .*dot\.png"):
+        list(
+            eval_batches(
+                FolderSource(pairs / "images"), config, local_batch_size=13, process=0, count=1
+            )
+        )
+    first = pairs / "masks" / "part0" / "0.bmp"
+    first.unlink()
+    with pytest.raises(UserError, match=r"part0/0\.png has no mask .*masks/part0/0\.png"):
+        take(images, config, 1)

@@ -1,0 +1,83 @@
+"""A server of weight files that can fail in every way a real one does."""
+
+import contextlib
+import http.server
+import threading
+
+
+@contextlib.contextmanager
+def serve(answers):
+    """Serves `answers`, path -> function of a request handler; yields the URL.
+
+    The server's `asked` lists the requested paths; `released` is set when it is asked to stop.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked.append(self.path)
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # the client has left
+                answers.get(self.path, lambda handler: handler.send_error(404))(self)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.released = [], threading.Event()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", server
+    finally:
+        server.released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def send(handler, content, *, status=200, length=None, **headers):
+    """Sends `content`; `length`, if given, is what the header promises ("" for no header)."""
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    length = len(content) if length is None else length
+    if length != "":
+        handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def file(content, **options):
+    return lambda handler: send(handler, content, **options)
+
+
+def redirect(target):
+    return lambda handler: send(handler, b"", status=302, Location=target)
+
+
+def stall(content):
+    """Sends half of `content`, then nothing."""
+
+    def answer(handler):
+        send(handler, content[: len(content) // 2], length=len(content))
+        handler.server.released.wait(20)
+
+    return answer
+
+
+def trickle(content):
+    """Sends a byte every 20 ms."""
+
+    def answer(handler):
+        send(handler, b"", length=len(content))
+        for byte in content:
+            if handler.server.released.wait(0.02):
+                return
+            handler.wfile.write(bytes([byte]))
+
+    return answer
+
+
+def break_a_chunk(handler):
+    """Promises a chunk of 100 bytes and sends 5."""
+    send(handler, b"64\r\nabcde", length="", Transfer_Encoding="chunked")

@@ -1,0 +1,133 @@
+"""Working scales compared with brute force, and holes of 10, 40 and 200 pixels."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from scipy import ndimage
+
+from glinpaint_jax.config import MaskConfig
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.scale import hole_sizes, large_holes, shrink, trained_size
+from tests.helpers.configs import make_small_config
+from tests.helpers.networks import make_weights
+
+TRAINED = 16  # mask.max_size of the small config
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return make_weights(make_small_config())
+
+
+def boxes(*sides, size=(300, 320)):
+    """A hole with square boxes in a row."""
+    hole, left = np.zeros(size, bool), 20
+    for side in sides:
+        hole[30 : 30 + side, left : left + side] = True
+        left += side + 15
+    return hole
+
+
+def largest_square(hole):
+    """By dynamic programming over bottom right corners."""
+    sides = np.zeros(np.add(hole.shape, 1), int)
+    for y, x in np.argwhere(hole):
+        sides[y + 1, x + 1] = 1 + min(sides[y, x], sides[y, x + 1], sides[y + 1, x])
+    return sides.max()
+
+
+def test_sizes_are_those_of_the_largest_squares():
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.normal(size=(80, 90)), 3) > 0.07
+    blobs[[0, -1]] = blobs[:, [0, -1]] = False  # at the border, holes count beyond it
+    labels, sizes = hole_sizes(blobs)
+    assert len(sizes) > 5
+    for label, size in enumerate(sizes, start=1):
+        # Distances see odd squares only.
+        assert size in (largest_square(labels == label), largest_square(labels == label) - 1)
+
+
+def test_holes_at_the_border_count_twice():
+    hole = np.zeros((50, 60), bool)
+    hole[:, :10] = True
+    assert hole_sizes(hole)[1].tolist() == [19]
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ({"kind": "rectangle"}, 12),
+        ({"kind": "free_form"}, 16),
+        ({"kind": "mixed", "mixed": "square,free_form"}, 16),
+    ],
+)
+def test_the_size_in_training_follows_from_the_config(mask, expected):
+    mask = MaskConfig(max_size=12, max_delta=4, margin=2, **mask)
+    assert trained_size(make_small_config(mask=mask)) == expected
+
+
+def test_holes_are_grouped_by_scale_the_largest_first():
+    hole = boxes(15, 40, 16, 100, 33)
+    groups = large_holes(hole, TRAINED)
+    assert [scale for scale, _ in groups] == [1 / 8, 1 / 4]
+    labels, _ = ndimage.label(hole)
+    assert set(labels[groups[0][1]]) == {4} and set(labels[groups[1][1]]) == {2, 5}
+    for nothing in (np.zeros((9, 9), bool), np.ones((9, 9), bool), boxes(16, 12)):
+        assert large_holes(nothing, TRAINED) == []
+
+
+def test_shrinking_averages_only_valid_pixels():
+    image, hole = skimage.data.astronaut()[:64, :80], boxes(20, size=(64, 80))
+    small, small_hole = shrink(image, hole, 0.25)
+    for y in range(16):
+        for x in range(20):
+            block = np.s_[4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+            valid = ~hole[block]
+            assert small_hole[y, x] == (valid.mean() < 0.5)
+            if valid.any():
+                mean = image[block][valid].mean(axis=0)
+                assert np.abs(small[y, x] - mean).max() <= 0.51
+
+
+@pytest.mark.parametrize("sides", [(10,), (40,), (200,), (15, 40, 100)])
+def test_the_generator_sees_no_hole_larger_than_in_training(sides, weights, monkeypatch):
+    image, hole = skimage.data.astronaut()[:300, :320], boxes(*sides)
+    masked, seen = np.where(hole[..., None], 0, image).astype(np.uint8), []
+    completer = Completer(weights)
+
+    def paint_the_original(images, holes):
+        for small, small_hole in zip(images, holes, strict=True):
+            if small_hole.any():
+                seen.append(hole_sizes(small_hole)[1].max())
+            original = cv2.resize(image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+            yield np.where(small_hole[..., None], original, small)
+
+    monkeypatch.setattr(completer, "fill_exactly", lambda *args: list(paint_the_original(*args)))
+    completed = completer(masked, hole)
+    assert 0 < max(seen) <= TRAINED
+    np.testing.assert_array_equal(completed[~hole], image[~hole])
+    scale = min(1, TRAINED / max(sides))
+    blurred = ndimage.gaussian_filter(image.astype(float), (0.5 / scale, 0.5 / scale, 0))
+    assert np.abs(completed - blurred)[hole].mean() < 10
+
+
+def test_holes_as_in_training_are_filled_exactly(weights):
+    image, hole = skimage.data.astronaut()[:300, :320], boxes(10, 16)
+    exact = Completer(weights, scale=1)(image, hole)
+    np.testing.assert_array_equal(Completer(weights)(image, hole), exact)
+
+
+def test_a_number_is_the_scale_of_all_holes(weights):
+    image, hole = skimage.data.astronaut()[:160, :160], boxes(10, 60, size=(160, 160))
+    small, small_hole = shrink(image, hole, 0.5)
+    expected = Completer(weights, scale=1)(small, small_hole)
+    completed = Completer(weights, scale=0.5)(image, hole)
+    # Inside a hole, every pair of pixels is around the small image's pixel.
+    means = completed.reshape(80, 2, 80, 2, 3).mean(axis=(1, 3))
+    inside = ndimage.binary_erosion(small_hole, iterations=2)
+    assert np.abs(means - expected)[inside].mean() < 6
+    for scale in (0, 1.5, "half"):
+        with pytest.raises(UserError, match="must be auto or a number above 0 and up to 1"):
+            Completer(weights, scale=scale)
