@@ -1,4 +1,4 @@
-"""Two processes compared with one, and a run that moves between hosts and devices."""
+"""A run that moves between hosts and devices compared with one on a single host."""
 
 import signal
 
@@ -43,41 +43,35 @@ def losses(workdir):
     ]
 
 
-def assert_close(workdir, alone):
-    found, expected = losses(workdir), losses(alone)
+def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path):
+    """Two hosts of four devices train in all phases, then one device, then eight; against eight."""
+
+    def train(name, until, devices):
+        result = run(
+            *RUN,
+            f"--config.num_steps={until}",
+            f"--workdir={tmp_path / name}",
+            JAX_NUM_CPU_DEVICES=str(devices),
+        )
+        assert result.returncode == 0, result.stderr
+        return result
+
+    train("alone", STEPS, devices=8)
+    moved = [*RUN, "--config.num_steps=4", f"--workdir={tmp_path}/run"]
+    results = run_processes(2, *moved, devices=4)
+    assert [result.returncode for result in results] == [0, 0], results
+    assert "cpu x 8, 2 process(es)" in results[0].stderr
+    assert "resuming at step 4" in train("run", 5, devices=1).stderr
+    assert "resuming at step 5" in train("run", STEPS, devices=8).stderr
+
+    found, expected = losses(tmp_path / "run"), losses(tmp_path / "alone")
     assert len(found) == len(expected) == STEPS
     for some, others in zip(found, expected, strict=True):
         np.testing.assert_allclose(some, others, rtol=TOLERANCE)
-    found, expected = (final_state(folder, STEPS) for folder in (workdir, alone))
+    found, expected = (final_state(tmp_path / name, STEPS) for name in ("run", "alone"))
     for network in ("generator", "discriminator"):
         pair = [getattr(state, network).variables for state in (found, expected)]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *pair)
-
-
-def test_two_processes_of_four_devices_match_one_of_eight(tmp_path):
-    alone = run(*RUN, f"--workdir={tmp_path}/alone", JAX_NUM_CPU_DEVICES="8")
-    assert alone.returncode == 0, alone.stderr
-    results = run_processes(2, *RUN, f"--workdir={tmp_path}/run", devices=4)
-    assert [result.returncode for result in results] == [0, 0], results
-    assert "cpu x 8, 2 process(es)" in results[0].stderr
-    assert_close(tmp_path / "run", tmp_path / "alone")
-
-
-def test_a_run_moves_between_devices_and_hosts(tmp_path):
-    """8 devices -> 1 -> 8 on two hosts, with the same parameters and the same data order."""
-
-    def train(name, until, devices):
-        arguments = [*COMPLETION, f"--config.num_steps={until}", f"--workdir={tmp_path / name}"]
-        result = run(*arguments, JAX_NUM_CPU_DEVICES=str(devices))
-        assert result.returncode == 0, result.stderr
-
-    train("alone", STEPS, devices=8)
-    train("run", 2, devices=8)
-    train("run", 4, devices=1)
-    results = run_processes(2, *COMPLETION, f"--workdir={tmp_path}/run", devices=4)
-    assert [result.returncode for result in results] == [0, 0], results
-    assert "resuming at step 4" in results[0].stderr
-    assert_close(tmp_path / "run", tmp_path / "alone")
 
 
 def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
