@@ -71,6 +71,13 @@ def require_space(folder: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
+def check_folder_writable(folder: Path) -> None:
+    """Raises UserError if no file can be made in `folder`, or, if missing, the nearest above it."""
+    with report_unwritable(folder):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        require_space(existing, 1)
+
+
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Locks `path` and writes the owner into it; the lock ends with the process.

@@ -1,31 +1,38 @@
 """Fills holes in photographs: one image and its mask, or folders with matching names.
 
-A mask is an image of the same size; white pixels are filled. All other pixels of the photograph
-stay exactly the same; its EXIF orientation is applied, its color profile and metadata are kept.
-PNG, TIFF and BMP are lossless; JPEG is re-encoded.
+A mask is an image of the same size; white pixels are filled. In folders, masks have their image's
+name, or LaMa's names: a_mask001.png for a.png, in the same folder or in another.
+
+All other pixels of the photograph stay exactly the same; its EXIF orientation is applied, its color
+profile and metadata are kept. PNG, TIFF and BMP are lossless; JPEG is re-encoded.
 """
 
 import argparse
 import sys
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
 from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import check_folder_writable, report_unwritable
 from glinpaint_jax.inference.blend import KINDS
+from glinpaint_jax.inference.masks import Hole, describe_doubt, dilate, read_mask, split_alpha
 from glinpaint_jax.inference.photos import (
     FORMATS,
+    UNSUPPORTED,
+    Photo,
+    check_storable,
     output_format,
-    read_mask,
     read_photo,
+    unsupported,
     write_bytes,
     write_photo,
 )
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
 
 class Job(NamedTuple):
     image: Path
-    mask: Path | None  # None: a random hole
+    mask: Path | None  # None: a random hole, or the image's alpha
     output: Path
 
 
@@ -45,10 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_checkpoint_argument(parser)
     add("--image", type=Path, required=True, metavar="PATH", help="a file or a folder")
     add("--mask", type=Path, metavar="PATH", help="a file, or a folder with the images' names")
+    add("--mask-from", choices=["alpha"], help="fill what is transparent; no --mask")
     add("--random-holes", action="store_true", help="fill random brush strokes instead of a mask")
     add("--output", type=Path, required=True, metavar="PATH", help="a file or a folder")
     add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
     add("--resize-mask", action="store_true", help="resize masks to the image's size (nearest)")
+    add("--invert-mask", action="store_true", help="fill the black of masks")
+    add("--dilate-mask", type=int, default=0, metavar="N", help="grow holes by N pixels [0]")
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
     add(
         "--blend",
@@ -83,18 +93,23 @@ def main(arguments: argparse.Namespace) -> None:
     from glinpaint_jax.distributed import start
     from glinpaint_jax.inference.completer import Completer
 
-    if (arguments.mask is None) != arguments.random_holes:
-        raise UserError("pass either --mask or --random-holes")
+    holes = (arguments.mask is not None, arguments.mask_from is not None, arguments.random_holes)
+    if sum(holes) != 1:
+        raise UserError("pass one of --mask, --mask-from alpha and --random-holes")
     if arguments.quality not in range(1, 101):
         raise UserError(f"--quality={arguments.quality} must be in 1..100")
+    if arguments.dilate_mask < 0:
+        raise UserError(f"--dilate-mask={arguments.dilate_mask} must be at least 0")
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     images = len(jobs) + len(failures)
-    start()
-    completer = Completer.load(
-        arguments.checkpoint, arguments.tile, arguments.blend, arguments.scale
-    )
-    if arguments.image.is_dir():
-        make_folder(arguments.output)
+    jobs, unwritable = split_jobs(jobs, arguments.overwrite)
+    failures += unwritable
+    if jobs:
+        check_folder_writable(jobs[0].output.parent)  # the same for all
+        start()
+        completer = Completer.load(
+            arguments.checkpoint, arguments.tile, arguments.blend, arguments.scale
+        )
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
         try:
             complete_file(completer, job, arguments)
@@ -110,7 +125,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], list[str]]:
-    """The jobs, and errors for images without a usable mask. Raises UserError if no job is left."""
+    """The jobs, and errors for images without a usable mask. Raises UserError if there are none."""
     for path in (image, mask):
         if path is not None and not path.exists():
             raise UserError(f"no file or folder {path}")
@@ -119,64 +134,96 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
             raise UserError(f"--image is a file, --mask={mask} is a folder; both must be the same")
         return [Job(image, mask, output / image.name if output.is_dir() else output)], []
 
-    images = _images_in(image)
-    if not images:
+    failures = [
+        unsupported(path, path.suffix[1:].upper()) for path in _files_in(image, UNSUPPORTED)
+    ]
+    images = _files_in(image, FORMATS)
+    if mask is not None and mask.is_dir():
+        masks = _files_in(mask, FORMATS)
+        jobs, without = pair_masks(images, masks, mask, output)
+        failures += without
+    else:  # one mask for all, random holes, or alpha
+        jobs = [Job(path, mask, output / path.name) for path in images]
+    if not jobs and not failures:
         raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
-    if mask is None or not mask.is_dir():  # random holes, or one mask for all
-        return [Job(path, mask, output / path.name) for path in images], []
-    masks: dict[str, list[Path]] = {}
-    for path in _images_in(mask):
-        masks.setdefault(path.stem, []).append(path)
-    jobs, failures = [], []
-    for path in images:
-        match masks.get(path.stem, []):
-            case [only]:
-                jobs.append(Job(path, only, output / path.name))
-            case []:
-                failures.append(f"{path}: no mask named {path.stem}.* in {mask}")
-            case several:
-                names = ", ".join(found.name for found in several)
-                failures.append(f"{path}: several masks in {mask}: {names}")
     return jobs, failures
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create folder {folder}: {error.strerror}") from None
+def pair_masks(
+    images: list[Path], masks: list[Path], folder: Path, output: Path
+) -> tuple[list[Job], list[str]]:
+    """The jobs for images and their masks in `folder`, and errors for images without a usable one.
+
+    The mask of a.png is a.*, or any number of LaMa's a_mask*.*. Like LaMa, names an output after
+    such a mask. If both are in one folder, a.* is no mask, and a_mask*.* no image.
+    """
+    stems = {path.stem for path in images}
+    shared = bool(images) and images[0].parent.samefile(folder)
+    same: dict[str, list[Path]] = {}
+    lama: dict[str, list[Path]] = {}
+    for path in masks:
+        stem = path.stem.rpartition("_mask")[0]
+        if stem in stems and (shared or path.stem not in stems):
+            lama.setdefault(stem, []).append(path)
+        else:
+            same.setdefault(path.stem, []).append(path)
+    if shared:
+        used = {path for paths in lama.values() for path in paths}
+        images, same = [path for path in images if path not in used], {}
+    jobs, failures = [], []
+    for path in images:
+        if (several := same.get(path.stem, [])) and len(several) > 1:
+            names = ", ".join(found.name for found in several)
+            failures.append(f"{path}: several masks in {folder}: {names}")
+        elif several:
+            jobs.append(Job(path, several[0], output / path.name))
+        elif path.stem in lama:
+            jobs += [Job(path, m, output / (m.stem + path.suffix)) for m in lama[path.stem]]
+        else:
+            names = f"{path.stem}_mask*.*" if shared else f"{path.stem}.* or {path.stem}_mask*.*"
+            failures.append(f"{path}: no mask named {names} in {folder}")
+    return jobs, failures
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+def split_jobs(jobs: list[Job], overwrite: bool) -> tuple[list[Job], list[str]]:
+    """The jobs whose output can be written, and errors for the others."""
+    possible, failures = [], []
+    for job in jobs:
+        try:
+            check_output(job, overwrite)
+            possible.append(job)
+        except UserError as error:
+            failures.append(str(error))
+    return possible, failures
+
+
+def check_output(job: Job, overwrite: bool) -> None:
+    """Raises UserError if the output cannot be written, or would replace a file it must not."""
+    image, mask, output = job
+    output_format(output)
+    if output.is_dir():
+        raise UserError(f"{output} is a folder, must be a file; change --output")
+    if output.exists():
+        if any(path is not None and output.samefile(path) for path in (image, mask)):
+            raise UserError(f"{output} is an input, which is never overwritten; change --output")
+        if not overwrite:
+            raise UserError(f"{output} exists; pass --overwrite or change --output")
+
+
+def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
 
 
 def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespace) -> None:
     """Raises UserError and writes nothing if the image, its mask or the output is unusable."""
-    from glinpaint_jax.inference.completer import check_same_size
-
     image, mask, output = job
-    output_format(output)
-    if output.exists():
-        if any(path is not None and output.samefile(path) for path in (image, mask)):
-            raise UserError(f"{output} is an input, which is never overwritten; change --output")
-        if not arguments.overwrite:
-            raise UserError(f"{output} exists; pass --overwrite or change --output")
-    photo = read_photo(image)
-    width, height = photo.image.size
-    hole = random_hole(image.name, height, width) if mask is None else read_mask(mask)
-    if arguments.resize_mask:
-        size = (width, height)
-        hole = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    try:
-        check_same_size((height, width), hole.shape)
-    except UserError as error:
-        raise UserError(f"{image}, {mask}: {error}, or pass --resize-mask") from None
-    if hole.all():
-        print(
-            f"{mask}: the mask covers the whole image; no context is left",
-            file=sys.stderr,
-        )
+    photo, hole = read_hole(read_photo(image), job, arguments)
+    check_storable(photo, output)
+    if doubt := describe_doubt(hole):
+        advice = " If so, pass --invert-mask." if hole.any() and not arguments.invert_mask else ""
+        print(f"warning: {mask or image}: {doubt}{advice}", file=sys.stderr)
+    with report_unwritable(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
     if not hole.any() and output.suffix.lower() == image.suffix.lower():
         write_bytes(output, image.read_bytes())
         return
@@ -184,7 +231,30 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
     write_photo(filled, output, arguments.quality)
 
 
-def random_hole(name: str, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+def read_hole(photo: Photo, job: Job, arguments: argparse.Namespace) -> tuple[Photo, Hole]:
+    """Returns the photo, without the alpha that is its mask, and the hole to fill."""
+    from glinpaint_jax.inference.completer import check_same_size
+
+    width, height = photo.image.size
+    if job.mask is not None:
+        hole = read_mask(job.mask, photo.rgb)
+    elif arguments.mask_from == "alpha":
+        photo, hole = split_alpha(photo, job.image)
+    else:
+        hole = random_hole(job.image.name, height, width)
+    if arguments.invert_mask:
+        hole = ~hole
+    if arguments.resize_mask:
+        size = (width, height)
+        hole = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    try:
+        check_same_size((height, width), hole.shape)
+    except UserError as error:
+        raise UserError(f"{job.image}, {job.mask}: {error}, or pass --resize-mask") from None
+    return photo, dilate(hole, arguments.dilate_mask)
+
+
+def random_hole(name: str, height: int, width: int) -> Hole:
     """Brush strokes over 5 to 20 % of the image, always the same for a name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     config = MaskConfig(kind="free_form", min_area=0.05, max_area=0.2)

@@ -1,6 +1,7 @@
 """Fills the holes of photographs of any size, exactly and in bounded memory."""
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, blend
-from glinpaint_jax.inference.photos import Photo, read_mask, read_photo
+from glinpaint_jax.inference.masks import describe_doubt, read_mask
+from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import fill_smoothly
@@ -92,7 +94,8 @@ class Completer:
 
         For a uint8 array [h, w, 3], returns an array; for a PIL image or a path, a PIL image (8-bit
         grey or RGB, with or without alpha). `mask` has the same size: a bool array [h, w], True =
-        hole, or an image or path, white = hole. Raises UserError for unsupported images or masks.
+        hole, or an image or path, white = hole. Raises UserError for unsupported images or masks;
+        warns of holes that are empty or cover most of the image.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
@@ -188,14 +191,16 @@ class Completer:
 
 def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
     """Returns the photo (None if `image` is an array), its pixels and its hole."""
-    hole = mask if isinstance(mask, np.ndarray) else read_mask(mask)
     photo = None if isinstance(image, np.ndarray) else read_photo(image)
     pixels = image if photo is None else photo.rgb
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
+    hole = mask if isinstance(mask, np.ndarray) else read_mask(mask, pixels)
     if hole.dtype != bool:
         raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
     check_same_size(pixels.shape[:2], hole.shape)
+    if doubt := describe_doubt(hole):
+        warnings.warn(doubt, stacklevel=3)
     return photo, pixels, hole
 
 

@@ -1,6 +1,5 @@
-"""Reads and writes photographs and masks: modes, orientation, profiles and other metadata."""
+"""Reads and writes photographs: modes, orientation, profiles and other metadata."""
 
-import contextlib
 import io
 import struct
 import threading
@@ -28,6 +27,10 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
+# Suffixes of photographs in other formats.
+UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = PIL.ExifTags.Base.Orientation
 DESCRIPTIVE_TAGS = (
     PIL.ExifTags.Base.DocumentName,
@@ -44,6 +47,7 @@ DESCRIPTIVE_TAGS = (
 PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
+MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # of libjpeg and libwebp
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
 # warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
@@ -82,12 +86,12 @@ class Photo:
 
 def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
     """Raises UserError for files that are not images, too large, or in an unsupported mode."""
-    image = _open_image(source, max_pixels=max_pixels)
+    image = open_image(source, max_pixels=max_pixels)
     path = "the image" if isinstance(source, PIL.Image.Image) else source
     # Images made in memory have no format. MPO: a phone's JPEG with more pictures after the first.
     file_format = {None: "", "MPO": "JPEG"}.get(image.format, image.format)
     if file_format and file_format not in FORMATS.values():
-        raise UserError(f"{path} is {file_format}, must be JPEG, PNG, WebP, TIFF or BMP")
+        raise UserError(unsupported(path, file_format))
     try:
         upright = PIL.ImageOps.exif_transpose(image)
         metadata = _read_metadata(image, upright)
@@ -106,31 +110,6 @@ def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
             f"{path} has the colour mode {upright.mode}, must be RGB, RGBA or grey; convert it"
         )
     return Photo(upright, file_format, metadata)
-
-
-def read_mask(source: PhotoInput, max_pixels: int | None = None) -> Bool[np.ndarray, "h w"]:
-    """Returns True for pixels brighter than half of white, after compositing alpha onto black.
-
-    Raises UserError for files that are not images or whose white is ambiguous.
-    """
-    image = _open_image(source, allow_16_bits=True, max_pixels=max_pixels)
-    path = "the mask" if isinstance(source, PIL.Image.Image) else source
-    with contextlib.suppress(*DAMAGED):  # a mask's metadata does not matter
-        image = PIL.ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        white, values = 65535, np.array(image)
-    elif image.mode in ("I", "F"):
-        raise UserError(f"{path} has 32 bits per pixel, so its white is ambiguous; use 8 bits")
-    else:
-        if "A" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
-        white, values = 255, np.array(image.convert("L"))
-    if values.max(initial=0) == 1:
-        raise UserError(
-            f"{path}: its brightest pixels are 1, white is {white}; multiply by {white}"
-        )
-    return values > white // 2
 
 
 def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
@@ -156,9 +135,7 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
     UserError if the suffix is unknown or the format cannot store the photo.
     """
-    file_format = output_format(path)
-    if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
-        raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
+    file_format = check_storable(photo, path)
     options = {name: value for name, value in photo.metadata.items() if name != "text"}
     if file_format == "JPEG":
         options |= {"quality": quality, "subsampling": 0}
@@ -174,7 +151,7 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     buffer = io.BytesIO()
     try:
         photo.image.save(buffer, file_format, **options)
-    except (OSError, *DAMAGED) as error:  # too large, or too much metadata, for the format
+    except (OSError, *DAMAGED) as error:  # too much metadata for the format, for example
         raise UserError(
             f"{path} cannot be written as {file_format}: {error}; write a PNG"
         ) from None
@@ -194,6 +171,25 @@ def output_format(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
+def check_storable(photo: Photo, path: Path) -> str:
+    """Returns the format of the path's suffix; raises UserError if it cannot store the photo."""
+    file_format = output_format(path)
+    if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
+        raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
+    width, height = photo.image.size
+    if max(width, height) > (limit := MAX_SIDE.get(file_format, max(width, height))):
+        raise UserError(
+            f"{path} cannot be written as {file_format}: it is {width}x{height}, at most {limit} "
+            "pixels per side are allowed; write a PNG"
+        )
+    return file_format
+
+
+def unsupported(path: Any, file_format: str) -> str:
+    """Returns the message for a photograph in another format."""
+    return f"{path} is {file_format}, must be {ALLOWED}; save it as JPEG or PNG first"
+
+
 def _check_depth(image: PIL.Image.Image, name: Any) -> None:
     """Raises UserError for 16 bits per channel, which PIL would cut to 8 when loading pixels."""
     tiles = getattr(image, "tile", None)  # images made in memory have none
@@ -204,7 +200,7 @@ def _check_depth(image: PIL.Image.Image, name: Any) -> None:
         raise UserError(f"{name} has 16 bits per channel, must have 8; convert it")
 
 
-def _open_image(
+def open_image(
     source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
 ) -> PIL.Image.Image:
     """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
@@ -231,8 +227,19 @@ def _open_image(
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise UserError(f"{source} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
+        suffix = Path(source).suffix.lower()
+        if _is_heic(source):  # whatever its name
+            suffix = ".heic"
+        if suffix in UNSUPPORTED:
+            raise UserError(unsupported(source, suffix[1:].upper())) from None
         raise UserError(f"{source} is not an image, or is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:
         raise UserError(f"{source} is a damaged image: {error}") from None
+
+
+def _is_heic(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS

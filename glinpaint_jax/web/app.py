@@ -10,9 +10,17 @@ import PIL.Image
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.masks import describe_doubt
 from glinpaint_jax.inference.photos import FORMATS, read_photo
 from glinpaint_jax.web.safety import patch_gradio
-from glinpaint_jax.web.uploads import PREVIEW, Limits, complete_upload, make_preview, read_upload
+from glinpaint_jax.web.uploads import (
+    PREVIEW,
+    Limits,
+    Result,
+    complete_upload,
+    make_preview,
+    read_upload,
+)
 
 TITLE = "glinpaint"
 COLOUR = "#ff2d78"
@@ -136,15 +144,7 @@ def make_handlers(
         yield empty_result()
         started = time.perf_counter()
         result = show_errors(complete_upload, completer, photo, mask, layer, kind, folder, limits)
-        width, height = result.after.size
-        summary = (
-            f"**{width} x {height}**, {100 * result.hole.mean():.3g} % filled in "
-            f"{time.perf_counter() - started:.1f} s. "
-        ) + (
-            "All other pixels are unchanged."
-            if result.lossless
-            else "The file is re-encoded, so other pixels may change slightly."
-        )
+        summary = summarize(result, time.perf_counter() - started)
         images = make_preview(result.before), make_preview(result.after)
         yield images, gr.DownloadButton(value=str(result.path), visible=True), summary
 
@@ -154,6 +154,20 @@ def make_handlers(
         return str(show_errors(complete_upload, *arguments).path)
 
     return on_open, on_press, complete
+
+
+def summarize(result: Result, seconds: float) -> str:
+    """Returns Markdown: the size, what was filled, and what is unusual about it."""
+    width, height = result.after.size
+    filled = f"{100 * result.hole.mean():.3g} % filled in {seconds:.1f} s."
+    others = (
+        "All other pixels are unchanged."
+        if result.lossless
+        else "The file is re-encoded, so other pixels may change slightly."
+    )
+    doubt = describe_doubt(result.hole)
+    note = f" Note: {doubt}" if doubt else ""
+    return f"**{width} x {height}**, {filled} {others}{note}"
 
 
 def theme() -> Any:

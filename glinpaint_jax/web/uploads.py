@@ -1,6 +1,7 @@
 """Completes uploaded files and writes the result for download."""
 
 import contextlib
+import functools
 import os
 import tempfile
 import time
@@ -16,12 +17,12 @@ from jaxtyping import Bool
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import blend
 from glinpaint_jax.inference.completer import Completer, check_same_size
+from glinpaint_jax.inference.masks import read_mask
 from glinpaint_jax.inference.photos import (
     FORMATS,
     LOSSLESS,
     OPAQUE,
     Photo,
-    read_mask,
     read_photo,
     write_photo,
 )
@@ -78,7 +79,8 @@ def complete_upload(
     width, height = original.image.size
     hole = np.zeros((height, width), bool)
     if mask is not None:
-        uploaded = read_upload(read_mask, mask, limits)
+        read = functools.partial(read_mask, photo=original.rgb)
+        uploaded = read_upload(read, mask, limits)
         check_same_size(hole.shape, uploaded.shape)
         hole |= uploaded
     if layer is not None:

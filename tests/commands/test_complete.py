@@ -1,10 +1,19 @@
-"""complete, run as a program: files, folders, rejected input."""
+"""complete: files, folders, masks, rejected input. With a network, it runs as a program."""
+
+import re
+import shutil
+import tempfile
 
 import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
 
+from glinpaint_jax.commands import cli
+from glinpaint_jax.commands import complete as command
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
+from tests.helpers.completers import Whitener
 from tests.helpers.programs import assert_rejected, run
 
 HOLE = (slice(20, 40), slice(30, 60))
@@ -28,6 +37,22 @@ def complete(finished_run, image, mask, output, *more):
     masks = [] if mask is None else [f"--mask={mask}"]
     arguments = [f"--checkpoint={finished_run[0]}", f"--image={image}", *masks]
     return run("glinpaint_jax", "complete", *arguments, f"--output={output}", *more)
+
+
+@pytest.fixture
+def whiten(monkeypatch, capsys):
+    """Completes in this process, with a stand-in for the network; returns what stderr got."""
+    monkeypatch.setattr(Completer, "load", lambda *_: Whitener())
+
+    def whiten(image, mask, output, *more):
+        parser = cli.ArgumentParser("complete", "What it does.")
+        command.add_arguments(parser)
+        masks = [] if mask is None else [f"--mask={mask}"]
+        paths = [f"--image={image}", *masks, f"--output={output}"]
+        command.main(parser.parse_args(["--checkpoint=none", *paths, *more]))
+        return capsys.readouterr().err
+
+    return whiten
 
 
 def pixels(path):
@@ -92,12 +117,116 @@ def test_random_holes_are_the_same_each_time(finished_run, files):
         assert 0.02 < changed < 0.3
 
 
-def test_an_empty_mask_copies_the_file(finished_run, files):
+def test_an_empty_mask_copies_the_file_and_says_so(whiten, files):
     PIL.Image.new("L", (10, 8)).save(files / "black.png")
     source, output = files / "images" / "coffee.png", files / "out.png"
-    result = complete(finished_run, source, files / "black.png", output, "--resize-mask")
-    assert (result.returncode, result.stderr) == (0, "")
+    said = whiten(source, files / "black.png", output, "--resize-mask")
+    assert (
+        said.startswith(f"warning: {files}/black.png: there is no hole") and said.count("\n") == 1
+    )
     assert output.read_bytes() == source.read_bytes()
+
+
+def changed(files, output, image="coffee"):
+    """Where a completion is white; all other pixels must be the image's."""
+    before, after = pixels(files / "images" / f"{image}.png"), pixels(output)
+    white = (after == 255).all(axis=-1)
+    np.testing.assert_array_equal(after[~white], before[~white])
+    return white
+
+
+def test_masks_can_be_inverted_and_dilated(whiten, files):
+    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
+    inverted = files / "inverted.png"
+    hole = np.zeros((80, 100), bool)
+    hole[HOLE] = True
+    PIL.Image.fromarray(~hole).save(inverted)
+    said = whiten(source, inverted, files / "a.png")
+    assert said == (
+        f"warning: {inverted}: the hole covers 92% of the image; is the mask inverted? If so, pass "
+        "--invert-mask.\n"
+    )
+    assert whiten(source, inverted, files / "b.png", "--invert-mask") == ""
+    np.testing.assert_array_equal(changed(files, files / "b.png"), hole)
+
+    assert whiten(source, mask, files / "c.png", "--dilate-mask=3") == ""
+    grown = changed(files, files / "c.png")
+    assert grown[17:43, 30:60].all() and grown[20:40, 27:63].all() and not grown[17, 27]
+    assert grown.sum() < 26 * 36
+
+
+def test_alpha_as_mask(whiten, files):
+    image = pixels(files / "images" / "coffee.png")
+    alpha = np.full((80, 100), 255, np.uint8)
+    alpha[HOLE] = 0
+    PIL.Image.fromarray(np.dstack([image, alpha])).save(files / "cut.png")
+    for mask in (files / "cut.png", files / "images" / "coffee.png"):
+        with pytest.raises(UserError, match=r"--mask-from alpha|photograph itself"):
+            whiten(files / "cut.png", mask, files / "out.jpg")
+    assert whiten(files / "cut.png", None, files / "out.png", "--mask-from=alpha") == ""
+    assert pixels(files / "out.png").shape == (80, 100, 3)
+    np.testing.assert_array_equal(changed(files, files / "out.png"), alpha == 0)
+    with pytest.raises(UserError, match=r"coffee\.png has no alpha"):
+        whiten(files / "images" / "coffee.png", None, files / "b.png", "--mask-from=alpha")
+
+
+def test_lamas_names_in_one_folder(whiten, files):
+    folder = files / "lama"
+    folder.mkdir()
+    shutil.copy(files / "images" / "coffee.png", folder / "a.png")
+    shutil.copy(files / "images" / "chelsea.png", folder / "b_crop000.png")
+    shutil.copy(files / "images" / "rocket.png", folder / "venetian_mask.png")  # a photograph
+    for name in ("a_mask001", "a_mask002", "b_crop000_mask000"):
+        shutil.copy(files / "masks" / "coffee.bmp", folder / f"{name}.bmp")
+    with pytest.raises(SystemExit):
+        whiten(folder, folder, files / "out")
+    written = sorted(path.name for path in (files / "out").iterdir())
+    assert written == ["a_mask001.png", "a_mask002.png", "b_crop000_mask000.png"]
+    hole = np.zeros((80, 100), bool)
+    hole[HOLE] = True
+    assert (changed(files, files / "out" / "a_mask001.png") >= hole).all()
+    assert (changed(files, files / "out" / "b_crop000_mask000.png", "chelsea") >= hole).all()
+
+
+def test_lamas_names_in_two_folders(whiten, files, capsys):
+    (files / "masks" / "coffee.bmp").rename(files / "masks" / "coffee_mask001.bmp")
+    (files / "images" / "rocket.png").rename(files / "images" / "chelsea_mask.png")
+    (files / "masks" / "rocket.bmp").rename(files / "masks" / "chelsea_mask.bmp")
+    assert whiten(files / "images", files / "masks", files / "out") == ""
+    assert sorted(path.name for path in (files / "out").iterdir()) == [
+        "chelsea.png",
+        "chelsea_mask.png",
+        "coffee_mask001.png",
+    ]
+
+
+def test_a_folder_without_masks_is_rejected(whiten, files, capsys):
+    """Images are not their own masks."""
+    with pytest.raises(SystemExit):
+        whiten(files / "images", files / "images", files / "out")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and f"no mask named coffee_mask*.* in {files}/images" in lines[1]
+
+
+def test_unsupported_photographs_in_a_folder_are_reported(whiten, files, capsys):
+    (files / "images" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(SystemExit):
+        whiten(files / "images", files / "masks", files / "out")
+    assert capsys.readouterr().err == (
+        f"error: {files}/images/phone.HEIC is HEIC, must be JPEG, PNG, WebP, TIFF or BMP; "
+        "save it as JPEG or PNG first\n"
+    )
+    assert len(list((files / "out").iterdir())) == 3
+
+
+def test_new_folders_are_made(whiten, files):
+    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
+    assert whiten(source, mask, files / "new" / "folder" / "x.png") == ""
+    assert (files / "new" / "folder" / "x.png").exists()
+    (files / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png is not an image"):
+        whiten(files / "text.png", mask, files / "other" / "x.png")
+    assert not (files / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,20 +237,65 @@ def test_an_empty_mask_copies_the_file(finished_run, files):
         ("images/coffee.png", "masks/none.bmp", "out.png", [], "masks/none.bmp"),
         ("images/coffee.png", "masks", "out.png", [], "both must be the same"),
         ("images/coffee.png", None, "out.png", [], "--random-holes"),
-        ("images/coffee.png", "masks/coffee.bmp", "out.gif", [], ".webp"),
-        ("images/coffee.png", "masks/coffee.bmp", "none/out.png", [], "cannot write"),
+        ("images/coffee.png", "masks/coffee.bmp", "o.png", ["--mask-from=alpha"], "pass one of"),
         ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--quality=0"], "1..100"),
-        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--tile=8"], "at least 16"),
         ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--blend=no"], "telea-poisson"),
+        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--dilate-mask=-1"], "at least 0"),
+        ("images/coffee.png", "images/coffee.png", "out.png", [], "photograph itself"),
+        # Found before the weights are loaded:
+        ("images/coffee.png", "masks/coffee.bmp", "out.gif", [], ".webp"),
+        ("images/coffee.png", "masks/coffee.bmp", "new/folder", [], "must end in"),
+        ("images/coffee.png", "masks/coffee.bmp", "busy", [], "busy/coffee.png is a folder"),
+        ("images", "masks", "images/coffee.png", [], "Not a directory"),
+        ("images/coffee.png", "masks/coffee.bmp", "masks/coffee.bmp/a.png", [], "Not a directory"),
+        ("images/coffee.png", "masks/coffee.bmp", "locked/new/a.png", [], "Permission denied"),
+        ("images", "masks", "locked", [], "Permission denied"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_bad_input_is_rejected(image, mask, output, more, expected, finished_run, files):
-    before = {path: path.read_bytes() for path in files.rglob("*.png")}
+def test_bad_input_is_rejected(image, mask, output, more, expected, whiten, files, monkeypatch):
+    (files / "busy" / "coffee.png").mkdir(parents=True)
+    (files / "locked").mkdir()
+    make = tempfile.TemporaryFile
+
+    def make_unless_locked(dir):
+        if dir.name == "locked":  # root may write anywhere
+            raise PermissionError(13, "Permission denied")
+        return make(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make_unless_locked)
+    if expected in ("Not a directory", "Permission denied", "must end in", ".webp"):
+        monkeypatch.delattr(Completer, "load")
+    before = {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
     mask = mask and files / mask
-    result = complete(finished_run, files / image, mask, files / output, *more)
-    assert_rejected(result, expected)
-    assert {path: path.read_bytes() for path in files.rglob("*.png")} == before
+    with pytest.raises(UserError, match=re.escape(expected)) as error:
+        whiten(files / image, mask, files / output, *more)
+    assert "\n" not in str(error.value)
+    assert {path: path.is_file() and path.read_bytes() for path in files.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "name", "expected"),
+    [
+        ("RGBA", (30, 20), "out.jpg", "JPEG cannot store the image's alpha; write a PNG"),
+        ("L", (17000, 1), "out.webp", "17000x1, at most 16383 pixels per side"),
+    ],
+)
+def test_formats_are_checked_before_completing(mode, size, name, expected, whiten, files):
+    PIL.Image.new(mode, size, 9).save(files / "in.png")
+    PIL.Image.fromarray(np.arange(size[0] * size[1]).reshape(size[::-1]) < 9).save(files / "m.png")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match=re.escape(expected)),
+    ):
+        patch.delattr(Whitener, "fill")
+        whiten(files / "in.png", files / "m.png", files / name)
+
+
+def test_tiles_that_are_too_small_are_rejected(finished_run, files):
+    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
+    result = complete(finished_run, source, mask, files / "out.jpg", "--tile=8")
+    assert_rejected(result, "at least 16")
 
 
 def test_a_missing_checkpoint_is_rejected(files):

@@ -9,7 +9,8 @@ import skimage.data
 from PIL import ImageCms
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import read_mask, read_photo, write_photo
+from glinpaint_jax.inference.masks import read_mask
+from glinpaint_jax.inference.photos import read_photo, write_photo
 
 ORIENTATION = 0x0112
 
@@ -165,6 +166,11 @@ def write_bomb(path):
     path.write_bytes(content)
 
 
+def write_heic(path):
+    """The first bytes of an iPhone's file."""
+    path.write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHB" + bytes(100))
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -175,7 +181,10 @@ def write_bomb(path):
         ("cmyk.jpg", lambda path: photo().convert("CMYK").save(path), "colour mode CMYK"),
         ("lab.tif", lambda path: photo().convert("LAB").save(path), "colour mode LAB"),
         ("pages.tif", write_two_pages, "contains 2 images"),
-        ("animated.gif", lambda path: photo().save(path), "is GIF"),
+        ("animated.gif", lambda path: photo().save(path), "is GIF.*save it as JPEG or PNG"),
+        ("a.avif", lambda path: photo().save(path), "is AVIF.*save it as JPEG or PNG"),
+        ("phone.jpg", write_heic, r"phone\.jpg is HEIC.*save it as JPEG or PNG"),
+        ("a.heif", lambda path: path.write_bytes(b"unknown"), "is HEIF.*save it as JPEG or PNG"),
         (
             "deep.png",
             lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16)),

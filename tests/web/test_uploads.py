@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import skimage.data
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.web.app import summarize
 from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
@@ -18,19 +19,9 @@ from glinpaint_jax.web.uploads import (
     make_preview,
     remove_older,
 )
+from tests.helpers.completers import Whitener
 
 LIMITS = Limits(megapixels=50, megabytes=50, queue=32)
-
-
-class Whitener(Completer):
-    """Fills holes with white."""
-
-    def __init__(self):
-        pass
-
-    def fill(self, images, holes):
-        (image,), (hole,) = images, holes
-        return [np.where(hole[..., None], np.uint8(255), image)]
 
 
 def test_the_painted_layer_is_stretched_to_the_photograph():
@@ -84,6 +75,22 @@ def test_a_photograph_and_a_hole_are_required(tmp_path):
     PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="there is no hole yet"):
         complete_upload(Whitener(), str(tmp_path / "a.png"), None, None, "none", tmp_path, LIMITS)
+
+
+def test_the_masks_rules_are_those_of_the_command(tmp_path):
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    for path in (photo, mask):
+        PIL.Image.fromarray(skimage.data.coffee()[:30, :40]).save(path)
+    arguments = str(photo), str(mask), None, "none", tmp_path, LIMITS
+    with pytest.raises(UserError, match=r"^mask\.png is the photograph itself"):
+        complete_upload(Whitener(), *arguments)
+    for rows, note in ((30, " Note: the hole covers 100% of the image; is the mask"), (10, "")):
+        hole = np.zeros((30, 40), np.uint8)
+        hole[:rows] = 255
+        PIL.Image.fromarray(hole).save(mask)
+        summary = summarize(complete_upload(Whitener(), *arguments), 1.5)
+        assert summary.startswith("**40 x 30**, ") and " filled in 1.5 s. All other" in summary
+        assert note in summary and ("Note" in summary) == bool(note)
 
 
 def test_alpha_in_a_format_without_alpha_gives_a_png(tmp_path):

@@ -1,0 +1,179 @@
+"""Which masks are accepted, which are rejected, and what holes become."""
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+from skimage.morphology import dilation, disk
+
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.masks import describe_doubt, dilate, read_mask, split_alpha
+from glinpaint_jax.inference.photos import Photo, read_photo
+from tests.helpers.completers import Whitener
+
+SIZE = (160, 200)
+COFFEE = np.ascontiguousarray(skimage.data.coffee()[: SIZE[0], : SIZE[1]])
+
+
+def box(value=True, background=False):
+    image = np.full((*SIZE, *np.shape(value)), background, np.asarray(value).dtype)
+    image[30:70, 50:110] = value
+    return image
+
+
+def painted(colour):
+    image = COFFEE.copy()
+    image[30:70, 50:110] = colour
+    return image
+
+
+def with_alpha(colours):
+    """Transparent in the box."""
+    return np.dstack([colours, np.where(box(), 0, 255).astype(np.uint8)])
+
+
+def grey(image):
+    return np.array(PIL.Image.fromarray(image).convert("L"))
+
+
+def lines(thickness, count=12):
+    """Antialiased."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros(SIZE, np.uint8)
+    for _ in range(count):
+        start, end = rng.integers(0, SIZE[0], (2, 2)).tolist()
+        cv2.line(mask, start, end, 255, thickness, cv2.LINE_AA)
+    return mask
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (COFFEE, "is the photograph itself, not a mask"),
+        (painted((255, 255, 255)), "is a painted copy of the photograph"),
+        (painted((255, 0, 0)), "is a painted copy of the photograph"),
+        (grey(COFFEE), "has wide areas of grey"),
+        (skimage.data.camera()[::3, ::3], r"has wide areas of grey \(\d\d%\)"),
+        (skimage.data.chelsea(), "is coloured"),
+        (box((255, 0, 0)).astype(np.uint8), "is coloured"),
+        (box((255, 0, 0), 255).astype(np.uint8), "is coloured"),
+    ],
+    ids=["itself", "white", "red", "grey", "camera", "chelsea", "red on black", "red on white"],
+)
+def test_pictures_are_no_masks(mask, message, suffix, tmp_path):
+    path = tmp_path / f"mask{suffix}"
+    PIL.Image.fromarray(mask).save(path)
+    if suffix == ".jpg" and mask is COFFEE:  # its pixels have changed
+        message = "is a painted copy"
+    with pytest.raises(UserError, match=f"mask{suffix} {message}.*white where") as error:
+        read_mask(path, COFFEE)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["hubble_deep_field", "rocket", "page", "moon", "text", "horse"])
+def test_photographs_with_few_tones_are_no_masks_of_themselves(name):
+    """Night skies, pages and silhouettes are nearly black and white."""
+    photo = np.array(PIL.Image.fromarray(getattr(skimage.data, name)()).convert("RGB"))
+    mask = PIL.Image.fromarray(photo)
+    with pytest.raises(UserError, match=r"^the mask is the photograph itself"):
+        read_mask(mask, photo)
+    if name != "horse":
+        with pytest.raises(UserError, match=r"is coloured|has wide areas"):
+            read_mask(mask)
+
+
+@pytest.mark.parametrize("quality", [None, 5, 50, 95])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *(lines(thickness) for thickness in (1, 3, 20)),
+        lines(1, count=60),
+        cv2.GaussianBlur(lines(20), (0, 0), 4),
+        255 - lines(3),
+        box(np.uint8(140)),
+        cv2.resize(lines(5), (100, 80), interpolation=cv2.INTER_AREA),
+    ],
+    ids=["1", "3", "20", "many", "soft", "inverted", "grey", "shrunk"],
+)
+def test_soft_edges_and_compression_are_accepted(mask, quality, tmp_path):
+    expected = mask > 127
+    if quality:
+        PIL.Image.fromarray(mask).convert("RGB").save(tmp_path / "mask.jpg", quality=quality)
+        hole = read_mask(tmp_path / "mask.jpg", COFFEE)
+        decoded = cv2.imread(str(tmp_path / "mask.jpg"), cv2.IMREAD_GRAYSCALE)
+        expected = decoded > 127
+        assert (hole != (mask > 127)).mean() < 0.06
+    else:
+        hole = read_mask(PIL.Image.fromarray(mask), COFFEE)
+    np.testing.assert_array_equal(hole, expected)
+
+
+def test_a_mask_may_equal_a_black_photograph_around_its_hole():
+    night = np.full((*SIZE, 3), 2, np.uint8)
+    mask = PIL.Image.fromarray(box(np.uint8(255), 2))
+    np.testing.assert_array_equal(read_mask(mask, night), box())
+    assert not read_mask(PIL.Image.fromarray(night), night).any()
+
+
+@pytest.mark.parametrize("colours", [COFFEE, np.zeros_like(COFFEE)], ids=["photograph", "black"])
+def test_a_transparent_hole_is_offered_as_mask(colours, tmp_path):
+    PIL.Image.fromarray(with_alpha(colours)).save(tmp_path / "cut.png")
+    for photo in (None, COFFEE):
+        with pytest.raises(UserError, match=r"cut\.png .*transparent parts.*--mask-from alpha"):
+            read_mask(tmp_path / "cut.png", photo)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_becomes_the_hole(mode):
+    image = PIL.Image.fromarray(with_alpha(COFFEE)).convert(mode)
+    image.putpixel((0, 0), (*image.getpixel((0, 0))[:-1], 254))
+    photo, hole = split_alpha(Photo(image, "PNG", {"dpi": (72, 72)}), "a.png")
+    expected = box()
+    expected[0, 0] = True
+    np.testing.assert_array_equal(hole, expected)
+    assert photo.image.mode == mode[:-1] and photo.metadata == {"dpi": (72, 72)}
+    np.testing.assert_array_equal(np.array(photo.image), np.array(image)[..., :-1].squeeze())
+    with pytest.raises(UserError, match=r"a\.png has no alpha"):
+        split_alpha(photo, "a.png")
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 2, 7, 30])
+def test_dilation_reaches_all_pixels_within_the_distance(pixels):
+    hole = np.zeros((40, 60), bool)
+    hole[[0, 20, 20, 39], [0, 30, 45, 20]] = True
+    np.testing.assert_array_equal(dilate(hole, pixels), dilation(hole, disk(pixels)))
+    assert not dilate(np.zeros((5, 6), bool), pixels).any()
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0, "there is no hole"), (0.01, None), (0.6, None), (0.61, "61%"), (1, "100%.*inverted")],
+)
+def test_unusual_holes_are_reported(share, expected):
+    image, hole = np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), bool)
+    hole.flat[: round(share * 100)] = True
+    if expected is None:
+        assert describe_doubt(hole) is None
+        Whitener()(image, hole)  # warnings are errors
+    else:
+        with pytest.warns(match=expected):
+            Whitener()(image, hole)
+
+
+def test_the_completer_has_the_same_rules(tmp_path):
+    PIL.Image.fromarray(COFFEE).save(tmp_path / "a.png")
+    PIL.Image.fromarray(with_alpha(COFFEE)).save(tmp_path / "cut.png")
+    for image in (COFFEE, tmp_path / "a.png", PIL.Image.open(tmp_path / "a.png")):
+        with pytest.raises(UserError, match="photograph itself"):
+            Whitener()(image, tmp_path / "a.png")
+        with pytest.raises(UserError, match="transparent parts"):
+            Whitener()(image, str(tmp_path / "cut.png"))
+
+
+def test_a_photograph_keeps_its_colours_under_alpha(tmp_path):
+    PIL.Image.fromarray(with_alpha(COFFEE)).save(tmp_path / "cut.png")
+    photo, hole = split_alpha(read_photo(tmp_path / "cut.png"), "cut.png")
+    np.testing.assert_array_equal(photo.rgb, COFFEE)
+    np.testing.assert_array_equal(hole, box())
