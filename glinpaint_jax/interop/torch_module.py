@@ -78,10 +78,10 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, 4, h, w] -> [b, 3, h, w]; sides are multiples of 4."""
-        masked_image = x[:, :3]
+        masked_image, mask = x[:, :3], x[:, 3:]
         x = self.decoder(self.dilation_neck(self.encoder(x)))
         if self.residual:
-            x = x + masked_image
+            x = masked_image + mask * x
         return 2 * torch.sigmoid(x) - 1 if self.sigmoid else x.clamp(-1, 1)
 
 

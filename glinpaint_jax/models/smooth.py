@@ -124,17 +124,17 @@ def neighbours(x: Grid) -> list[Grid]:
     ]
 
 
-def pool(x: Grid) -> Grid:
+def pool(x: Grid) -> Float[Array, "b c half_h half_w"]:
     """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
     return lax.reduce_window(x, 0.0, lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "SAME")
 
 
-def spread(x: Grid, shape: tuple[int, ...]) -> Grid:
+def spread(x: Grid, shape: tuple[int, ...]) -> Float[Array, "b c full_h full_w"]:
     """Repeats each pixel 2x2 times, up to the height and width of `shape`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)[:, :, : shape[2], : shape[3]]
 
 
-def dot(x: Grid, y: Grid) -> Grid:
+def dot(x: Grid, y: Grid) -> Float[Array, "b c 1 1"]:
     return (x * y).sum((2, 3), keepdims=True)
 
 
