@@ -3,8 +3,9 @@
     bash scripts/demo.sh
 
 Hardware: 2 CPU cores and 4 GB of memory; under 5 minutes.
-Expected: the table in docs/benchmarks.md. With only seven training photographs, the model completes
-other photographs poorly; that takes thousands.
+Expected: the table in docs/benchmarks.md. The model corrects a smooth fill of the hole
+(model.base=smooth). With only seven training photographs, it adds little to it in other photographs;
+that takes thousands.
 """
 
 from glinpaint_jax.config import (
