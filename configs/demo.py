@@ -27,7 +27,7 @@ def get_config() -> Config:
         eval_every=460,
         checkpoint_every=460,
         ema_decay=0.99,
-        model=ModelConfig(width=16),
+        model=ModelConfig(width=16, base="smooth"),
         data=DataConfig(
             source="photos",
             eval_images=96,

@@ -16,6 +16,7 @@ PRECISIONS = ("float32", "bfloat16")
 MATMUL_PRECISIONS = ("tensorfloat32", "float32")  # jax's names
 SCORES = ("l1", "psnr", "ssim")
 OUTPUTS = ("clip", "sigmoid")
+BASES = ("none", "smooth")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")
@@ -39,6 +40,9 @@ def setting(default: Any, meaning: str, minimum: int | None = None, choices: tup
 class ModelConfig:
     width: int = setting(64, "channels of the first convolution, even", minimum=2)
     output: str = setting("clip", "MMagic's clip, or the paper's sigmoid", choices=OUTPUTS)
+    base: str = setting(
+        "none", "smooth: holes are filled smoothly first, and the network corrects", choices=BASES
+    )
 
 
 @dataclass
@@ -173,6 +177,12 @@ class Config:
         phases, rate = self.phases, self.optimizer.learning_rate
         _require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
         _require(self.model.width % 2 == 0, "model.width", self.model.width, "even")
+        _require(
+            self.model.base == "none" or self.model.output == "clip",
+            "model.output",
+            self.model.output,
+            f"clip with model.base={self.model.base}",
+        )
         _require(
             self.image_size % 4 == 0,
             "image_size",

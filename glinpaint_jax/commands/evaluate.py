@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
     add("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     add("--output", type=Path, metavar="DIR", help="also write a picture of every image, as PNG")
-    add("--baselines", action="store_true", help="also score mean color fill and Telea")
+    add("--baselines", action="store_true", help="also score methods that need no training")
     cli.add_config_arguments(parser, "config file [the checkpoint's own config]")
     cli.add_distributed_arguments(parser)
 

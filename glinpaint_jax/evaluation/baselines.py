@@ -1,13 +1,16 @@
-"""Two baselines without learning that a model should beat, in numpy and OpenCV."""
+"""Baselines without learning that a model should beat."""
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import UInt8
+
+from glinpaint_jax.models.smooth import smooth_fill
 
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w 1"]
 
-TELEA_RADIUS = 3  # pixels
+RADIUS = 3  # of OpenCV's methods, pixels
 
 
 def mean_fill(image: Image, mask: Mask) -> Image:
@@ -20,7 +23,25 @@ def mean_fill(image: Image, mask: Mask) -> Image:
 
 def telea(image: Image, mask: Mask) -> Image:
     """Telea's fast marching inpainting (2004)."""
-    return cv2.inpaint(image, mask[..., 0], TELEA_RADIUS, cv2.INPAINT_TELEA)
+    return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_TELEA)
 
 
-BASELINES = {"mean colour": mean_fill, "Telea": telea}
+def navier_stokes(image: Image, mask: Mask) -> Image:
+    """Bertalmio's inpainting by fluid dynamics (2001)."""
+    return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)
+
+
+def harmonic(image: Image, mask: Mask) -> Image:
+    """The smooth fill that `model.base=smooth` starts from."""
+    batch = image[None].astype(np.float32), mask[None].astype(np.float32)
+    return np.rint(_smooth_fill(*batch)[0]).astype(np.uint8)
+
+
+_smooth_fill = jax.jit(smooth_fill)
+
+BASELINES = {
+    "mean colour": mean_fill,
+    "Telea": telea,
+    "Navier-Stokes": navier_stokes,
+    "smooth fill": harmonic,
+}

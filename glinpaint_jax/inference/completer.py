@@ -18,9 +18,10 @@ from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
-from glinpaint_jax.models.complete import predict
+from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.models.complete import predict_filled
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.inputs import to_pixel_range, to_unit_range
+from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
@@ -61,8 +62,11 @@ class Completer:
         def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:
             image = to_unit_range(pixels.astype(jnp.float32))
             mask = hole.astype(jnp.float32)[..., None]
-            return to_pixel_range(predict(generator, variables, image, mask, fill))
+            if not self._is_smooth:  # else filled before, since a region may cut the hole
+                image = fill_hole(image, mask, fill)
+            return to_pixel_range(predict_filled(generator, variables, image, mask))
 
+        self._is_smooth = generator.base == "smooth"
         self._tile = tile
         self._blend = blend
         self._scale = scale
@@ -163,6 +167,8 @@ class Completer:
         The output covers the region's `kept` part. Computes up to len(images) regions of equal size
         at once.
         """
+        if self._is_smooth:
+            images = [fill_smoothly(*pair) for pair in zip(images, holes, strict=True)]
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}

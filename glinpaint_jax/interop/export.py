@@ -51,6 +51,12 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
     be written, or a package is missing.
     """
     packages, to_bytes, compare = FORMATS[kind]
+    base = weights.config.model.base
+    if kind in ("mmagic", "safetensors") and base != "none":
+        raise UserError(
+            f"--format {kind} cannot hold a network with model.base={base}, which MMagic does not "
+            "have; use --format torchscript, onnx or stablehlo"
+        )
     for package in packages:
         import_extra(package)
     with report_unwritable(path):
@@ -121,7 +127,7 @@ def _make_torch_module(weights: Weights) -> Any:
 
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     generator, _ = torch_module.load_networks(weights.config, state)
-    return torch_module.CompletionModule(generator, weights.config.mask.fill).eval()
+    return torch_module.CompletionModule(generator, weights.config).eval()
 
 
 def _make_example_tensors() -> tuple[Any, Any]:

@@ -57,7 +57,7 @@ def compare_pth(weights: Weights, path: Path) -> float:
 
     state = torch.load(path, weights_only=True)["state_dict"]
     generator, discriminator = torch_module.load_networks(weights.config, state)
-    module = torch_module.CompletionModule(generator, weights.config.mask.fill)
+    module = torch_module.CompletionModule(generator, weights.config)
 
     def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return to_numpy(module(to_torch(image), to_torch(mask)))

@@ -21,11 +21,22 @@ def predict(
 ) -> Image:
     """Returns the generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled.
 
-    `fill` is the hole's RGB colour, 0..255. Batch norm uses its running statistics. Accelerators
-    multiply float32 exactly, so that every platform gives the same result.
+    `fill` is the hole's RGB colour, 0..255, for generators that see one.
+    """
+    masked_image = fill_hole(image, mask, fill, generator.base)
+    return predict_filled(generator, variables, masked_image, mask)
+
+
+def predict_filled(
+    generator: Generator, variables: Variables, masked_image: Image, mask: Mask
+) -> Image:
+    """Returns the generator's raw output for an image whose hole is already filled.
+
+    Batch norm uses its running statistics. Accelerators multiply float32 exactly, so that every
+    platform gives the same result.
     """
     with jax.default_matmul_precision("float32"):
-        return generator.apply(variables, fill_hole(image, mask, fill), mask, train=False)
+        return generator.apply(variables, masked_image, mask, train=False)
 
 
 def complete(

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
 from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
@@ -43,6 +44,7 @@ class Stack(nn.Module):
     table: tuple[Layer, ...]
     width: int
     to_rgb: bool = False
+    rgb_init: Initializer | None = None
     dtype: Any = None
 
     @nn.compact
@@ -59,7 +61,7 @@ class Stack(nn.Module):
             )(x, train=train)
         if self.to_rgb:
             # No dtype: the last layer computes in the parameters' own precision.
-            x = Conv(3, 3, use_bias=True, name="dec7")(x)
+            x = Conv(3, 3, use_bias=True, init=self.rgb_init, name="dec7")(x)
         return x
 
 
@@ -68,10 +70,14 @@ class Generator(nn.Module):
 
     `width` is the number of channels of the first layer (64 in the paper); `output` is 'clip'
     (MMagic) or 'sigmoid' (the paper); all convolutions but the last compute in `dtype`.
+
+    With `base` 'smooth', the prediction is `masked_image` plus the last layer's output, which is 0
+    at first. Training does not clip it, because clipped pixels get no gradient.
     """
 
     width: int = 64
     output: str = "clip"
+    base: str = "none"
     dtype: Any = None
 
     @nn.compact
@@ -86,9 +92,18 @@ class Generator(nn.Module):
         x = jnp.concatenate([masked_image, mask], axis=-1)
         x = Stack(ENCODER, self.width, dtype=self.dtype, name="encoder")(x, train=train)
         x = Stack(DILATION_NECK, self.width, dtype=self.dtype, name="dilation_neck")(x, train=train)
-        x = Stack(DECODER, self.width, to_rgb=True, dtype=self.dtype, name="decoder")(
-            x, train=train
-        )
+        smooth = self.base == "smooth"
+        x = Stack(
+            DECODER,
+            self.width,
+            to_rgb=True,
+            rgb_init=nn.initializers.zeros if smooth else None,
+            dtype=self.dtype,
+            name="decoder",
+        )(x, train=train)
+        if smooth:
+            x += masked_image
+            return x if train else jnp.clip(x, -1, 1)
         if self.output == "sigmoid":
             return 2 * nn.sigmoid(x) - 1
         return jnp.clip(x, -1, 1)

@@ -6,6 +6,8 @@ from flax import struct
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from glinpaint_jax.models.smooth import smooth_fill
+
 
 @struct.dataclass
 class Inputs:
@@ -36,22 +38,31 @@ def bbox_mask(bbox: Int[Array, "b 4"], height: int, width: int) -> Float[Array, 
     return (inside & (columns >= left) & (columns < left + box_width)).astype(jnp.float32)
 
 
-def make_inputs(batch: dict[str, Array], fill: tuple[float, float, float]) -> Inputs:
+def make_inputs(
+    batch: dict[str, Array], fill: tuple[float, float, float], base: str = "none"
+) -> Inputs:
     """Scales a batch and fills its holes.
 
     `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for free-form holes, mask uint8
-    [b, h, w, 1] (1 = hole). `fill` is an RGB colour in 0..255.
+    [b, h, w, 1] (1 = hole). `fill` and `base` are as for `fill_hole`.
     """
     image = to_unit_range(batch["image"].astype(jnp.float32))
     if "mask" in batch:
         mask = batch["mask"].astype(jnp.float32)
     else:
         mask = bbox_mask(batch["bbox"], image.shape[1], image.shape[2])
-    return Inputs(image, mask, fill_hole(image, mask, fill), batch["bbox"])
+    return Inputs(image, mask, fill_hole(image, mask, fill, base), batch["bbox"])
 
 
-def fill_hole(image: Array, mask: Array, fill: tuple[float, float, float]) -> Array:
-    """Fills the hole of an image in [-1, 1] with an RGB colour in 0..255."""
+def fill_hole(
+    image: Array, mask: Array, fill: tuple[float, float, float], base: str = "none"
+) -> Array:
+    """Fills the hole of an image in [-1, 1], as the generator sees it.
+
+    With `base` 'none', it gets the RGB colour `fill`, 0..255; with 'smooth', the smooth fill.
+    """
+    if base == "smooth":
+        return smooth_fill(image, mask)
     colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
     return composite(colour, image, mask)
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -48,12 +49,13 @@ class Conv(nn.Module):
     dilation: int = 1
     transposed: bool = False
     use_bias: bool = False
+    init: Initializer | None = None  # Kaiming
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        init = TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT
+        init = self.init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.transposed:

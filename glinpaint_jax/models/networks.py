@@ -32,7 +32,7 @@ class Weights:
 def make_networks(config: Config) -> tuple[Generator, Discriminator]:
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
     return (
-        Generator(config.model.width, config.model.output, dtype),
+        Generator(config.model.width, config.model.output, config.model.base, dtype),
         Discriminator(config.model.width, dtype),
     )
 

@@ -181,7 +181,7 @@ def initial_networks(config: Config) -> InitialNetworks:
     if not config.init_from:
         return InitialNetworks(None, None, f"starting from random weights, seed {config.seed}")
     weights = load_weights(config.init_from)
-    for name in ("width", "output"):
+    for name in ("width", "output", "base"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:
             raise UserError(

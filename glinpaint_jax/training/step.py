@@ -72,7 +72,7 @@ def with_matmul_precision(
 
 def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Updates the generator with the reconstruction loss."""
-    inputs = make_inputs(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         prediction, batch_stats = generator_forward(
@@ -92,7 +92,7 @@ def discriminator_step(
     config: Config, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, and the generator's running statistics as MMagic does."""
-    inputs = make_inputs(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill, config.model.base)
     prediction, batch_stats = generator_forward(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
@@ -107,7 +107,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
 
     Both updates share one forward pass of the generator.
     """
-    inputs = make_inputs(batch, config.mask.fill)
+    inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def forward(params: Any) -> tuple[Array, Any]:
         return generator_forward(config, params, state.generator.batch_stats, inputs)

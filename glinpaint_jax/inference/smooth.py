@@ -1,0 +1,44 @@
+"""The smooth fill of a whole photograph, computed only around its holes."""
+
+import cv2
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Shaped
+
+from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.models.inputs import to_unit_range
+from glinpaint_jax.models.smooth import smooth_fill
+
+GAP = 32  # holes at most this many pixels apart are filled together
+MIN_SIDE = 64
+
+
+def fill_smoothly(
+    image: Shaped[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """Returns the image in float32, 0..255, with its hole (True) filled smoothly.
+
+    Computes square crops around the holes, of few sizes to compile few programs. A fill depends
+    only on the pixels next to its hole, so the result is that of the whole image.
+    """
+    filled = image.astype(np.float32)
+    reach = np.ones((GAP + 1, GAP + 1), np.uint8)
+    count, groups = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), reach))
+    for group in range(1, count):
+        part = hole & (groups == group)
+        top, left, height, width = bounding_box(part[..., None].view(np.uint8)).tolist()
+        side = max(MIN_SIDE, 1 << (max(height, width) + 1).bit_length())  # and a pixel around it
+        crop = tuple(
+            slice(start := max(0, min(first - 1, length - side)), start + side)
+            for first, length in zip((top, left), hole.shape, strict=True)
+        )
+        values = np.asarray(_fill_crop(image[crop][None], part[crop][None, ..., None]))[0]
+        np.copyto(filled[crop], values, where=part[crop][..., None])
+    return filled
+
+
+@jax.jit
+def _fill_crop(image: Array, mask: Array) -> Array:
+    image = to_unit_range(image.astype(np.float32))
+    return smooth_fill(image, mask.astype(np.float32)) * 127.5 + 127.5
