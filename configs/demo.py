@@ -38,6 +38,6 @@ def get_config() -> Config:
         ),
         mask=MaskConfig(max_size=16, max_delta=5, margin=2),
         phases=PhasesConfig(completion_end=1800, discriminator_end=1900),
-        losses=LossConfig(l1_valid=1.0, adversarial=0.001),
+        losses=LossConfig(adversarial=0.001),
         optimizer=OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
     )

@@ -63,6 +63,7 @@ def test_places_and_celeba_follow_mmagic():
         ("mask.kind", "round", "one of square"),
         ("mask.max_size", 30, "at most image_size - 2 * mask.margin - 1 = 27"),
         ("mask.max_delta", 32, "less than twice mask.max_size"),
+        ("model.base", "telea", "one of none, smooth"),
         ("mask.fill", (0.0, 0.0, 256.0), "within 0..255"),
         ("mask.fill", (0.0, 0.0), "three values"),
         ("losses.adversarial", -1.0, "at least 0"),

@@ -54,7 +54,13 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     written = json.loads(scores_file.read_text())
     assert written["step"] == 10
     methods = written["scores"]["held_out"]
-    assert list(methods) == ["model, step 10", "mean colour", "Telea"]
+    assert list(methods) == [
+        "model, step 10",
+        "mean colour",
+        "Telea",
+        "Navier-Stokes",
+        "smooth fill",
+    ]
     last = read_jsonl(workdir)[-1]
     assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)
     assert f"{methods['Telea']['l1']:.3f}" in result.stdout

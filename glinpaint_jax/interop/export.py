@@ -131,10 +131,13 @@ def _make_torch_module(weights: Weights) -> Any:
 
 
 def _make_example_tensors() -> tuple[Any, Any]:
-    """Makes the image and mask to trace with; two of each, since a size of 1 would become fixed."""
+    """Makes the image and mask to trace with. A size of 1 would become fixed.
+
+    So there are two of each, and the smooth fill's coarsest level is larger than one pixel.
+    """
     import torch
 
-    return torch.zeros(2, 3, 16, 24), torch.zeros(2, 1, 16, 24)
+    return torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200)
 
 
 @contextmanager

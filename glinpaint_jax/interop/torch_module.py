@@ -4,10 +4,16 @@ Tensors are NCHW. Like MMagic's, the networks read and write BGR in [-1, 1]. Exp
 `CompletionModule`, which wraps the generator: RGB in 0..1, and it fills the hole itself.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
+from torch.nn import functional
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.models import smooth
 from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, LOCAL_BRANCH
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.layers import Layer
@@ -64,6 +70,7 @@ class Generator(nn.Module):
         super().__init__()
         width = config.model.width
         self.sigmoid = config.model.output == "sigmoid"
+        self.residual = config.model.base == "smooth"
         self.encoder = make_stack(ENCODER, 4, width)
         self.dilation_neck = DilationNeck(width)
         self.decoder = make_stack(DECODER, 4 * width, width)
@@ -71,7 +78,10 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, 4, h, w] -> [b, 3, h, w]; sides are multiples of 4."""
+        masked_image, mask = x[:, :3], x[:, 3:]
         x = self.decoder(self.dilation_neck(self.encoder(x)))
+        if self.residual:
+            x = masked_image + mask * x
         return 2 * torch.sigmoid(x) - 1 if self.sigmoid else x.clamp(-1, 1)
 
 
@@ -106,6 +116,126 @@ class Discriminator(nn.Module):
         return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
+class ColourFill(nn.Module):
+    def __init__(self, fill: tuple[float, float, float]):
+        super().__init__()
+        bgr = torch.tensor(fill[::-1]).reshape(1, 3, 1, 1)
+        self.register_buffer("fill", (bgr - 127.5) / 127.5)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return image * (1 - mask) + self.fill * mask
+
+
+class Level(NamedTuple):
+    """As in models/smooth.py."""
+
+    links: Tensor
+    weight: Tensor
+
+
+class SmoothFill(nn.Module):
+    """models/smooth.py in PyTorch, for any size. Channels are separate images, [b * c, 1, h, w].
+
+    Convolutions keep the exported graphs small.
+    """
+
+    def __init__(self):
+        super().__init__()
+        neighbours = torch.zeros(4, 1, 3, 3)  # left, right, above, below
+        for i, (row, column) in enumerate(((1, 0), (1, 2), (0, 1), (2, 1))):
+            neighbours[i, 0, row, column] = 1
+        between = torch.zeros(4, 1, 2, 2)  # sums only the links that leave a block of 2x2 pixels
+        between[0, 0, :, 0] = between[1, 0, :, 1] = between[2, 0, 0] = between[3, 0, 1] = 1
+        self.register_buffer("neighbours", neighbours)
+        self.register_buffer("between", between)
+        self.register_buffer("block", torch.ones(1, 1, 2, 2))
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        channels = image.shape[1]
+        mask = mask.expand_as(image).flatten(0, 1).unsqueeze(1)
+        known = image.flatten(0, 1).unsqueeze(1) * (1 - mask)
+        levels = self.make_levels(mask)
+        residual = mask * self.around(known).sum(1, keepdim=True)
+        direction = self.cycle(levels, residual)
+
+        def iterate(
+            solution: Tensor, residual: Tensor, direction: Tensor, energy: Tensor
+        ) -> tuple[Tensor, ...]:
+            change = self.apply_level(levels[0], direction)
+            step = divide(energy, dot(direction, change))
+            solution, residual = solution + step * direction, residual - step * change
+            correction = self.cycle(levels, residual)
+            new_energy = dot(residual, correction)
+            direction = correction + divide(new_energy, energy) * direction
+            return solution, residual, direction, new_energy
+
+        state = torch.zeros_like(known), residual, direction, dot(residual, direction)
+        state = repeat(iterate, state, smooth.CYCLES)
+        return (known + state[0]).squeeze(1).unflatten(0, (-1, channels))
+
+    def make_levels(self, mask: Tensor) -> list[Level]:
+        links = mask * self.around(mask)
+        known = self.around(torch.ones_like(mask)).sum(1, keepdim=True)
+        anchor = mask * known - links.sum(1, keepdim=True)
+        levels = []
+        for _ in range(smooth.UNKNOWN_SIZE_LEVELS):
+            levels.append(Level(links, links.sum(1, keepdim=True) + anchor))
+            links = smooth.COARSE_LINK * pool(links, self.between)
+            anchor = smooth.COARSE_ANCHOR * pool(anchor, self.block)
+        return levels
+
+    def cycle(self, levels: list[Level], residual: Tensor) -> Tensor:
+        level, *coarser = levels
+        rate = smooth.DAMPING * divide(torch.ones_like(level.weight), level.weight)
+
+        def relax(solution: Tensor, steps: int) -> Tensor:
+            for _ in range(steps):
+                solution = solution + rate * (residual - self.apply_level(level, solution))
+            return solution
+
+        if not coarser:
+            return relax(rate * residual, smooth.COARSEST_SMOOTHINGS - 1)
+        solution = relax(rate * residual, smooth.SMOOTHINGS - 1)
+        rest = residual - self.apply_level(level, solution)
+        coarse = self.cycle(coarser, pool(rest, self.block))
+        spread = functional.conv_transpose2d(coarse, self.block, stride=2)
+        spread = spread[:, :, : residual.shape[2], : residual.shape[3]]
+        return relax(solution + spread * (level.weight > 0), smooth.SMOOTHINGS)
+
+    def apply_level(self, level: Level, x: Tensor) -> Tensor:
+        return level.weight * x - (level.links * self.around(x)).sum(1, keepdim=True)
+
+    def around(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.neighbours, padding=1)
+
+
+def repeat(iterate: Callable[..., tuple], state: tuple[Tensor, ...], times: int) -> tuple:
+    """Applies `iterate` to the state. An ONNX graph gets a loop: unrolled, it takes minutes."""
+    if torch.compiler.is_exporting():
+        counter = torch.zeros((), dtype=torch.int64)
+        return while_loop(
+            lambda counter, *_: counter < times,
+            lambda counter, *state: (counter + 1, *iterate(*state)),
+            (counter, *state),
+        )[1:]
+    for _ in range(times):
+        state = iterate(*state)
+    return state
+
+
+def pool(x: Tensor, kernel: Tensor) -> Tensor:
+    """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
+    return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), kernel, stride=2, groups=x.shape[1])
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum((2, 3), keepdim=True)
+
+
+def divide(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y > 0, x / torch.where(y > 0, y, 1.0), 0.0)
+
+
 class CompletionModule(nn.Module):
     """(image, mask) -> completed image: the module in exported files.
 
@@ -113,17 +243,16 @@ class CompletionModule(nn.Module):
     of any number type, 1 = hole; sides are multiples of 4. Pixels outside the hole stay unchanged.
     """
 
-    def __init__(self, generator: Generator, fill: tuple[float, float, float]):
+    def __init__(self, generator: Generator, config: Config):
         super().__init__()
         self.generator = generator
-        bgr = torch.tensor(fill[::-1]).reshape(1, 3, 1, 1)
-        self.register_buffer("fill", (bgr - 127.5) / 127.5)
+        is_smooth = config.model.base == "smooth"
+        self.fill_hole = SmoothFill() if is_smooth else ColourFill(config.mask.fill)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)
         bgr = 2 * image.flip(1) - 1
-        masked_image = bgr * (1 - hole) + self.fill * hole
-        prediction = self.generator(torch.cat([masked_image, hole], dim=1))
+        prediction = self.generator(torch.cat([self.fill_hole(bgr, hole), hole], dim=1))
         return image * (1 - hole) + (prediction.flip(1) + 1) / 2 * hole
 
 

@@ -71,8 +71,8 @@ class Generator(nn.Module):
     `width` is the number of channels of the first layer (64 in the paper); `output` is 'clip'
     (MMagic) or 'sigmoid' (the paper); all convolutions but the last compute in `dtype`.
 
-    With `base` 'smooth', the prediction is `masked_image` plus the last layer's output, which is 0
-    at first. Training does not clip it, because clipped pixels get no gradient.
+    With `base` 'smooth', the prediction is `masked_image` plus, in the hole, the last layer's
+    output, which is 0 at first. Training does not clip it: clipped pixels get no gradient.
     """
 
     width: int = 64
@@ -102,7 +102,7 @@ class Generator(nn.Module):
             name="decoder",
         )(x, train=train)
         if smooth:
-            x += masked_image
+            x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)
         if self.output == "sigmoid":
             return 2 * nn.sigmoid(x) - 1

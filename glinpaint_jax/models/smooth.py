@@ -17,7 +17,7 @@ CYCLES = 8
 SMOOTHINGS = 2  # Jacobi iterations before and after each coarser level
 COARSEST_SMOOTHINGS = 8
 DAMPING = 0.8  # of the Jacobi iterations
-UNKNOWN_SIZE_LEVELS = 9  # in programs for any size: exact for holes up to about 1024 pixels
+UNKNOWN_SIZE_LEVELS = 7  # in programs for any size
 # Coarse weights are sums over two links, scaled by the longer distance: two fine pixels to the next
 # coarse one, one and a half to a known pixel.
 COARSE_LINK, COARSE_ANCHOR = 1 / 2, 2 / 3
@@ -124,17 +124,17 @@ def neighbours(x: Grid) -> list[Grid]:
     ]
 
 
-def pool(x: Grid) -> Grid:
+def pool(x: Grid) -> Float[Array, "b c half_h half_w"]:
     """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
     return lax.reduce_window(x, 0.0, lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "SAME")
 
 
-def spread(x: Grid, shape: tuple[int, ...]) -> Grid:
+def spread(x: Grid, shape: tuple[int, ...]) -> Float[Array, "b c full_h full_w"]:
     """Repeats each pixel 2x2 times, up to the height and width of `shape`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)[:, :, : shape[2], : shape[3]]
 
 
-def dot(x: Grid, y: Grid) -> Grid:
+def dot(x: Grid, y: Grid) -> Float[Array, "b c 1 1"]:
     return (x * y).sum((2, 3), keepdims=True)
 
 

@@ -240,11 +240,13 @@ def describe(reporter: Reporter, config: Config, mesh: Mesh, state: TrainState, 
     overview = parameter_overview.get_parameter_overview(networks, include_stats=False)
     reporter.text("parameters.txt", overview)
     devices = mesh.devices.flat
+    fill = "smoothly"
+    if config.model.base == "none":
+        fill = f"with RGB {', '.join(f'{value:g}' for value in config.mask.fill)}"
     reporter.say(
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
         f"{config.precision}; global batch {config.global_batch_size}\n{found}\n"
-        f"holes of kind {config.mask.kind}, filled with RGB "
-        f"{', '.join(f'{value:g}' for value in config.mask.fill)}"
+        f"holes of kind {config.mask.kind}, filled {fill}"
     )
     unreached = unreached_phase(config)
     if unreached:

@@ -6,7 +6,7 @@ import pytest
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import eval_batches
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.evaluation.baselines import mean_fill, telea
+from glinpaint_jax.evaluation.baselines import BASELINES, mean_fill
 from glinpaint_jax.evaluation.evaluate import (
     draw_masks,
     evaluate,
@@ -111,7 +111,7 @@ def test_baselines_use_only_valid_pixels():
     hole = mask[..., 0] == 1
     changed = image.copy()
     changed[hole] = 255 - image[hole]
-    for fill in (mean_fill, telea):
+    for fill in BASELINES.values():
         filled = fill(image, mask)
         np.testing.assert_array_equal(filled[~hole], image[~hole])
         np.testing.assert_array_equal(filled, fill(changed, mask))  # ignores pixels in the hole

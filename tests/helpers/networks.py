@@ -13,11 +13,11 @@ from glinpaint_jax.models.networks import Weights, init_variables
 
 
 def make_weights(config, step=7):
-    """Weights that look trained: no vector keeps its initial ones or zeros."""
+    """Weights that look trained: no vector or kernel keeps its initial ones or zeros."""
     rng = np.random.default_rng(0)
 
     def perturb(leaf):
-        if leaf.ndim > 1:
+        if leaf.ndim > 1 and leaf.any():
             return leaf
         return (leaf + rng.uniform(-0.4, 0.4, leaf.shape)).astype(np.float32)
 

@@ -16,7 +16,9 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.models.smooth import smooth_fill
 from glinpaint_jax.weights import load_weights
+from tests.helpers.networks import make_weights
 
 SHAPES = [(1, 40, 24), (3, 68, 100)]  # batch, height, width; none is used for tracing or verifying
 
@@ -192,4 +194,51 @@ def test_a_missing_package_raises_an_error_that_names_its_extra(
     hide(package, monkeypatch)
     with pytest.raises(UserError, match=rf"needs {package}, .*'\.\[{extra}\]'"):
         export_weights(weights, kind, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def smooth_weights(torch_config):
+    model = dataclasses.replace(torch_config.model, base="smooth")
+    return make_weights(dataclasses.replace(torch_config, model=model))
+
+
+def complete_smoothly(weights, image, mask):
+    """The completed image, in JAX; test_smooth.py compares the fill with a direct solver."""
+    generator, _ = make_networks(weights.config)
+    image, mask = np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1)
+    predict = jax.jit(
+        lambda image, mask: generator.apply(
+            weights.generator, smooth_fill(image, mask), mask, train=False
+        )
+    )
+    completed = np.where(mask > 0, (predict(2 * image - 1, mask) + 1) / 2, image)
+    return np.moveaxis(completed, -1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["torchscript", "onnx", "stablehlo"])
+def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path):
+    path = tmp_path / "file"
+    assert export_weights(smooth_weights, kind, path) <= 1e-4
+    image, mask = image_and_mask((2, 68, 100))
+    mask[1, :, 20:, :70] = 1  # at the border, and another hole than the first image's
+    if kind == "torchscript":
+        model = torch.jit.load(path, map_location="cpu")
+        completed = model(torch.from_numpy(image), torch.from_numpy(mask)).numpy()
+    elif kind == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (completed,) = session.run(["completed"], {"image": image, "mask": mask})
+    else:
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        completed = exported.call(np.moveaxis(image, 1, -1), np.moveaxis(mask, 1, -1))
+        completed = np.moveaxis(np.asarray(completed), -1, 1)
+    wanted = complete_smoothly(smooth_weights, image, mask)
+    np.testing.assert_allclose(completed, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mmagic", "safetensors"])
+def test_mmagics_formats_reject_networks_with_a_base(kind, smooth_weights, tmp_path):
+    with pytest.raises(UserError, match=f"--format {kind} cannot hold .*base=smooth.*torchscript"):
+        export_weights(smooth_weights, kind, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []

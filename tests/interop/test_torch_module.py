@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.torch_module import CompletionModule, load_networks
 from glinpaint_jax.models.networks import make_networks
@@ -88,9 +89,9 @@ def test_completion_module_changes_only_the_hole(mask_type, weights):
     image = torch.from_numpy(rng.random((1, 3, 24, 32), np.float32))
     mask = torch.zeros(1, 1, 24, 32)
     mask[:, :, 5:17, 8:20] = 1
-    fill = (255.0, 127.5, 0.0)
+    config = dataclasses.replace(weights.config, mask=MaskConfig(fill=(255.0, 127.5, 0.0)))
     with torch.no_grad():
-        completed = CompletionModule(generator, fill)(image, mask.to(mask_type))
+        completed = CompletionModule(generator, config)(image, mask.to(mask_type))
         bgr = (image * 2 - 1)[:, [2, 1, 0]]
         colour = torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1)  # of the fill, BGR
         inputs = torch.cat([torch.where(mask > 0, colour, bgr), mask], dim=1)

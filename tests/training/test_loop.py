@@ -68,6 +68,7 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
     [
         (ModelConfig(width=8), "model.width 4, this config 8; pass --config.model.width=4"),
         (ModelConfig(width=4, output="sigmoid"), "model.output 'clip', this config 'sigmoid'"),
+        (ModelConfig(width=4, base="smooth"), "model.base 'none', this config 'smooth'"),
     ],
 )
 def test_a_mismatched_generator_is_rejected(model, named, start_from):

@@ -1,0 +1,69 @@
+"""The smooth fill of photographs, computed around the holes only."""
+
+import jax
+import numpy as np
+import pytest
+import skimage
+
+from glinpaint_jax.config import ModelConfig
+from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.models.smooth import smooth_fill
+from tests.helpers.configs import make_small_config
+from tests.helpers.networks import make_weights
+
+HEIGHT, WIDTH = 397, 511
+
+
+@pytest.fixture(scope="module")
+def photo_and_hole():
+    """Holes at borders and corners, far apart, close to each other and larger than a tile."""
+    hole = np.zeros((HEIGHT, WIDTH), bool)
+    for top, left, bottom, right in (
+        (0, 0, 20, 30),
+        (390, 480, 397, 511),
+        (100, 100, 210, 330),
+        (230, 200, 240, 201),
+        (300, 20, 303, 23),
+        (50, 505, 90, 511),
+    ):
+        hole[top:bottom, left:right] = True
+    return np.ascontiguousarray(skimage.data.astronaut()[:HEIGHT, :WIDTH]), hole
+
+
+@pytest.fixture(scope="module")
+def base(photo_and_hole):
+    """The fill of the whole photograph at once, in [-1, 1]."""
+    image, hole = photo_and_hole
+    inputs = image[None].astype(np.float32) / 127.5 - 1, hole[None, ..., None].astype(np.float32)
+    return np.asarray(jax.jit(smooth_fill)(*inputs))[0]
+
+
+def test_crops_are_filled_as_the_whole_photograph_is(photo_and_hole, base):
+    image, hole = photo_and_hole
+    filled = fill_smoothly(image, hole)
+    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    np.testing.assert_allclose(filled, base * 127.5 + 127.5, atol=0.01)
+
+
+def test_a_photograph_that_is_all_hole_becomes_grey():
+    filled = fill_smoothly(np.zeros((20, 30, 3), np.uint8), np.ones((20, 30), bool))
+    np.testing.assert_array_equal(filled, 127.5)
+
+
+def test_regions_equal_the_whole_photograph(photo_and_hole, base):
+    image, hole = photo_and_hole
+    weights = make_weights(make_small_config(model=ModelConfig(width=4, base="smooth")))
+    generator, _ = make_networks(weights.config)
+    padding = ((0, -HEIGHT % 4), (0, -WIDTH % 4), (0, 0))
+    padded, mask = (
+        np.pad(array, padding, mode="edge")[None]
+        for array in (base, hole[..., None].astype(np.float32))
+    )
+    predict = jax.jit(lambda *args: generator.apply(weights.generator, *args, train=False))
+    expected = np.asarray(predict(padded, mask))[0, :HEIGHT, :WIDTH] * 127.5 + 127.5
+    completed = Completer(weights, tile=96, scale=1)(image, hole)
+    np.testing.assert_array_equal(completed[~hole], image[~hole])
+    assert np.abs(completed[hole] - expected[hole]).max() < 0.55
+    assert np.abs(expected[hole] - (base[hole] * 127.5 + 127.5)).max() > 1  # not the base alone

@@ -1,0 +1,161 @@
+"""The smooth fill, compared with a direct sparse solver, and the generator that corrects it."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+import skimage
+
+from glinpaint_jax.config import ModelConfig
+from glinpaint_jax.models.complete import complete
+from glinpaint_jax.models.inputs import Inputs, make_inputs
+from glinpaint_jax.models.networks import init_variables, make_networks
+from glinpaint_jax.models.smooth import smooth_fill
+from glinpaint_jax.training.step import generator_forward, reconstruction_loss
+from tests.helpers.configs import make_small_config
+
+GREY_LEVEL = 1 / 127.5  # in [-1, 1]
+HEIGHT, WIDTH = 90, 117
+
+
+def masks():
+    """Names and holes, uint8 [h, w]."""
+    rng = np.random.default_rng(0)
+
+    def boxes(*parts):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for part in parts:
+            mask[part] = 1
+        return mask
+
+    frame = 1 - boxes(np.s_[20:70, 25:90])
+    strokes = boxes()
+    for start, end, thickness in (((5, 3), (110, 80), 9), ((90, 2), (10, 85), 4)):
+        cv2.line(strokes, start, end, 1, thickness)
+    corridor = np.ones_like(strokes)
+    corridor[20, :-12] = corridor[45, 12:] = corridor[70, :-12] = 0
+    one_known = np.ones_like(strokes)
+    one_known[3, 100] = 0
+    return {
+        "box": boxes(np.s_[20:70, 30:100]),
+        "two boxes": boxes(np.s_[5:30, 10:40], np.s_[50:80, 41:110]),
+        "border": boxes(np.s_[:40, 50:90]),
+        "corner": boxes(np.s_[50:, :70]),
+        "band from side to side": boxes(np.s_[:, 30:95]),
+        "frame": frame,
+        "strokes": strokes,
+        "lines of 1 pixel": boxes(np.s_[::7], np.s_[:, ::11]),
+        "few specks": (rng.random(strokes.shape) < 0.2).astype(np.uint8),
+        "few known pixels": (rng.random(strokes.shape) < 0.98).astype(np.uint8),
+        "corridor": corridor,
+        "one known pixel": one_known,
+    }
+
+
+def photo(height, width):
+    """[h, w, 3] in [-1, 1]."""
+    image = cv2.resize(skimage.data.astronaut(), (width, height), interpolation=cv2.INTER_AREA)
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def solve_directly(image, mask):
+    """Each hole pixel is the mean of its neighbours inside the image."""
+    height, width = mask.shape
+    number = np.arange(mask.size).reshape(mask.shape)
+    links = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
+    first, second = (np.concatenate([pair[i].ravel() for pair in links]) for i in range(2))
+    ones = np.ones(len(first))
+    adjacent = scipy.sparse.coo_array((ones, (first, second)), (mask.size, mask.size))
+    adjacent = (adjacent + adjacent.T).tocsr()
+    laplacian = (scipy.sparse.diags_array(adjacent.sum(axis=1)) - adjacent).tocsr()
+    hole, values = mask.ravel() > 0, image.reshape(-1, 3).astype(np.float64)
+    right_side = -laplacian[hole][:, ~hole] @ values[~hole]
+    values[hole] = scipy.sparse.linalg.splu(laplacian[hole][:, hole].tocsc()).solve(right_side)
+    return values.reshape(height, width, 3)
+
+
+@pytest.fixture(scope="module")
+def fill():
+    return jax.jit(smooth_fill)
+
+
+def test_fills_equal_those_of_a_direct_solver(fill):
+    image, holes = photo(HEIGHT, WIDTH), masks()
+    batch = np.stack(list(holes.values())).astype(np.float32)[..., None]
+    filled = np.asarray(fill(np.stack([image] * len(batch)), batch))
+    for (name, mask), found in zip(holes.items(), filled, strict=True):
+        np.testing.assert_array_equal(found[mask == 0], image[mask == 0], err_msg=name)
+        difference = np.abs(found - solve_directly(image, mask)).max()
+        assert difference < GREY_LEVEL / 4, name
+
+
+def test_a_large_hole_equals_that_of_a_direct_solver(fill):
+    image, mask = photo(256, 256), np.zeros((256, 256), np.uint8)
+    mask[28:228, 28:228] = 1
+    found = fill(image[None], mask[None, ..., None].astype(np.float32))[0]
+    assert np.abs(found - solve_directly(image, mask)).max() < GREY_LEVEL / 100
+
+
+def test_a_fill_ignores_the_hole_and_is_grey_without_known_pixels(fill):
+    image = np.stack([photo(9, 5)] * 3)
+    mask = np.zeros((3, 9, 5, 1), np.float32)
+    mask[0, 2:6] = mask[1] = 1
+    image[mask[..., 0] == 1] = np.nan
+    filled = np.asarray(fill(image, mask))
+    assert np.isfinite(filled).all()
+    assert (filled[1] == 0).all()
+    np.testing.assert_array_equal(filled[2], image[2])
+    assert np.abs(filled[0]).max() <= np.nanmax(np.abs(image[0]))
+
+
+def smooth_config():
+    return make_small_config(model=ModelConfig(width=4, base="smooth"))
+
+
+@pytest.fixture(scope="module")
+def generator_variables():
+    return jax.jit(lambda: init_variables(smooth_config())[0])()
+
+
+def test_the_untrained_generator_returns_the_smooth_fill(generator_variables, fill):
+    config = smooth_config()
+    image = photo(32, 32)[None]
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, 8:20, 4:30] = 1
+    base = np.asarray(fill(image, mask))
+
+    @jax.jit
+    def run(variables, image, mask):
+        completed = complete(make_networks(config)[0], variables, image, mask, config.mask.fill)
+        inputs = make_inputs(
+            {"image": image * 127.5 + 127.5, "bbox": jnp.array([[8, 4, 12, 26]])},
+            config.mask.fill,
+            config.model.base,
+        )
+        prediction, _ = generator_forward(
+            config, variables["params"], variables["batch_stats"], inputs
+        )
+        return completed, reconstruction_loss(config, prediction, inputs)[1]
+
+    completed, losses = run(generator_variables, image, mask)
+    np.testing.assert_allclose(completed, base, atol=1e-5)
+    hole = np.broadcast_to(mask, image.shape) > 0
+    assert float(losses["l1_hole"]) == pytest.approx(np.abs(image - base)[hole].mean(), rel=1e-3)
+
+
+def test_only_training_leaves_the_prediction_unclipped(generator_variables):
+    generator, _ = make_networks(smooth_config())
+    outside = jnp.full((1, 16, 16, 3), 3.0)
+    inputs = Inputs(outside, jnp.zeros((1, 16, 16, 1)), outside, jnp.zeros((1, 4), jnp.int32))
+
+    @jax.jit
+    def predict(variables):
+        trained, _ = generator_forward(
+            smooth_config(), variables["params"], variables["batch_stats"], inputs
+        )
+        return trained, generator.apply(variables, outside, inputs.mask, train=False)
+
+    trained, used = predict(generator_variables)
+    assert (trained == 3).all() and (used == 1).all()
