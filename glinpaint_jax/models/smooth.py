@@ -51,7 +51,7 @@ def smooth_fill(
     direction = cycle(levels, residual)
     start = jnp.zeros_like(known), residual, direction, dot(residual, direction)
 
-    def iterate(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def iterate(_: Array | int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         solution, residual, direction, energy = state
         change = apply(levels[0], direction)
         step = divide(energy, dot(direction, change))
@@ -102,7 +102,7 @@ def relax(level: Level, residual: Grid, solution: Grid, steps: int) -> Grid:
     """Damped Jacobi iterations. A loop, since XLA compiles unrolled stencils very slowly."""
     rate = DAMPING * divide(jnp.ones_like(level.weight), level.weight)
 
-    def iterate(_: int, x: Grid) -> Grid:
+    def iterate(_: Array | int, x: Grid) -> Grid:
         return x + rate * (residual - apply(level, x))
 
     return lax.fori_loop(0, steps, iterate, solution)
