@@ -2,9 +2,9 @@
 
     bash scripts/demo.sh
 
-Hardware: 2 CPU cores and 4 GB of memory; under 5 minutes.
-Expected: the table in docs/benchmarks.md. With only seven training photographs, the model completes
-other photographs poorly; that takes thousands.
+Hardware: 2 CPU cores and 4 GB of memory; 5 to 6 minutes.
+Expected: the table in docs/benchmarks.md. The model corrects a smooth fill of the hole. With only
+seven training photographs, it improves other photographs little; that takes thousands.
 """
 
 from glinpaint_jax.config import (

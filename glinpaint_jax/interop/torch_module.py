@@ -5,7 +5,7 @@ Tensors are NCHW. Like MMagic's, the networks read and write BGR in [-1, 1]. Exp
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,7 @@ class Level(NamedTuple):
     weight: Tensor
 
 
+@no_type_check  # PyTorch cannot trace the checks of our tests
 class SmoothFill(nn.Module):
     """models/smooth.py in PyTorch, for any size. Channels are separate images, [b * c, 1, h, w].
 
@@ -162,14 +163,14 @@ class SmoothFill(nn.Module):
             solution: Tensor, residual: Tensor, direction: Tensor, energy: Tensor
         ) -> tuple[Tensor, ...]:
             change = self.apply_level(levels[0], direction)
-            step = divide(energy, dot(direction, change))
+            step = self.divide(energy, self.dot(direction, change))
             solution, residual = solution + step * direction, residual - step * change
             correction = self.cycle(levels, residual)
-            new_energy = dot(residual, correction)
-            direction = correction + divide(new_energy, energy) * direction
+            new_energy = self.dot(residual, correction)
+            direction = correction + self.divide(new_energy, energy) * direction
             return solution, residual, direction, new_energy
 
-        state = torch.zeros_like(known), residual, direction, dot(residual, direction)
+        state = torch.zeros_like(known), residual, direction, self.dot(residual, direction)
         state = repeat(iterate, state, smooth.CYCLES)
         return (known + state[0]).squeeze(1).unflatten(0, (-1, channels))
 
@@ -180,13 +181,13 @@ class SmoothFill(nn.Module):
         levels = []
         for _ in range(smooth.UNKNOWN_SIZE_LEVELS):
             levels.append(Level(links, links.sum(1, keepdim=True) + anchor))
-            links = smooth.COARSE_LINK * pool(links, self.between)
-            anchor = smooth.COARSE_ANCHOR * pool(anchor, self.block)
+            links = smooth.COARSE_LINK * self.pool(links, self.between)
+            anchor = smooth.COARSE_ANCHOR * self.pool(anchor, self.block)
         return levels
 
     def cycle(self, levels: list[Level], residual: Tensor) -> Tensor:
         level, *coarser = levels
-        rate = smooth.DAMPING * divide(torch.ones_like(level.weight), level.weight)
+        rate = smooth.DAMPING * self.divide(torch.ones_like(level.weight), level.weight)
 
         def relax(solution: Tensor, steps: int) -> Tensor:
             for _ in range(steps):
@@ -197,7 +198,7 @@ class SmoothFill(nn.Module):
             return relax(rate * residual, smooth.COARSEST_SMOOTHINGS - 1)
         solution = relax(rate * residual, smooth.SMOOTHINGS - 1)
         rest = residual - self.apply_level(level, solution)
-        coarse = self.cycle(coarser, pool(rest, self.block))
+        coarse = self.cycle(coarser, self.pool(rest, self.block))
         spread = functional.conv_transpose2d(coarse, self.block, stride=2)
         spread = spread[:, :, : residual.shape[2], : residual.shape[3]]
         return relax(solution + spread * (level.weight > 0), smooth.SMOOTHINGS)
@@ -207,6 +208,20 @@ class SmoothFill(nn.Module):
 
     def around(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.neighbours, padding=1)
+
+    @staticmethod
+    def pool(x: Tensor, kernel: Tensor) -> Tensor:
+        """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
+        padded = functional.pad(x, (0, 1, 0, 1))
+        return functional.conv2d(padded, kernel, stride=2, groups=x.shape[1])
+
+    @staticmethod
+    def dot(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum((2, 3), keepdim=True)
+
+    @staticmethod
+    def divide(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(y > 0, x / torch.where(y > 0, y, 1.0), 0.0)
 
 
 def repeat(iterate: Callable[..., tuple], state: tuple[Tensor, ...], times: int) -> tuple:
@@ -221,19 +236,6 @@ def repeat(iterate: Callable[..., tuple], state: tuple[Tensor, ...], times: int)
     for _ in range(times):
         state = iterate(*state)
     return state
-
-
-def pool(x: Tensor, kernel: Tensor) -> Tensor:
-    """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
-    return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), kernel, stride=2, groups=x.shape[1])
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum((2, 3), keepdim=True)
-
-
-def divide(x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(y > 0, x / torch.where(y > 0, y, 1.0), 0.0)
 
 
 class CompletionModule(nn.Module):

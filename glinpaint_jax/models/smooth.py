@@ -6,7 +6,7 @@ one. The number of cycles is fixed, so that the program is static. `interop/torc
 same algorithm in PyTorch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def smooth_fill(
     direction = cycle(levels, residual)
     start = jnp.zeros_like(known), residual, direction, dot(residual, direction)
 
-    def iterate(_: Array | int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def iterate(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         solution, residual, direction, energy = state
         change = apply(levels[0], direction)
         step = divide(energy, dot(direction, change))
@@ -80,8 +80,8 @@ def make_levels(mask: Grid) -> list[Level]:
     return levels
 
 
-def count_levels(height: int, width: int) -> int:
-    """Enough for a coarsest level of at most 4x4."""
+def count_levels(height: Any, width: Any) -> int:
+    """Enough for a coarsest level of at most 4x4. Exported programs have symbolic sizes."""
     if jax.export.is_symbolic_dim(height) or jax.export.is_symbolic_dim(width):
         return UNKNOWN_SIZE_LEVELS
     return max(1, (max(height, width) - 1).bit_length() - 1)
@@ -102,7 +102,7 @@ def relax(level: Level, residual: Grid, solution: Grid, steps: int) -> Grid:
     """Damped Jacobi iterations. A loop, since XLA compiles unrolled stencils very slowly."""
     rate = DAMPING * divide(jnp.ones_like(level.weight), level.weight)
 
-    def iterate(_: Array | int, x: Grid) -> Grid:
+    def iterate(_: Array, x: Grid) -> Grid:
         return x + rate * (residual - apply(level, x))
 
     return lax.fori_loop(0, steps, iterate, solution)
