@@ -43,10 +43,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     start()
     weights = load_weights(arguments.checkpoint, arguments.ema)
+    difference = export_weights(weights, arguments.format, arguments.output)
     if arguments.format == "mmagic":
         for note in mmagic_differences(weights.config):
             print(f"note: {note}", file=sys.stderr)
-    difference = export_weights(weights, arguments.format, arguments.output)
     megabytes = arguments.output.stat().st_size / 1e6
     print(
         f"wrote {arguments.output} ({megabytes:.1f} MB): differs from JAX by at most "
