@@ -130,21 +130,21 @@ def add_method_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_completer(arguments: argparse.Namespace, *options: Any) -> "Completer":
+def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer":
     """Loads --checkpoint, or says that --method fills the holes."""
     from glinpaint_jax.inference.completer import Completer
 
     if arguments.checkpoint and arguments.method:
         raise UserError("pass either --checkpoint or --method")
     if arguments.checkpoint:
-        return Completer.load(arguments.checkpoint, *options)
+        return Completer.load(arguments.checkpoint, **options)
     arguments.method = arguments.method or METHODS[0]
     print(
         f"no --checkpoint: filling by --method {arguments.method}; for a network, pass "
         "--checkpoint places",
         file=sys.stderr,
     )
-    return Completer(None, *options, method=arguments.method)
+    return Completer(method=arguments.method, **options)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:

@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
     add(
         "--blend",
-        choices=KINDS,
-        default=KINDS[0],
-        help="how to hide seams; telea-poisson is the paper's [none]",
+        choices=("auto", *KINDS),
+        default="auto",
+        help="how to hide seams; auto: telea-poisson, the paper's, if a network fills [auto]",
     )
     add(
         "--scale",
@@ -107,8 +107,9 @@ def main(arguments: argparse.Namespace) -> None:
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
-        options = arguments.tile, arguments.blend, arguments.scale
-        completer = cli.load_completer(arguments, *options)
+        completer = cli.load_completer(
+            arguments, tile=arguments.tile, blend=arguments.blend, scale=arguments.scale
+        )
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
         try:
             complete_file(completer, job, arguments)

@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         # Gradio requests its own page once, which must not go through a proxy.
         os.environ["no_proxy"] = f"{os.environ.get('no_proxy', '')},{arguments.host}".strip(",")
-        serve(cli.load_completer(arguments), Path(folder), limits, arguments)
+        serve(cli.load_completer(arguments, blend="none"), Path(folder), limits, arguments)
 
 
 def serve(

@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import KINDS, blend
+from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
@@ -38,7 +38,10 @@ class Completer:
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
     radius. The result equals one pass over the whole image. A smaller tile needs less memory and
-    more time. `blend`, one of blend.KINDS, hides remaining seams.
+    more time.
+
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
+    generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
     than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -48,12 +51,12 @@ class Completer:
         self,
         weights: Weights | None = None,
         tile: int = 512,
-        blend: str = "none",
+        blend: str = "auto",
         scale: int | float | str = "auto",
         method: str = "smooth",
     ):
-        if blend not in KINDS:
-            raise UserError(f"blend={blend!r} must be one of {', '.join(KINDS)}")
+        if blend not in ("auto", *KINDS):
+            raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
         if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
@@ -61,7 +64,10 @@ class Completer:
         if method not in METHODS:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
         self._tile = tile
-        self._blend = blend
+        self.default_blend = "none" if weights is None else "telea-poisson"
+        self._blend, self._max_blended = blend, None
+        if blend == "auto":
+            self._blend, self._max_blended = self.default_blend, MAX_BLENDED
         self._scale = scale
         if weights is None:
             self._method, self._trained_size = method, None
@@ -89,7 +95,7 @@ class Completer:
         cls,
         path: str | Path,
         tile: int = 512,
-        blend: str = "none",
+        blend: str = "auto",
         scale: int | float | str = "auto",
     ) -> "Completer":
         """Loads a workdir, a step directory, or a weight file with MMagic's keys.
@@ -140,7 +146,10 @@ class Completer:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
         completed = self.fill_exactly(*map(list, zip(*pairs, strict=True)))
-        return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
+        return [
+            blend(*pair, self._blend, self._max_blended)
+            for pair in zip(completed, holes, strict=True)
+        ]
 
     def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills holes that are too large at their working scale; returns the holes that are left.
