@@ -214,7 +214,7 @@ def test_listens_on_localhost_only(server, finished_run):
     [
         (["--checkpoint=nowhere"], "no checkpoint in"),
         (["--checkpoint=nowhere", "--port=70000"], "--port=70000 must be in 1..65535"),
-        ([], "--checkpoint"),
+        (["--checkpoint=x", "--method=telea"], "either --checkpoint or --method"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, expected):
