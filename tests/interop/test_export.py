@@ -15,6 +15,7 @@ import torch
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.models import smooth
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.models.smooth import smooth_fill
 from glinpaint_jax.weights import load_weights
@@ -218,7 +219,9 @@ def complete_smoothly(weights, image, mask):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["torchscript", "onnx", "stablehlo"])
-def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path):
+def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path, monkeypatch, soak):
+    if not soak:  # enough for the test images
+        monkeypatch.setattr(smooth, "UNKNOWN_SIZE_LEVELS", 5)
     path = tmp_path / "file"
     assert export_weights(smooth_weights, kind, path) <= 1e-4
     image, mask = image_and_mask((2, 68, 100))

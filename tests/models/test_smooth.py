@@ -113,11 +113,11 @@ def test_the_untrained_generator_sees_and_returns_the_smooth_fill(generator_vari
         inputs = make_inputs(batch, config.mask.fill, config.model.base)
         generator, _ = make_networks(config)
         completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
-        return inputs, completed
+        return inputs.image, inputs.mask, inputs.masked_image, completed
 
-    inputs, completed = jax.device_get(run(generator_variables, batch))
-    expected = solve_directly(inputs.image[0], inputs.mask[0, ..., 0])
-    np.testing.assert_allclose(inputs.masked_image[0], expected, atol=1e-4)
+    image, mask, seen, completed = jax.device_get(run(generator_variables, batch))
+    expected = solve_directly(image[0], mask[0, ..., 0])
+    np.testing.assert_allclose(seen[0], expected, atol=1e-4)
     np.testing.assert_allclose(completed[0], expected, atol=1e-4)
 
 
