@@ -1,9 +1,10 @@
-"""Draws docs/completed.jpg: four photographs that come with scikit-image, each with what should go
-painted white, and completed below. Uses no checkpoint.
+"""Draws the pictures of docs/completing.md from photographs that come with scikit-image.
 
-    python scripts/pictures.py
+python scripts/pictures.py             # docs/completed.jpg: without a checkpoint
+python scripts/pictures.py runs/demo   # docs/methods.jpg: the same holes by several methods
 """
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,32 @@ def scratches(size: tuple[int, int], seed: int) -> np.ndarray:
     return hole > 0
 
 
-def main() -> None:
+def spoon(size: tuple[int, int]) -> np.ndarray:
+    hole = np.zeros(size, np.uint8)
+    cv2.ellipse(hole, ((366, 284), (92, 96), 0), 1, cv2.FILLED)
+    return hole > 0
+
+
+def load(name: str) -> np.ndarray:
+    return np.array(PIL.Image.open(PHOTOS / name).convert("RGB"))
+
+
+def paint(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    return np.where(hole[..., None], np.uint8(255), photo)
+
+
+def arrange(grid: list[list[np.ndarray]], path: str) -> None:
+    """Writes rows of images; each row has images of one height, each column of one width."""
+    rows = []
+    for row in grid:
+        gap = np.full((row[0].shape[0], GAP, 3), 255, np.uint8)
+        rows.append(np.concatenate([part for image in row for part in (image, gap)][:-1], axis=1))
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    picture = np.concatenate([part for row in rows for part in (row, gap)][:-1])
+    PIL.Image.fromarray(picture).save(path, quality=88)
+
+
+def draw_photographs() -> None:
     completer = Completer()
     columns = []
     for name, draw in (
@@ -63,18 +89,37 @@ def main() -> None:
         ("coffee.png", lambda size: scratches(size, seed=3)),
         ("chelsea.png", lambda size: scratches(size, seed=5)),
     ):
-        photo = np.array(PIL.Image.open(PHOTOS / name).convert("RGB"))
+        photo = load(name)
         hole = draw(photo.shape[:2])
-        painted = np.where(hole[..., None], np.uint8(255), photo)
-        width = round(photo.shape[1] * HEIGHT / photo.shape[0])
-        pair = [painted, completer(photo, hole)]
-        small = [cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA) for image in pair]
-        gap = np.full((GAP, width, 3), 255, np.uint8)
-        columns.append(np.concatenate([small[0], gap, small[1]]))
-    gap = np.full((2 * HEIGHT + GAP, GAP, 3), 255, np.uint8)
-    spaced = [part for column in columns for part in (column, gap)][:-1]
-    PIL.Image.fromarray(np.concatenate(spaced, axis=1)).save("docs/completed.jpg", quality=88)
+        size = round(photo.shape[1] * HEIGHT / photo.shape[0]), HEIGHT
+        pair = [paint(photo, hole), completer(photo, hole)]
+        columns.append([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in pair])
+    arrange([list(row) for row in zip(*columns, strict=True)], "docs/completed.jpg")
+
+
+def draw_methods(checkpoint: str) -> None:
+    """Columns: the hole, the smooth fill, Telea, the checkpoint at scale auto and at scale 1."""
+    completers = [
+        Completer(),
+        Completer(method="telea"),
+        Completer.load(checkpoint),
+        Completer.load(checkpoint, scale=1),
+    ]
+    grid = []
+    for name, draw, top, left in (
+        ("rocket.jpg", towers, 100, 80),
+        ("coffee.png", spoon, 150, 230),
+        ("chelsea.png", lambda size: scratches(size, seed=5), 30, 120),
+    ):
+        photo = load(name)
+        hole = draw(photo.shape[:2])
+        images = [paint(photo, hole), *(completer(photo, hole) for completer in completers)]
+        grid.append([image[top : top + 240, left : left + 240] for image in images])
+    arrange(grid, "docs/methods.jpg")
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        draw_methods(sys.argv[1])
+    else:
+        draw_photographs()

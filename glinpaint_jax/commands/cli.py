@@ -22,13 +22,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.methods import METHODS
+
+if TYPE_CHECKING:
+    from glinpaint_jax.inference.completer import Completer
 
 CHECKPOINT_HELP = (
     "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
@@ -111,13 +115,36 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        required=required,
         metavar="PATH",
         help=CHECKPOINT_HELP,
     )
+
+
+def add_method_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--method", choices=METHODS, help="without --checkpoint: what fills the holes [smooth]"
+    )
+
+
+def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer":
+    """Loads --checkpoint, or says that --method fills the holes."""
+    from glinpaint_jax.inference.completer import Completer
+
+    if arguments.checkpoint and arguments.method:
+        raise UserError("pass either --checkpoint or --method")
+    if arguments.checkpoint:
+        return Completer.load(arguments.checkpoint, **options)
+    arguments.method = arguments.method or METHODS[0]
+    print(
+        f"no --checkpoint: filling by --method {arguments.method}; for a network, pass "
+        "--checkpoint places",
+        file=sys.stderr,
+    )
+    return Completer(method=arguments.method, **options)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:

@@ -49,7 +49,8 @@ class Job(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    cli.add_checkpoint_argument(parser)
+    cli.add_checkpoint_argument(parser, required=False)
+    cli.add_method_argument(parser)
     add("--image", type=Path, required=True, metavar="PATH", help="a file or a folder")
     add("--mask", type=Path, metavar="PATH", help="a file, or a folder with the images' names")
     add("--mask-from", choices=["alpha"], help="fill what is transparent; no --mask")
@@ -62,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
     add(
         "--blend",
-        choices=KINDS,
-        default=KINDS[0],
-        help="how to hide seams; telea-poisson is the paper's [none]",
+        choices=("auto", *KINDS),
+        default="auto",
+        help="how to hide seams; auto: telea-poisson, the paper's, if a network fills [auto]",
     )
     add(
         "--scale",
@@ -91,7 +92,6 @@ def _parse_scale(text: str) -> float | str:
 
 def main(arguments: argparse.Namespace) -> None:
     from glinpaint_jax.distributed import start
-    from glinpaint_jax.inference.completer import Completer
 
     holes = (arguments.mask is not None, arguments.mask_from is not None, arguments.random_holes)
     if sum(holes) != 1:
@@ -107,8 +107,8 @@ def main(arguments: argparse.Namespace) -> None:
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
-        completer = Completer.load(
-            arguments.checkpoint, arguments.tile, arguments.blend, arguments.scale
+        completer = cli.load_completer(
+            arguments, tile=arguments.tile, blend=arguments.blend, scale=arguments.scale
         )
     for job in tqdm(jobs, unit="image", disable=images == 1 or not sys.stderr.isatty()):
         try:

@@ -30,7 +30,8 @@ KEPT_SECONDS = 60 * 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    cli.add_checkpoint_argument(parser)
+    cli.add_checkpoint_argument(parser, required=False)
+    cli.add_method_argument(parser)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all [127.0.0.1]")
     add("--port", type=int, default=7860, help="[7860]")
     add("--max-megapixels", type=int, default=50, metavar="N", help="largest photograph [50]")
@@ -46,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     from glinpaint_jax.distributed import start
-    from glinpaint_jax.inference.completer import Completer
     from glinpaint_jax.web.uploads import Limits
 
     limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)
@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         # Gradio requests its own page once, which must not go through a proxy.
         os.environ["no_proxy"] = f"{os.environ.get('no_proxy', '')},{arguments.host}".strip(",")
-        serve(Completer.load(arguments.checkpoint), Path(folder), limits, arguments)
+        serve(cli.load_completer(arguments, blend="none"), Path(folder), limits, arguments)
 
 
 def serve(
@@ -105,7 +105,10 @@ def serve(
     except OSError:
         address = f"{arguments.host}:{arguments.port}"
         raise UserError(f"cannot listen on {address}; try another --port or --host") from None
-    print(f"serving {arguments.checkpoint} on http://{arguments.host}:{arguments.port}", flush=True)
+    print(
+        f"serving {arguments.checkpoint or arguments.method} on http://{arguments.host}:{arguments.port}",
+        flush=True,
+    )
     while not stop.wait(60):
         remove_older(folder, KEPT_SECONDS)
     print("stopped", file=sys.stderr)

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy.ndimage import distance_transform_edt
 
-from glinpaint_jax.errors import UserError
-
 KINDS = ("none", "poisson", "telea-poisson")
+MAX_BLENDED = 8 * 10**6  # pixels of a hole's bounding box that are blended by default: 1.6 GB
 # In this many outermost pixels of a mask, OpenCV takes the detail from the destination.
 ERODED = 3
 MARGIN = 8  # pixels around a hole that blending uses
@@ -30,8 +29,8 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None = None
     method; the destination is Telea's inpainting (radius 1), which remains visible in a rim of
     ERODED pixels. A hole that covers the whole image is not blended.
 
-    Blending uses 200 bytes of memory per pixel of a hole's bounding box. Raises UserError if a box
-    has more than `max_pixels`.
+    Blending uses 200 bytes of memory per pixel of a hole's bounding box. Holes whose box has more
+    than `max_pixels` are not blended.
     """
     if kind == "none" or hole.all():
         return completed
@@ -40,10 +39,7 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None = None
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(_dilate(hole, MARGIN // 2))
     for label, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], start=1):
         if max_pixels is not None and width * height > max_pixels:
-            raise UserError(
-                f"a hole spans {width}x{height} pixels, at most {max_pixels:,} pixels can be "
-                "blended; turn blending off or make smaller holes"
-            )
+            continue
         rows = slice(max(0, top - MARGIN), top + height + MARGIN)
         columns = slice(max(0, left - MARGIN), left + width + MARGIN)
         this_hole = hole[rows, columns] & (labels[rows, columns] == label)

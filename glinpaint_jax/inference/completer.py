@@ -13,8 +13,9 @@ from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import KINDS, blend
+from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.masks import describe_doubt, read_mask
+from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
@@ -33,11 +34,14 @@ Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
-    """Fills holes with a trained generator.
+    """Fills holes with a trained generator or, without weights, by `method`: one of METHODS.
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
     radius. The result equals one pass over the whole image. A smaller tile needs less memory and
-    more time. `blend`, one of blend.KINDS, hides remaining seams.
+    more time.
+
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
+    generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
     than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -45,17 +49,33 @@ class Completer:
 
     def __init__(
         self,
-        weights: Weights,
+        weights: Weights | None = None,
         tile: int = 512,
-        blend: str = "none",
+        blend: str = "auto",
         scale: int | float | str = "auto",
+        method: str = "smooth",
     ):
-        if blend not in KINDS:
-            raise UserError(f"blend={blend!r} must be one of {', '.join(KINDS)}")
+        if blend not in ("auto", *KINDS):
+            raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
         if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
             raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
+        if method not in METHODS:
+            raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
+        self._tile = tile
+        self.default_blend = "none" if weights is None else "telea-poisson"
+        self._blend, self._max_blended = blend, None
+        if blend == "auto":
+            self._blend, self._max_blended = self.default_blend, MAX_BLENDED
+        self._scale = scale
+        if weights is None:
+            self._method, self._trained_size = method, None
+        else:
+            self._method, self._trained_size = None, trained_size(weights.config)
+            self._prepare_generator(weights)
+
+    def _prepare_generator(self, weights: Weights) -> None:
         generator, _ = make_networks(weights.config)
         fill = weights.config.mask.fill
 
@@ -67,10 +87,6 @@ class Completer:
             return to_pixel_range(predict_filled(generator, variables, image, mask))
 
         self._is_smooth = generator.base == "smooth"
-        self._tile = tile
-        self._blend = blend
-        self._scale = scale
-        self._trained_size = trained_size(weights.config)
         self._variables = jax.device_put(weights.generator)
         self._predict = jax.jit(predict_pixels)
 
@@ -79,7 +95,7 @@ class Completer:
         cls,
         path: str | Path,
         tile: int = 512,
-        blend: str = "none",
+        blend: str = "auto",
         scale: int | float | str = "auto",
     ) -> "Completer":
         """Loads a workdir, a step directory, or a weight file with MMagic's keys.
@@ -130,7 +146,10 @@ class Completer:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
         completed = self.fill_exactly(*map(list, zip(*pairs, strict=True)))
-        return [blend(*pair, self._blend) for pair in zip(completed, holes, strict=True)]
+        return [
+            blend(*pair, self._blend, self._max_blended)
+            for pair in zip(completed, holes, strict=True)
+        ]
 
     def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills holes that are too large at their working scale; returns the holes that are left.
@@ -138,7 +157,7 @@ class Completer:
         The largest come first, so that the others are filled with these completed.
         """
         if self._scale == "auto":
-            groups = large_holes(hole, self._trained_size)
+            groups = large_holes(hole, self._trained_size) if self._trained_size else []
         else:
             groups = [(self._scale, hole)] if self._scale < 1 else []
         for scale, part in groups:
@@ -150,6 +169,9 @@ class Completer:
 
     def fill_exactly(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes filled at scale 1, without blending."""
+        if self._method:
+            pairs = zip(images, holes, strict=True)
+            return [fill_without_weights(*pair, self._method) for pair in pairs]
         completed = [image.copy() for image in images]
         for index, region, prediction in self.predictions(images, holes):
             part = region.kept.slices

@@ -47,14 +47,14 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
         )
         with gr.Row(equal_height=False):
             with gr.Column():
-                photo, editor, button, mask, kind = _add_inputs(gr)
+                photo, editor, button, mask, kind = _add_inputs(gr, completer.default_blend)
             with gr.Column():
                 outputs = _add_outputs(gr)
         photo.change(on_open, photo, [editor, *outputs], show_progress="hidden", **private)
         button.click(on_press, [photo, editor, mask, kind], outputs, **one_at_a_time, **private)
         with gr.Row(visible=False):  # the API's inputs and output
             files = [gr.File(label="photo"), gr.File(label="mask")]
-            inputs = [*files, gr.Radio(KINDS, value="none", label="blend")]
+            inputs = [*files, gr.Radio(KINDS, value=completer.default_blend, label="blend")]
             gr.Button().click(
                 complete, inputs, gr.File(label="completed"), api_name="complete", **one_at_a_time
             )
@@ -63,7 +63,7 @@ def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
     return app
 
 
-def _add_inputs(gr: Any) -> tuple[Any, ...]:
+def _add_inputs(gr: Any, default_blend: str) -> tuple[Any, ...]:
     """Adds the photograph, editor, Complete button, mask and blending."""
     photo = gr.File(label="Photograph", file_types=list(FORMATS), height=130, elem_id="photo")
     editor = gr.ImageEditor(
@@ -92,7 +92,7 @@ def _add_inputs(gr: Any) -> tuple[Any, ...]:
             ("Poisson", "poisson"),
             ("Telea + Poisson", KINDS[-1]),
         ]
-        kind = gr.Radio(blends, value="none", label="Blending", elem_id="blend")
+        kind = gr.Radio(blends, value=default_blend, label="Blending", elem_id="blend")
     return photo, editor, button, mask, kind
 
 

@@ -15,7 +15,7 @@ import PIL.Image
 from jaxtyping import Bool
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import blend
+from glinpaint_jax.inference.blend import MAX_BLENDED, blend
 from glinpaint_jax.inference.completer import Completer, check_same_size
 from glinpaint_jax.inference.masks import read_mask
 from glinpaint_jax.inference.photos import (
@@ -29,7 +29,6 @@ from glinpaint_jax.inference.photos import (
 
 # The page shows photographs at most this large; they are completed at full size.
 PREVIEW = 1280
-MAX_BLENDED = 8_000_000  # pixels of a hole's bounding box: 1.6 GB
 
 
 class Limits(NamedTuple):

@@ -82,10 +82,10 @@ def complete(how: str, height: int, width: int, side: int, weights: Any) -> list
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     hole = np.zeros((height, width), bool)
     if how == "whole":  # everything is a hole, in one tile
-        completer = Completer(weights, tile=max(height, width))
+        completer = Completer(weights, tile=max(height, width), blend="none", scale=1)
         hole[:] = True
     else:
-        completer = Completer(weights)
+        completer = Completer(weights, blend="none", scale=1)
         top, left = (height - side) // 2, (width - side) // 2
         hole[top : top + side, left : left + side] = True
     seconds = []

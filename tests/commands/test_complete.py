@@ -70,12 +70,32 @@ def test_one_image(finished_run, files):
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.parametrize("more", [[], ["--method=telea"]])
+def test_without_a_checkpoint_a_method_fills_and_is_named(more, files, capsys):
+    source, output = files / "images" / "coffee.png", files / "out.png"
+    parser = cli.ArgumentParser("complete", "What it does.")
+    command.add_arguments(parser)
+    mask = files / "masks" / "coffee.bmp"
+    paths = [f"--image={source}", f"--mask={mask}", f"--output={output}"]
+    command.main(parser.parse_args([*paths, *more]))
+    method = more[0].removeprefix("--method=") if more else "smooth"
+    assert capsys.readouterr().err == (
+        f"no --checkpoint: filling by --method {method}; for a network, pass --checkpoint places\n"
+    )
+    np.testing.assert_array_equal(
+        pixels(output), Completer(method=method)(pixels(source), pixels(mask) > 127)
+    )
+    with pytest.raises(UserError, match="pass either --checkpoint or --method"):
+        arguments = [*paths, "--overwrite", "--checkpoint=x", "--method=smooth"]
+        command.main(parser.parse_args(arguments))
+
+
 def test_blending_and_small_tiles(finished_run, files):
     source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
     for name, more in (
-        ("whole", []),
-        ("tiles", ["--tile=16"]),
-        ("blended", ["--blend=telea-poisson"]),
+        ("whole", ["--scale=1", "--blend=none"]),
+        ("tiles", ["--scale=1", "--blend=none", "--tile=16"]),
+        ("blended", ["--scale=1"]),
     ):
         result = complete(finished_run, source, mask, files / f"{name}.png", *more)
         assert (result.returncode, result.stderr) == (0, "")

@@ -21,7 +21,7 @@ from tests.helpers.serving import serving
 
 @pytest.fixture(scope="module")
 def completer(finished_run):
-    return Completer.load(finished_run[0])
+    return Completer.load(finished_run[0], blend="none")
 
 
 def make_files(folder, name, size=(120, 160), offset=0):
@@ -40,10 +40,9 @@ def connect(server, folder):
     return Client(server[0], verbose=False, download_files=str(folder))
 
 
-def complete(client, photo, mask, **more):
-    return client.predict(
-        photo=handle_file(photo), mask=handle_file(mask), api_name="/complete", **more
-    )
+def complete(client, photo, mask, blend="none"):
+    files = handle_file(photo), handle_file(mask)
+    return client.predict(*files, blend, api_name="/complete")
 
 
 def pixels(path):
@@ -215,7 +214,7 @@ def test_listens_on_localhost_only(server, finished_run):
     [
         (["--checkpoint=nowhere"], "no checkpoint in"),
         (["--checkpoint=nowhere", "--port=70000"], "--port=70000 must be in 1..65535"),
-        ([], "--checkpoint"),
+        (["--checkpoint=x", "--method=telea"], "either --checkpoint or --method"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, expected):

@@ -1,0 +1,46 @@
+"""Filling without weights, compared with OpenCV and with a fill that is known exactly."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+import glinpaint_jax
+from glinpaint_jax.errors import UserError
+
+
+@pytest.fixture
+def photo():
+    return np.ascontiguousarray(skimage.data.astronaut()[100:180, 60:160])
+
+
+@pytest.fixture
+def hole():
+    hole = np.zeros((80, 100), bool)
+    hole[20:50, 30:70] = hole[60:63, 5:90] = hole[:4, :9] = True
+    return hole
+
+
+@pytest.mark.parametrize(
+    ("method", "flag"), [("telea", cv2.INPAINT_TELEA), ("navier-stokes", cv2.INPAINT_NS)]
+)
+def test_opencvs_methods(method, flag, photo, hole):
+    expected = cv2.inpaint(photo, hole.astype(np.uint8), 3, flag)
+    completed = glinpaint_jax.Completer(method=method)(photo, hole)
+    np.testing.assert_array_equal(completed[hole], expected[hole])
+    np.testing.assert_array_equal(completed[~hole], photo[~hole])
+
+
+def test_the_smooth_fill_is_the_default_and_continues_gradients(photo, hole):
+    """A linear gradient is harmonic: inside the image, its fill is the gradient itself."""
+    rows, columns = np.mgrid[:80, :100]
+    gradient = np.stack([2 * columns, 2 * rows, rows + columns], axis=-1).astype(np.uint8)
+    hole[:4, :9] = False  # at the border, a fill is level
+    completed = glinpaint_jax.Completer()(np.where(hole[..., None], 0, gradient), hole)
+    assert np.abs(completed.astype(int) - gradient).max() <= 1
+    np.testing.assert_array_equal(completed[~hole], gradient[~hole])
+
+
+def test_unknown_methods_are_rejected():
+    with pytest.raises(UserError, match="must be one of smooth, telea, navier-stokes"):
+        glinpaint_jax.Completer(method="magic")
