@@ -211,7 +211,7 @@ def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path, monkeyp
         monkeypatch.setattr(smooth, "UNKNOWN_SIZE_LEVELS", 5)
     if kind == "onnx" and not soak:
         pytest.skip("takes a minute: --soak")
-    assert export_weights(smooth_weights, kind, tmp_path / "file") <= 1e-5
+    assert export_weights(smooth_weights, kind, tmp_path / "file") <= 1e-4
 
 
 @pytest.mark.parametrize("kind", ["mmagic", "safetensors"])
