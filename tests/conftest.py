@@ -36,17 +36,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain's workers require it
 
 
+SLOWEST = ("test_reliability.py", "test_many_hosts.py", "test_export.py", "test_step.py")
+
+
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run the long variants of some tests")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The slowest tests start first. Tests of one file share fixtures and stay in one process."""
-    items.sort(key=lambda item: "independent" not in item.keywords)
-    for item in items:
-        together = item.nodeid if "independent" in item.keywords else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+    """The slowest files start first, so that parallel processes finish at about the same time."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def complete(finished_run, image, mask, output, *more):
 @pytest.fixture
 def whiten(monkeypatch, capsys):
     """Completes in this process, with a stand-in for the network; returns what stderr got."""
-    monkeypatch.setattr(Completer, "load", lambda *_: Whitener())
+    monkeypatch.setattr(Completer, "load", lambda *_, **__: Whitener())
 
     def whiten(image, mask, output, *more):
         parser = cli.ArgumentParser("complete", "What it does.")

@@ -26,6 +26,7 @@ SMALL = [
     "--config.num_steps=10",
     "--config.global_batch_size=4",
     "--config.model.width=4",
+    "--config.model.base=none",
     "--config.log_every=1",
     "--config.eval_every=100",
     "--config.checkpoint_every=4",

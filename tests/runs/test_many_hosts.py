@@ -4,7 +4,6 @@ import signal
 
 import jax
 import numpy as np
-import pytest
 
 from tests.helpers.programs import (
     SMALL,
@@ -14,8 +13,6 @@ from tests.helpers.programs import (
     run_processes,
     start_processes,
 )
-
-pytestmark = pytest.mark.independent
 
 STEPS = 6
 # Several processes add the devices' sums in a different order, so the first losses differ by 1e-7.

@@ -21,8 +21,6 @@ from tests.helpers.programs import (
     shared_run,
 )
 
-pytestmark = pytest.mark.independent
-
 STEPS, EVERY = 24, 4
 RUN = [
     "glinpaint_jax.main",
