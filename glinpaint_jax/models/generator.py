@@ -61,7 +61,7 @@ class Stack(nn.Module):
             )(x, train=train)
         if self.to_rgb:
             # No dtype: the last layer computes in the parameters' own precision.
-            x = Conv(3, 3, use_bias=True, init=self.rgb_init, name="dec7")(x)
+            x = Conv(3, 3, use_bias=True, kernel_init=self.rgb_init, name="dec7")(x)
         return x
 
 

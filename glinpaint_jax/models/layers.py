@@ -49,13 +49,13 @@ class Conv(nn.Module):
     dilation: int = 1
     transposed: bool = False
     use_bias: bool = False
-    init: Initializer | None = None  # Kaiming
+    kernel_init: Initializer | None = None  # None: Kaiming
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        init = self.init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
+        init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.transposed:
