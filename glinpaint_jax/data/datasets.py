@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glinpaint_jax.data.layouts import open_layout
-from glinpaint_jax.data.listing import EXTENSIONS, find_base
+from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list
 from glinpaint_jax.data.sources import (
     DAMAGE,
     EncodedSource,
@@ -145,11 +145,11 @@ def _open_folder(spec: str) -> tuple[Source, Source | None, str]:
         raise SourceNotFoundError(f"no folder {folder.absolute()}")
     if not list_name:
         return open_layout(folder)
-    candidates = [folder / list_name, Path(list_name).expanduser()]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
-    return FolderSource(find_base([folder], found), found), None, ""
+    try:
+        list_file = find_list(folder, list_name)
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"no list file {error}") from None
+    return FolderSource(find_base([folder], list_file), list_file), None, ""
 
 
 def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:

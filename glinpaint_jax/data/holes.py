@@ -9,7 +9,7 @@ import numpy as np
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig, parse_mixed
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.listing import EXTENSIONS, find_base, read_list
+from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list, read_list
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 
@@ -59,7 +59,13 @@ def mask_files(config: MaskConfig) -> list[Path]:
     """The masks of the folder: all, or those in the list. Raises UserError if there are none."""
     folder = Path(config.folder).expanduser()
     if config.list:
-        list_file = find_list(folder, config.list)
+        try:
+            list_file = find_list(folder, config.list)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"config.mask.list={config.list}: no file {error}; pass a text file with one mask "
+                "per line"
+            ) from None
         files = [find_base([folder], list_file) / name for name in read_list(list_file)]
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
@@ -70,17 +76,6 @@ def mask_files(config: MaskConfig) -> list[Path]:
             "put some there (white = hole) or use another --config.mask.kind"
         )
     return files
-
-
-def find_list(folder: Path, name: str) -> Path:
-    candidates = [folder / name, Path(name).expanduser()]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise UserError(
-        f"config.mask.list={name}: no file {' or '.join(map(str, candidates))}; "
-        "pass a text file with one mask per line"
-    )
 
 
 def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:

@@ -53,6 +53,18 @@ def read_list(list_file: Path) -> Iterator[str]:
                 yield line.split(None, 1)[0].lstrip("/")
 
 
+def find_list(folder: Path, name: str) -> Path:
+    """Returns the list file `name`, a path from the folder or from the working directory.
+
+    Raises FileNotFoundError, whose text is the places searched.
+    """
+    candidates = [folder / name, Path(name).expanduser()]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(" or ".join(map(str, candidates)))
+
+
 def find_base(folders: list[Path], list_file: Path) -> Path:
     """Returns the first folder that holds the first image of the list.
 
