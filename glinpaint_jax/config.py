@@ -145,6 +145,11 @@ class Config:
         "how accelerators multiply float32 in training",
         choices=MATMUL_PRECISIONS,
     )
+    pixel_blocks: str = setting(
+        "auto",
+        "train full resolution in blocks of 2x2 pixels; auto: on TPUs",
+        choices=("auto", "on", "off"),
+    )
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)

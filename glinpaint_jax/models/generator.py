@@ -8,6 +8,7 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
+from glinpaint_jax.models.blocks import to_blocks, to_pixels
 from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
 
 STRIDE = 4  # input sides must be multiples of it
@@ -15,8 +16,8 @@ RECEPTIVE_RADIUS = 153  # an output pixel depends on no input pixel farther away
 
 # Table 1 of the paper. Shapes are for width 64. A 3x3 convolution to RGB, "dec7", follows.
 ENCODER = (  # [h, w, 4]
-    Layer("enc1", 1, kernel=5),  # [h, w, 64]
-    Layer("enc2", 2, kernel=3, stride=2),  # [h/2, w/2, 128]
+    Layer("enc1", 1, kernel=5, full_resolution=True),  # [h, w, 64]
+    Layer("enc2", 2, kernel=3, stride=2, full_resolution=True),  # [h/2, w/2, 128]
     Layer("enc3", 2, kernel=3),
     Layer("enc4", 4, kernel=3, stride=2),  # [h/4, w/4, 256]
     Layer("enc5", 4, kernel=3),
@@ -33,8 +34,8 @@ DECODER = (
     Layer("dec2", 4, kernel=3),
     Layer("dec3", 2, kernel=4, stride=2, transposed=True),  # [h/2, w/2, 128]
     Layer("dec4", 2, kernel=3),
-    Layer("dec5", 1, kernel=4, stride=2, transposed=True),  # [h, w, 64]
-    Layer("dec6", 0.5, kernel=3),  # [h, w, 32]
+    Layer("dec5", 1, kernel=4, stride=2, transposed=True, full_resolution=True),  # [h, w, 64]
+    Layer("dec6", 0.5, kernel=3, full_resolution=True),  # [h, w, 32]
 )
 
 
@@ -46,6 +47,7 @@ class Stack(nn.Module):
     to_rgb: bool = False
     rgb_init: Initializer | None = None
     dtype: Any = None
+    blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"], *, train: bool) -> Float[Array, "b ho wo co"]:
@@ -57,11 +59,14 @@ class Stack(nn.Module):
                 layer.dilation,
                 layer.transposed,
                 dtype=self.dtype,
+                blocks=self.blocks and layer.full_resolution,
                 name=layer.name,
             )(x, train=train)
         if self.to_rgb:
             # No dtype: the last layer computes in the parameters' own precision.
-            x = Conv(3, 3, use_bias=True, kernel_init=self.rgb_init, name="dec7")(x)
+            x = Conv(
+                3, 3, use_bias=True, kernel_init=self.rgb_init, blocks=self.blocks, name="dec7"
+            )(x)
         return x
 
 
@@ -73,12 +78,16 @@ class Generator(nn.Module):
 
     With `base` 'smooth', the prediction is `masked_image` plus, in the hole, the last layer's
     output, which is 0 at first. Training does not clip it: clipped pixels get no gradient.
+
+    With `blocks`, full resolution is computed in blocks of 2x2 pixels (blocks.py); the results are
+    equal.
     """
 
     width: int = 64
     output: str = "clip"
     base: str = "none"
     dtype: Any = None
+    blocks: bool = False
 
     @nn.compact
     def __call__(
@@ -90,7 +99,11 @@ class Generator(nn.Module):
     ) -> Float[Array, "b h w 3"]:
         """`masked_image` in [-1, 1] with its hole filled, `mask` 1 = hole -> prediction [-1, 1]."""
         x = jnp.concatenate([masked_image, mask], axis=-1)
-        x = Stack(ENCODER, self.width, dtype=self.dtype, name="encoder")(x, train=train)
+        if self.blocks:
+            x = to_blocks(x)
+        x = Stack(ENCODER, self.width, dtype=self.dtype, blocks=self.blocks, name="encoder")(
+            x, train=train
+        )
         x = Stack(DILATION_NECK, self.width, dtype=self.dtype, name="dilation_neck")(x, train=train)
         smooth = self.base == "smooth"
         x = Stack(
@@ -99,8 +112,11 @@ class Generator(nn.Module):
             to_rgb=True,
             rgb_init=nn.initializers.zeros if smooth else None,
             dtype=self.dtype,
+            blocks=self.blocks,
             name="decoder",
         )(x, train=train)
+        if self.blocks:
+            x = to_pixels(x)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)

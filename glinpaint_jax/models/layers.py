@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from glinpaint_jax.models.blocks import conv2d_on_blocks, conv_transpose_to_blocks
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
 # Kaiming normal, fan_out, ReLU (MMagic). For transposed kernels PyTorch computes fan_out from the
@@ -32,6 +33,7 @@ class Layer(NamedTuple):
     stride: int = 1
     dilation: int = 1
     transposed: bool = False
+    full_resolution: bool = False  # of its input or output
 
     def features(self, width: int) -> int:
         return int(self.width_multiple * width)
@@ -40,7 +42,8 @@ class Layer(NamedTuple):
 class Conv(nn.Module):
     """Convolution with output size ceil(size / stride), or twice the size if `transposed`.
 
-    Computes in `dtype`; None means the promoted type of its parameters and input.
+    Computes in `dtype`; None means the promoted type of its parameters and input. With `blocks`,
+    the larger of its input and output (both if equal) is in blocks of 2x2 pixels: see blocks.py.
     """
 
     features: int
@@ -51,17 +54,23 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer | None = None  # None: Kaiming
     dtype: Any = None
+    blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        channels = x.shape[-1] // (4 if self.blocks and not self.transposed else 1)
+        shape = (self.kernel_size, self.kernel_size, channels, self.features)
         init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.transposed:
             if (self.kernel_size, self.stride, self.dilation) != (4, 2, 1):
                 raise ValueError("a transposed convolution must be 4x4 with stride 2, dilation 1")
-            y = conv_transpose_4x4_stride2(x, kernel)
+            y = (conv_transpose_to_blocks if self.blocks else conv_transpose_4x4_stride2)(x, kernel)
+        elif self.blocks:
+            if self.dilation != 1:
+                raise ValueError("a convolution on blocks cannot be dilated")
+            y = conv2d_on_blocks(x, kernel, stride=self.stride)
         else:
             y = conv2d(
                 x,
@@ -71,7 +80,8 @@ class Conv(nn.Module):
                 padding=self.dilation * (self.kernel_size // 2),
             )
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).reshape(1, 1, 1, -1)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y += jnp.tile(bias, y.shape[-1] // self.features).reshape(1, 1, 1, -1)
         return y
 
 
@@ -79,25 +89,29 @@ class BatchNormRelu(nn.Module):
     """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
     With a sharded batch under `jax.jit`, statistics are those of the global batch. They are at
-    least float32; the output has the input's type.
+    least float32; the output has the input's type. With `blocks`, x holds blocks of 2x2 pixels.
     """
+
+    blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
+        shape, channels = x.shape, x.shape[-1] // (4 if self.blocks else 1)
+        x = x.reshape(*shape[:2], -1, channels)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if not train:
-            return _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
+            y = _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
+            return y.reshape(shape)
         y, mean, var = batch_norm_relu(x, scale, bias, running_mean.value)
         if not self.is_initializing():
             n = x.size // channels
             running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
             unbiased = var * (n / max(n - 1, 1))
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
-        return y
+        return y.reshape(shape)
 
 
 @jax.custom_vjp
@@ -166,6 +180,7 @@ class ConvNormRelu(nn.Module):
     dilation: int = 1
     transposed: bool = False
     dtype: Any = None
+    blocks: bool = False  # as in Conv
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"], *, train: bool) -> Float[Array, "b ho wo co"]:
@@ -176,6 +191,7 @@ class ConvNormRelu(nn.Module):
             self.dilation,
             self.transposed,
             dtype=self.dtype,
+            blocks=self.blocks,
             name="conv",
         )(x)
-        return BatchNormRelu(name="bn")(x, train=train)
+        return BatchNormRelu(blocks=x.shape[-1] != self.features, name="bn")(x, train=train)

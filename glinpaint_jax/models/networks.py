@@ -29,11 +29,12 @@ class Weights:
     torch: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def make_networks(config: Config) -> tuple[Generator, Discriminator]:
+def make_networks(config: Config, blocks: bool = False) -> tuple[Generator, Discriminator]:
+    """With `blocks`, they compute the same in the form that TPUs prefer (blocks.py)."""
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
     return (
-        Generator(config.model.width, config.model.output, config.model.base, dtype),
-        Discriminator(config.model.width, dtype),
+        Generator(config.model.width, config.model.output, config.model.base, dtype, blocks),
+        Discriminator(config.model.width, dtype, blocks),
     )
 
 

@@ -1,5 +1,6 @@
 """The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -41,6 +42,9 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     are those of the global batch. A network is left unchanged if its losses, gradient or
     statistics are not finite; the metric `skipped` is then 1.
     """
+    if config.pixel_blocks == "auto":
+        on_tpu = mesh.devices.flat[0].platform == "tpu"
+        config = dataclasses.replace(config, pixel_blocks="on" if on_tpu else "off")
     functions = {
         Phase.COMPLETION: completion_step,
         Phase.DISCRIMINATOR: discriminator_step,
@@ -148,7 +152,7 @@ def generator_forward(
     config: Config, params: Any, batch_stats: Any, inputs: Inputs
 ) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
-    generator, _ = make_networks(config)
+    generator, _ = make_networks(config, blocks=config.pixel_blocks == "on")
     prediction, variables = generator.apply(
         {"params": params, "batch_stats": batch_stats},
         inputs.masked_image,
@@ -163,7 +167,7 @@ def discriminator_forward(
     config: Config, network: NetworkState, params: Any, image: Array, origins: Array
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
-    _, discriminator = make_networks(config)
+    _, discriminator = make_networks(config, blocks=config.pixel_blocks == "on")
     logits, variables = discriminator.apply(
         {"params": params, "batch_stats": network.batch_stats},
         image,

@@ -1,0 +1,123 @@
+"""Compares layers on blocks of 2x2 pixels with the same layers on pixels, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glinpaint_jax.models.blocks import (
+    conv2d_on_blocks,
+    conv_transpose_to_blocks,
+    to_blocks,
+    to_pixels,
+)
+from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
+from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, Branch
+from glinpaint_jax.models.generator import DECODER, ENCODER, Generator, Stack
+
+
+def assert_close(actual, expected):
+    def check(a, b):
+        assert a.dtype == b.dtype == np.float64
+        assert abs(a - b).max() <= 1e-12 * abs(b).max()
+
+    jax.tree.map(check, actual, expected)
+
+
+def test_a_block_holds_its_pixels_row_by_row():
+    x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    blocks = to_blocks(jnp.asarray(x))
+    assert blocks.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(blocks[1, 1, 2], x[1, 2:4, 4:6].ravel())
+    np.testing.assert_array_equal(to_pixels(blocks), x)
+
+
+CONVOLUTIONS = [(5, 1), (3, 1), (3, 2), (5, 2)]  # kernel, stride: of enc1, dec6, enc2, conv1
+
+
+@pytest.mark.parametrize(("size", "stride"), CONVOLUTIONS)
+def test_convolutions_on_blocks_equal_those_on_pixels(size, stride):
+    def on_blocks(x, kernel):
+        y = conv2d_on_blocks(to_blocks(x), kernel, stride=stride)
+        return to_pixels(y) if stride == 1 else y
+
+    def on_pixels(x, kernel):
+        return conv2d(x, kernel, stride=stride, padding=size // 2)
+
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+        kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
+        assert_close(*value_and_gradients(on_blocks, on_pixels, x, kernel))
+
+
+def test_transposed_convolutions_to_blocks_equal_those_to_pixels():
+    def to_blocks_and_back(x, kernel):
+        return to_pixels(conv_transpose_to_blocks(x, kernel))
+
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, 3, 4, 3))
+        kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+        assert_close(
+            *value_and_gradients(to_blocks_and_back, conv_transpose_4x4_stride2, x, kernel)
+        )
+
+
+def value_and_gradients(f, g, *operands):
+    """Of both functions; cotangents vary."""
+
+    @jax.jit
+    def run(*operands):
+        results = []
+        for function in (f, g):
+            y, pull_back = jax.vjp(function, *operands)
+            results.append((y, pull_back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))))
+        return results
+
+    return run(*operands)
+
+
+NETWORKS = {
+    "encoder": (lambda blocks: Stack(ENCODER[:2], 4, blocks=blocks), 8, 4),
+    "decoder": (lambda blocks: Stack(DECODER[4:], 4, to_rgb=True, blocks=blocks), 4, 8),
+    "discriminator": (lambda blocks: Branch(GLOBAL_BRANCH[:1], 4, blocks=blocks), 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_on_blocks_equal_those_on_pixels(name):
+    """Outputs, running statistics and the gradients of all parameters and of the input."""
+    make, side, channels = NETWORKS[name]
+
+    def run(blocks, variables, x):
+        def forward(params, x):
+            if blocks and name == "encoder":
+                x = to_blocks(x)
+            y, updated = make(blocks).apply(
+                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return to_pixels(y) if blocks and name == "decoder" else y, updated
+
+        y, pull_back, updated = jax.vjp(forward, variables["params"], x, has_aux=True)
+        return y, updated, pull_back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
+
+    with jax.enable_x64(True):
+        x = 2 + jax.random.normal(jax.random.key(0), (2, side, side, channels))
+        variables = make(False).init(jax.random.key(1), x, train=True)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        both = jax.jit(lambda *arrays: [run(blocks, *arrays) for blocks in (True, False)])
+        assert_close(*both(variables, x))
+
+
+def test_the_generator_has_the_same_parameters_and_output_on_blocks():
+    with jax.enable_x64(True):
+        image = jax.random.normal(jax.random.key(0), (1, 16, 24, 3))
+        mask = jnp.ones((1, 16, 24, 1))
+        networks = [Generator(4, blocks=blocks) for blocks in (True, False)]
+        variables = [
+            jax.eval_shape(network.init, jax.random.key(0), image, mask, train=True)
+            for network in networks
+        ]
+        assert variables[0] == variables[1]
+        values = networks[1].init(jax.random.key(0), image, mask, train=True)
+        values = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), values)
+        assert_close(*[network.apply(values, image, mask, train=False) for network in networks])
