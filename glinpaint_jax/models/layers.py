@@ -96,32 +96,32 @@ class BatchNormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        shape, channels = x.shape, x.shape[-1] // (4 if self.blocks else 1)
-        x = x.reshape(*shape[:2], -1, channels)
+        channels = x.shape[-1] // (4 if self.blocks else 1)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if not train:
-            y = _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
-            return y.reshape(shape)
+            return _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
         y, mean, var = batch_norm_relu(x, scale, bias, running_mean.value)
         if not self.is_initializing():
             n = x.size // channels
             running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
             unbiased = var * (n / max(n - 1, 1))
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
-        return y.reshape(shape)
+        return y
 
 
 @jax.custom_vjp
 def batch_norm_relu(
-    x: Float[Array, "b h w c"],
+    x: Float[Array, "b h w cs"],
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
     shift: Float[Array, " c"],
-) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+) -> tuple[Float[Array, "b h w cs"], Float[Array, " c"], Float[Array, " c"]]:
     """relu(scale * (x - mean) / sqrt(var + epsilon) + bias), and the batch's mean and variance.
+
+    The last axis of x holds the c channels of one pixel, or those of the four pixels of a block.
 
     `shift` is an estimate of the mean; the closer, the more accurate the variance. Both come from
     sums over x - shift, so x is read once and devices synchronize once.
@@ -130,9 +130,10 @@ def batch_norm_relu(
     bfloat16 arrays. No gradient flows through the returned mean and variance.
     """
     # On CPU, summing a two-dimensional array is ten times faster than summing over axes 0-2.
-    pixels = _flatten_pixels(x) - shift[None]
-    offset = pixels.mean(axis=0)
-    var = jnp.maximum(jnp.square(pixels).mean(axis=0) - jnp.square(offset), 0)
+    pixels, n = _flatten_pixels(x) - _repeat(shift, x), x.size // shift.size
+    offset = _sum_pixels(pixels, shift.size) / n
+    square = _sum_pixels(jnp.square(pixels), shift.size) / n
+    var = jnp.maximum(square - jnp.square(offset), 0)
     mean = shift + offset
     return _normalize_relu(x, scale, bias, mean, var), mean, var
 
@@ -141,8 +142,8 @@ def _normalize_relu(
     x: Array, scale: ArrayLike, bias: ArrayLike, mean: ArrayLike, var: ArrayLike
 ) -> Array:
     factor = scale * lax.rsqrt(var + BATCH_NORM_EPSILON)
-    y = x * factor.reshape(1, 1, 1, -1) + (bias - mean * factor).reshape(1, 1, 1, -1)
-    return nn.relu(y).astype(x.dtype)
+    factor, offset = (_repeat(vector, x)[None, None] for vector in (factor, bias - mean * factor))
+    return nn.relu(x * factor + offset).astype(x.dtype)
 
 
 def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array) -> tuple[Any, Any]:
@@ -154,18 +155,29 @@ def _batch_norm_relu_backward(residuals: Any, cotangents: Any) -> tuple[Array, A
     """The gradients of Ioffe and Szegedy (2015), section 3, from sums over pixels."""
     x, y, scale, mean, var = residuals
     inverse_deviation = lax.rsqrt(var + BATCH_NORM_EPSILON)
-    normalized = (_flatten_pixels(x) - mean[None]) * inverse_deviation[None]
+    normalized = (_flatten_pixels(x) - _repeat(mean, x)) * _repeat(inverse_deviation, x)
     gradient = jnp.where(_flatten_pixels(y) > 0, _flatten_pixels(cotangents[0]), 0)
-    bias_gradient = gradient.sum(axis=0)
-    scale_gradient = (gradient * normalized).sum(axis=0)
-    n = normalized.shape[0]
-    centered = gradient - (bias_gradient / n)[None] - normalized * (scale_gradient / n)[None]
-    x_gradient = centered * (scale * inverse_deviation)[None]
+    bias_gradient = _sum_pixels(gradient, scale.size)
+    scale_gradient = _sum_pixels(gradient * normalized, scale.size)
+    n = x.size // scale.size
+    centered = (
+        gradient - _repeat(bias_gradient / n, x) - normalized * _repeat(scale_gradient / n, x)
+    )
+    x_gradient = centered * _repeat(scale * inverse_deviation, x)
     return x_gradient.reshape(x.shape).astype(x.dtype), scale_gradient, bias_gradient, None
 
 
-def _flatten_pixels(x: Array) -> Float[Array, "pixels c"]:
+def _flatten_pixels(x: Array) -> Float[Array, "pixels cs"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
+
+
+def _repeat(vector: Float[Array, " c"], x: Array) -> Float[Array, "1 cs"]:
+    """`vector` for each pixel in the last axis of x."""
+    return jnp.tile(vector, x.shape[-1] // vector.size)[None]
+
+
+def _sum_pixels(values: Float[Array, "pixels cs"], channels: int) -> Float[Array, " c"]:
+    return values.sum(axis=0).reshape(-1, channels).sum(axis=0)
 
 
 batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
