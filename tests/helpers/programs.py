@@ -35,6 +35,13 @@ SMALL = [
     "--config.phases.discriminator_end=5",
     "--config.optimizer.schedule=constant",
 ]
+# Completion only, and no weight changes. The tests with two processes share this compiled program.
+STILL = [
+    *SMALL,
+    "--config.optimizer.learning_rate=1e-30",
+    "--config.phases.completion_end=1000000",
+    "--config.phases.discriminator_end=1000000",
+]
 
 
 def command(*arguments):
@@ -82,9 +89,10 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def run_processes(count, *arguments, devices=1):
+def run_processes(count, *arguments, devices=1, **changes):
     """Like `run`, but in `count` processes that join each other, with `devices` devices each."""
-    return [started.result() for started in start_processes(count, *arguments, devices=devices)]
+    started = start_processes(count, *arguments, devices=devices, **changes)
+    return [process.result() for process in started]
 
 
 def start_processes(count, *arguments, devices=1, **changes):
