@@ -1,4 +1,4 @@
-"""import-torch and export, run as programs, and training from their output."""
+"""import-torch and export, and training from their output."""
 
 import json
 
@@ -16,6 +16,7 @@ from tests.helpers.programs import (
     execute,
     read_jsonl,
     run,
+    run_here,
     run_processes,
 )
 
@@ -52,7 +53,7 @@ def imported(exported, tmp_path_factory):
 
 def test_import_then_export_is_exact(exported, imported, tmp_path):
     again = tmp_path / "again.pth"
-    result = run("glinpaint_jax", "export", imported, "--format=mmagic", "--output", again)
+    result = run_here("export", imported, "--format=mmagic", "--output", again)
     assert result.returncode == 0, result.stderr
     first, second = torch.load(exported, weights_only=True), torch.load(again, weights_only=True)
     assert first["meta"] == second["meta"]
@@ -79,9 +80,7 @@ def test_imported_weights_score_as_the_run_did(finished_run, imported, tmp_path)
 def test_the_averaged_or_the_last_weights_are_exported(ema, finished_run, tmp_path):
     path, workdir = tmp_path / "a.safetensors", finished_run[0]
     flag = "--ema" if ema else "--no-ema"
-    result = run(
-        "glinpaint_jax", "export", workdir, "--format=safetensors", f"--output={path}", flag
-    )
+    result = run_here("export", workdir, "--format=safetensors", f"--output={path}", flag)
     assert (result.returncode, result.stderr) == (0, "")
 
     def first_kernel(weights):
@@ -94,7 +93,7 @@ def test_the_averaged_or_the_last_weights_are_exported(ema, finished_run, tmp_pa
 
 def test_exporting_to_onnx_prints_one_line(exported, tmp_path):
     path = tmp_path / "a.onnx"
-    result = run("glinpaint_jax", "export", exported, "--format=onnx", f"--output={path}")
+    result = run_here("export", exported, "--format=onnx", f"--output={path}")
     assert (result.returncode, result.stderr) == (0, "")
     assert len(result.stdout.splitlines()) == 1
 
@@ -161,7 +160,7 @@ def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_pat
             )()
             expected = "contains code"
         torch.save(content, path)
-    result = run("glinpaint_jax", "import-torch", path, f"--output={tmp_path}/weights")
+    result = run_here("import-torch", path, f"--output={tmp_path}/weights")
     assert_rejected(result, str(path), expected)
     assert [entry.name for entry in tmp_path.iterdir()] == ["bad.pth"]
 
@@ -176,4 +175,4 @@ def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_pat
     ids=["checkpoint", "format", "missing"],
 )
 def test_bad_arguments_are_rejected_in_one_line(arguments, expected):
-    assert_rejected(run("glinpaint_jax", "export", *arguments), *expected)
+    assert_rejected(run_here("export", *arguments), *expected)

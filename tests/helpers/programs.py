@@ -1,19 +1,24 @@
 """Runs the programs as users do, in separate processes."""
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from glinpaint_jax import __main__ as programs
 from glinpaint_jax.config import from_dict
 from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.training.state import abstract_state
@@ -65,6 +70,27 @@ def execute(arguments, **changes):
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
+    )
+
+
+def run_here(*arguments):
+    """Like `run("glinpaint_jax", ...)`, but in this process, where jax and PyTorch are loaded."""
+    written, errors, status = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(written),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["glinpaint_jax", *map(str, arguments)]),
+        mock.patch.object(warnings, "formatwarning"),  # the program replaces it
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        try:
+            programs.main()
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(
+        arguments, status, stdout=written.getvalue(), stderr=errors.getvalue()
     )
 
 
