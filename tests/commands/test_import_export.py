@@ -93,7 +93,8 @@ def test_the_averaged_or_the_last_weights_are_exported(ema, finished_run, tmp_pa
 
 def test_exporting_to_onnx_prints_one_line(exported, tmp_path):
     path = tmp_path / "a.onnx"
-    result = run_here("export", exported, "--format=onnx", f"--output={path}")
+    # As a program, whose stderr gets the messages of C++ libraries too.
+    result = run("glinpaint_jax", "export", exported, "--format=onnx", f"--output={path}")
     assert (result.returncode, result.stderr) == (0, "")
     assert len(result.stdout.splitlines()) == 1
 
