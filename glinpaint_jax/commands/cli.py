@@ -240,27 +240,26 @@ def read_config(path: Path) -> Config:
                 (str(path), source[: source.index(b"\0")].count(b"\n") + 1, None, None),
             )
         get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if inspect.isfunction(get_config) else None
+        config = get_config() if callable(get_config) else get_config
     except Exception as error:
         raise UserError(_describe_failure(error, path)) from None
     if not isinstance(config, Config):
         line = get_config.__code__.co_firstlineno if inspect.isfunction(get_config) else 1
         raise UserError(
-            f"{path}, line {line}: the file must define get_config() -> "
-            f"glinpaint_jax.config.Config, as configs/demo.py does; found {get_config!r}"
+            f"{path}, line {line}: the file must define get_config() -> glinpaint_jax.config.Config"
+            f", as configs/demo.py does; found {type(config).__name__}"
         )
     return config
 
 
 def _describe_failure(error: Exception, path: Path) -> str:
     """The file, line and reason of an error in a config file, in one line."""
-    file, line, reason = str(path), 1, str(error)
     if isinstance(error, SyntaxError):
-        file, line, reason = error.filename or file, error.lineno or 1, error.msg
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename == str(path):
-            line = frame.lineno
-    reason = " ".join(reason.split())
+        file, line, reason = error.filename or path, error.lineno or 1, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        file, line, reason = path, (lines or [1])[-1], " ".join(str(error).split())
     return f"{file}, line {line}: {type(error).__name__}: {reason}"
 
 
