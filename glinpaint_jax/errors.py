@@ -15,7 +15,7 @@ class UserError(Exception):
 EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
-    "multipart": "web",
+    "python_multipart": "web",
     "starlette": "web",
     "uvicorn": "web",
 }

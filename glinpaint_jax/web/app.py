@@ -31,7 +31,7 @@ from starlette.routing import Route
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.photos import FORMATS, UNSUPPORTED
 from glinpaint_jax.web.methods import Methods
-from glinpaint_jax.web.safety import Guard, TooLargeError, drain, limit_body
+from glinpaint_jax.web.safety import BodyError, Guard, Uploads, drain
 from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
@@ -49,7 +49,6 @@ TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-BODY_SLACK = 100_000  # bytes of a request besides its two files
 UPLOAD_SECONDS = 600
 SHUTDOWN_SECONDS = 5  # for answers that are being sent
 
@@ -89,9 +88,14 @@ def make_app(
             }
         )
 
+    uploads = Uploads(limits.megabytes * 10**6)
     answers = ((complete, 1), (preview, 2), (mask, 2), (load, 1))
     posts = [
-        Route(f"/{answer.__name__}", Work(answer, workers, folder, limits), methods=["POST"])
+        Route(
+            f"/{answer.__name__}",
+            Work(answer, workers, limits.queue, uploads, folder),
+            methods=["POST"],
+        )
         for answer, workers in answers
     ]
     return Starlette(
@@ -126,9 +130,8 @@ def make_static_routes() -> list[Route]:
         return lambda _: Response(content, media_type=media_type)
 
     routes = {f"/{path.name}": serve(path) for path in STATIC.iterdir()}
-    return [
-        Route(path, endpoint) for path, endpoint in {**routes, "/": routes["/index.html"]}.items()
-    ]
+    routes["/"] = routes["/index.html"]
+    return [Route(path, endpoint) for path, endpoint in routes.items()]
 
 
 def show_error(_: Request, error: HTTPException) -> Response:
@@ -138,24 +141,24 @@ def show_error(_: Request, error: HTTPException) -> Response:
 class Work:
     """An ASGI endpoint for POST: reads a form, waits for its turn, answers in a thread."""
 
-    def __init__(self, answer: Answer, workers: int, folder: Path, limits: Limits):
+    def __init__(self, answer: Answer, workers: int, queue: int, uploads: Uploads, folder: Path):
         self.answer = answer
         self.turns = anyio.CapacityLimiter(workers)
+        self.room = workers + queue
+        self.uploads = uploads
         self.folder = folder
-        self.most = 2 * limits.megabytes * 10**6 + BODY_SLACK
-        self.room = workers + limits.queue
         self.inside = 0
 
     async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
         if self.inside >= self.room:
-            await drain(receive, self.most)
+            await drain(receive, self.uploads.most)
             waiting = f"{self.inside} requests are waiting already; try again in a minute"
             raise HTTPException(503, waiting, {"Retry-After": "60"})
         self.inside += 1
-        request = Request(scope, limit_body(receive, self.most))
+        temporary = tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
         try:
-            with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as place:
-                response = await self._respond(request, Path(place))
+            with temporary as place, self.uploads.receiving(scope, receive) as counted:
+                response = await self._respond(Request(scope, counted), Path(place))
                 await response(scope, receive, send)
         except ClientDisconnect:
             pass
@@ -168,8 +171,8 @@ class Work:
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 form = await request.form(max_files=2, max_fields=10, max_part_size=1000)
-        except TooLargeError:
-            raise HTTPException(413, f"at most {self.most / 1e6:.0f} MB are allowed") from None
+        except BodyError as error:
+            raise HTTPException(*error.args) from None
         except TimeoutError:
             raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS} s") from None
         try:
@@ -185,7 +188,7 @@ class Work:
 
 def read_form(form: FormData, place: Path, methods: Methods) -> tuple[Upload, Upload, Any]:
     """Saves the photograph and the mask, and reads the options."""
-    fields = {name: form[name] for name in form if name not in ("photo", "mask")}
+    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
     options = parse_options(fields, methods.default)
     return save(form, "photo", place), save(form, "mask", place), options
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import ipaddress
 import sys
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,32 +25,55 @@ HEADERS = {
 DRAINED = 10
 DRAIN_SECONDS = 60
 
+BODY_SLACK = 100_000  # bytes of a request besides its two files
+
 App = Callable[..., Awaitable[None]]
 Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 
 
-class TooLargeError(Exception):
-    """A request's body is larger than allowed."""
+class BodyError(Exception):
+    """A body is refused; its arguments are the HTTP status and a sentence."""
 
 
-def limit_body(receive: Callable[[], Awaitable[Message]], most: int) -> Callable:
-    """Returns a `receive` that raises TooLargeError after `most` bytes."""
-    received = 0
+class Uploads:
+    """Counts the bytes of all uploads that are held, in total and by visitor (address)."""
 
-    async def receive_limited() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > most:
-            if message.get("more_body"):
-                await drain(receive, most)
-            raise TooLargeError
-        return message
+    def __init__(self, max_file: int):
+        self.most = 2 * max_file + BODY_SLACK  # of a request: photograph and mask
+        self.max_total, self.max_visitor = 20 * max_file, 10 * max_file
+        self.held: Counter[str] = Counter()
 
-    return receive_limited
+    @contextlib.contextmanager
+    def receiving(self, scope: Message, receive: Receive) -> Iterator[Receive]:
+        """Yields a `receive` that raises BodyError; at the end, what it received is let go."""
+        visitor, received = (scope.get("client") or ("",))[0], 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            self.held[visitor] += size
+            error = None
+            if received > self.most:
+                error = BodyError(413, f"at most {self.most / 1e6:.0f} MB are allowed")
+            elif self.held.total() > self.max_total or self.held[visitor] > self.max_visitor:
+                error = BodyError(507, "too many uploads at once; try again in a minute")
+            if error:
+                if message.get("more_body"):
+                    await drain(receive, self.most)
+                raise error
+            return message
+
+        try:
+            yield receive_counted
+        finally:
+            self.held[visitor] -= received
+            self.held += Counter()  # drops visitors without uploads
 
 
-async def drain(receive: Callable[[], Awaitable[Message]], most: int) -> None:
+async def drain(receive: Receive, most: int) -> None:
     """Discards the rest of a body: a client that is still sending would miss the answer.
 
     Gives up after DRAINED times `most` bytes and DRAIN_SECONDS.

@@ -35,7 +35,7 @@ function update() {
   const { photo, original, marks } = history;
   const busy = Boolean(running);
   find("empty").hidden = Boolean(photo);
-  find("name").textContent = photo ? `${original.file.name} · ${photo.width} × ${photo.height}` : "";
+  find("name").textContent = photo ? `${original.file.name} · ${photo.width} x ${photo.height}` : "";
   find("undo").disabled = busy || !history.canUndo;
   find("redo").disabled = busy || !history.canRedo;
   find("restart").disabled = busy || !photo || (photo === original && !marks.length);
