@@ -27,8 +27,7 @@ export class Brush {
 
   pointerdown(event) {
     if (event.target.closest("button, #error") || this.sheet.element.hidden) return;
-    event.preventDefault();
-    this.stage.focus({ preventScroll: true });
+    if (event.button === 1) event.preventDefault(); // Windows would scroll
     this.stage.setPointerCapture(event.pointerId);
     const place = this.place(event);
     this.pointers.set(event.pointerId, place);
