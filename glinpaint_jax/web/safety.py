@@ -22,10 +22,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-DRAINED = 10
-DRAIN_SECONDS = 60
-
 BODY_SLACK = 100_000  # bytes of a request besides its two files
+DRAINED, DRAIN_SECONDS = 10, 60
 
 App = Callable[..., Awaitable[None]]
 Message = dict[str, Any]

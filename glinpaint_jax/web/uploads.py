@@ -1,5 +1,6 @@
 """Reads uploaded photographs and masks, and completes them. Paths never reach a visitor."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,13 @@ from glinpaint_jax.web.methods import TITLES, Methods
 
 # The page shows and paints on photographs at most this large; they are completed at full size.
 PREVIEW = 4096
-MAX_DILATION = 200  # pixels
+# Options that are whole numbers: their default and bounds.
+NUMBERS = {
+    "quality": (95, 1, 100),
+    "invert_mask": (0, 0, 1),
+    "dilate_mask": (0, 0, 200),
+    "resize_mask": (0, 0, 1),
+}
 
 
 class Limits(NamedTuple):
@@ -46,9 +53,9 @@ class Options(NamedTuple):
     blend: str
     scale: float | str
     quality: int
-    invert_mask: bool
+    invert_mask: int
     dilate_mask: int
-    resize_mask: bool
+    resize_mask: int
 
 
 def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
@@ -64,20 +71,14 @@ def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
         scale = check_scale(scale if scale == "auto" else float(scale))
     except ValueError:
         raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1") from None
-    return Options(
-        method=fields.get("method") or default_method,
-        blend=kind,
-        scale=scale,
-        quality=_whole(fields, "quality", 95, 1, 100),
-        invert_mask=bool(_whole(fields, "invert_mask", 0, 0, 1)),
-        dilate_mask=_whole(fields, "dilate_mask", 0, 0, MAX_DILATION),
-        resize_mask=bool(_whole(fields, "resize_mask", 0, 0, 1)),
-    )
+    numbers = {name: _whole(name, fields.get(name), *bounds) for name, bounds in NUMBERS.items()}
+    return Options(fields.get("method") or default_method, kind, scale, **numbers)
 
 
-def _whole(fields: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = fields.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= most):
+def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:
+    if text is None:
+        return default
+    if not (re.fullmatch("[0-9]{1,9}", text) and least <= int(text) <= most):
         raise UserError(f"{name}={text!r} must be a whole number in {least}..{most}")
     return int(text)
 
@@ -108,7 +109,8 @@ def make_preview(photo: Upload, folder: Path, limits: Limits) -> tuple[Path, tup
         shown = PIL.Image.alpha_composite(PIL.Image.new("RGBA", shown.size, "white"), shown)
     path = folder / "preview.jpg"
     profile = original.metadata.get("icc_profile")
-    shown.convert("RGB").save(path, quality=92, subsampling=0, icc_profile=profile)
+    shown = shown if shown.mode == "L" else shown.convert("RGB")
+    shown.save(path, quality=92, subsampling=0, icc_profile=profile)
     return path, size
 
 
