@@ -47,7 +47,9 @@ def files_in(folder):
 @pytest.mark.parametrize("length", [None, ""], ids=["length", "no length"])
 def test_a_file_is_downloaded_once_and_then_found_offline(length, cache, capsys):
     with serve({f"/a/{NAME}": file(CONTENT, length=length)}) as (url, server):
-        assert locate(f"{url}/a/{NAME}") == cache / NAME
+        reports = []
+        assert locate(f"{url}/a/{NAME}", lambda *report: reports.append(report)) == cache / NAME
+        assert reports[-1] == (len(CONTENT), len(CONTENT) if length is None else None)
         assert locate(f"{url}/a/{NAME}") == cache / NAME
         assert server.asked == [f"/a/{NAME}"]
     assert capsys.readouterr().err == f"downloading {url}/a/{NAME} to {cache / NAME}\n"
