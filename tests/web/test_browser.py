@@ -42,6 +42,11 @@ MASK = """
 const context = document.getElementById("mask").getContext("2d");
 return context.getImageData(...arguments, 1, 1).data[3];
 """
+# Returns when the page shows what it has decoded.
+DECODED = """
+const wait = (name) => document.getElementById(name).decode().catch(() => null);
+wait("after").then(() => wait("before")).then(() => setTimeout(arguments[0]));
+"""
 GIVE = """
 const [type, name, content] = arguments, data = new DataTransfer();
 const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -76,9 +81,11 @@ class Page:
     def click(self, name):
         wait_for(self.find(name).is_enabled)
         self.find(name).click()
+        self.driver.execute_async_script(DECODED)
 
     def settle(self):
         wait_for(lambda: self.run("return document.getElementById('cancel').hidden"))
+        self.driver.execute_async_script(DECODED)
 
     def open(self, path, place="photo-file"):
         self.find(place).send_keys(str(path))
@@ -114,7 +121,7 @@ class Page:
         return round(box["x"] + x * scale), round(box["y"] + y * scale)
 
     def drag(self, *places):
-        pointer = PointerInput(self.pointer, "pointer")
+        pointer = PointerInput(self.pointer, self.pointer)
         actions = ActionBuilder(self.driver, mouse=pointer, duration=10)
         actions.pointer_action.move_to_location(*self.place(*places[0])).pointer_down()
         for place in places[1:]:
@@ -168,8 +175,8 @@ def page(server, driver):
     page = Page(driver[0], server, driver[1])
     page.load()
     yield page
-    logged = [line for line in page.driver.get_log("browser") if " 400 " not in line["message"]]
-    assert logged == []
+    severe = [line["message"] for line in driver[0].get_log("browser") if line["level"] == "SEVERE"]
+    assert [message for message in severe if "status of 400" not in message] == []
 
 
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:HEIGHT, :WIDTH])

@@ -251,7 +251,12 @@ const CLICKS = {
     find("more").setAttribute("aria-expanded", !find("options").hidden);
   },
 };
-for (const [id, act] of Object.entries(CLICKS)) find(id).addEventListener("click", act);
+for (const [id, act] of Object.entries(CLICKS)) {
+  find(id).addEventListener("click", (event) => {
+    if (event.detail) find(id).blur(); // by a pointer: Space then pans, instead of clicking again
+    act();
+  });
+}
 find("error").querySelector("button").addEventListener("click", () => fail(""));
 find("size").addEventListener("input", (event) => setSize(Number(event.target.value)));
 find("method").addEventListener("change", (event) => choose(event.target.value));
@@ -297,15 +302,16 @@ const CONTROL_KEYS = {
 };
 document.addEventListener("keydown", (event) => {
   const control = event.ctrlKey || event.metaKey;
-  const typing = event.target.matches("select, input");
+  const typing = event.target.matches("select, input[type=number]");
+  const free = [stage, document.body].includes(event.target);
   const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const act = control ? CONTROL_KEYS[name] : !typing && !event.altKey && KEYS[name];
   if (act) {
     act(event);
     event.preventDefault();
-  } else if (event.target === stage && !control && brush.key(event)) {
+  } else if (free && !control && brush.key(event)) {
     event.preventDefault();
-  } else if (event.key === " " && (event.target === stage || event.target === document.body)) {
+  } else if (event.key === " " && free) {
     pan(true);
     event.preventDefault();
   }
