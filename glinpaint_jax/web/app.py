@@ -134,7 +134,7 @@ def make_static_routes() -> list[Route]:
     return [Route(path, endpoint) for path, endpoint in routes.items()]
 
 
-def show_error(_: Request, error: HTTPException) -> Response:
+async def show_error(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
@@ -162,6 +162,8 @@ class Work:
                 await response(scope, receive, send)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            raise HTTPException(503, "the server is stopping; try again later") from None
         finally:
             self.inside -= 1
 

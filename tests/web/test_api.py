@@ -216,6 +216,20 @@ def test_a_visitor_who_leaves_the_queue_is_skipped(tmp_path):
     assert blocker.calls == 1
 
 
+def test_stopping_answers_those_who_wait(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("glinpaint_jax.web.app.SHUTDOWN_SECONDS", 1)
+    blocker = Blocker()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with serving(Methods({"slow": blocker}), tmp_path) as server:
+            waiting = [pool.submit(post, server) for _ in range(2)]
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        for answer in waiting:
+            assert error(answer.result(), 503) == "the server is stopping; try again later"
+        assert list(tmp_path.iterdir()) == []
+        blocker.go.set()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_uploads_held_at_once_are_limited(tmp_path):
     """One visitor may hold ten times the largest file, so that the disk cannot fill."""
     blocker = Blocker()
