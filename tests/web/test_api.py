@@ -66,7 +66,7 @@ def test_complete(server, server_folder):
     assert answer.headers["X-Summary"].startswith("white%3A%208.3%20%25%20filled%20in")
     again = post(server, name="../../cup-completed.png")
     assert again.headers["Content-Disposition"] == 'attachment; filename="cup-completed.png"'
-    assert list(server_folder.iterdir()) == []
+    wait_for(lambda: not list(server_folder.iterdir()))
 
 
 def test_methods_and_options_are_those_of_the_command(server):
