@@ -54,14 +54,16 @@ function update() {
   if (!busy && photo) say(marks.length ? HINT : photo.summary ?? HINT);
 }
 
-function say(text) { find("status").textContent = text; }
+function say(text) {
+  if (find("status").textContent !== text) find("status").textContent = text; // else read aloud again
+}
 
 function fail(text) {
   find("error").hidden = !text;
   find("error").querySelector("p").textContent = text;
 }
 
-// Runs `work(signal)` with `text` and the seconds in the status line. Shows Refusals.
+// Runs `work(signal)` with `text()` and the seconds in the status line. Shows what goes wrong.
 async function wait(text, work) {
   if (running) return;
   fail("");
@@ -69,7 +71,8 @@ async function wait(text, work) {
   const started = Date.now();
   const tick = () => {
     const seconds = Math.floor((Date.now() - started) / 1000);
-    say(`${text()} …${seconds > 1 ? ` ${seconds} s` : ""}`);
+    say(`${text()} …`);
+    find("seconds").textContent = seconds > 1 ? `${seconds} s` : "";
   };
   update();
   tick();
@@ -81,6 +84,7 @@ async function wait(text, work) {
     if (error.name !== "AbortError" && !(error instanceof Refusal)) throw error;
   } finally {
     clearInterval(timer);
+    find("seconds").textContent = "";
     running = null;
     update();
     if (!history.photo) say("Open a photograph, paint over what should go, press Complete.");
