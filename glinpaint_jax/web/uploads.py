@@ -188,5 +188,5 @@ def summarize(method: str, hole: Hole, seconds: float, file_format: str) -> str:
     )
     doubt = describe_doubt(hole)
     note = f" Note: {doubt}" if doubt else ""
-    filled = f"{100 * hole.mean():.2g} % filled in {seconds:.1f} s"
+    filled = f"{100 * hole.mean():.3g} % filled in {seconds:.1f} s"
     return f"{TITLES.get(method, method)}: {filled}. {others}{note}"

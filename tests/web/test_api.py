@@ -63,7 +63,7 @@ def test_complete(server, server_folder):
     answer = post(server)
     np.testing.assert_array_equal(pixels(answer), np.where(HOLE[..., None], 255, IMAGE))
     assert answer.headers["Content-Disposition"] == 'attachment; filename="cup-completed.png"'
-    assert answer.headers["X-Summary"].startswith("white%3A%208.3%20%25%20filled%20in")
+    assert answer.headers["X-Summary"].startswith("white%3A%208.33%20%25%20filled%20in")
     again = post(server, name="../../cup-completed.png")
     assert again.headers["Content-Disposition"] == 'attachment; filename="cup-completed.png"'
     wait_for(lambda: not list(server_folder.iterdir()))
