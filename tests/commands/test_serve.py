@@ -44,9 +44,9 @@ def test_a_port_in_use_is_reported():
 
 
 def test_checkpoints_may_be_repeated(finished_run, capsys):
-    run, step = str(finished_run[0]), str(finished_run[0] / "checkpoints" / "4")
+    run, step = str(finished_run[0]), str(finished_run[0] / "checkpoints" / "10")
     loaded = serve.load_completers(parse(f"--checkpoint={run}", f"--checkpoint={step}"))
-    assert list(loaded) == ["finished", "finished 4"]
+    assert list(loaded) == ["finished", "finished 10"]
     with pytest.raises(UserError, match="two checkpoints are called 'finished'"):
         serve.load_completers(parse(f"--checkpoint={run}", f"--checkpoint={run}/"))
     with pytest.raises(UserError, match="no checkpoint in"):
