@@ -299,8 +299,9 @@ def test_refused_requests_are_logged_in_one_line(server, capfd):
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     assert error(httpx.post(f"{server}/complete", content=b"garbage", headers=headers))
     assert error(httpx.put(f"{server}/complete"), 405)
-    lines = wait_for(lambda: (out := capfd.readouterr().err.splitlines()) and out)
-    assert len(lines) == 8, lines
+    lines = capfd.readouterr().err.splitlines()
+    lines = [line for line in lines if line != "WARNING:  Invalid HTTP request received."]
+    assert len(lines) == 7, lines
     assert lines[0] == "127.0.0.1: GET '/../../etc/passwd': 404"
 
 
