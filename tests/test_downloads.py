@@ -131,7 +131,7 @@ def test_names_are_found_below_the_base_url(scheme, official, cache, tmp_path, m
 def test_names_stand_for_mmagics_addresses(monkeypatch):
     """As in MMagic's configs/global_local/metafile.yml."""
     asked = []
-    monkeypatch.setattr(downloads, "download", lambda url, path: asked.append(url))
+    monkeypatch.setattr(downloads, "download", lambda url, path, report: asked.append(url))
     for name in OFFICIAL:
         locate(name)
     base = "https://download.openmmlab.com/mmediting/inpainting/global_local"
