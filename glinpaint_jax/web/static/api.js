@@ -27,10 +27,6 @@ async function sentence(response) {
   }
 }
 
-export async function describe() {
-  return (await fetch("methods")).json();
-}
-
 // The server's preview of a photograph: upright, in a format that every browser shows.
 export async function openPhoto(file, signal) {
   const response = await send("preview", { photo: file }, signal);

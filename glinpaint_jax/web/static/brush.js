@@ -10,7 +10,7 @@ export class Brush {
     this.cursor = this.stage.querySelector("#cursor");
     this.size = 40;
     this.erase = false;
-    this.space = false; // held: dragging pans
+    this.space = false;
     this.stroke = null;
     this.pointers = new Map();
     this.at = null; // the cursor's place on the stage
@@ -93,6 +93,13 @@ export class Brush {
     }
     this.showCursor(to);
     return true;
+  }
+
+  // Space is held: dragging moves the photograph.
+  pan(on) {
+    this.space = on;
+    this.stage.classList.toggle("pans", on);
+    if (on) this.hideCursor();
   }
 
   begin(place) {

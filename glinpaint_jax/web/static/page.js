@@ -1,8 +1,10 @@
 // The page: buttons, keys, files, and what happens when.
 
-import { Refusal, complete, describe, openPhoto, send } from "./api.js";
+import { Refusal, complete, openPhoto, send } from "./api.js";
 import { Brush } from "./brush.js";
 import { History } from "./history.js";
+import { listenToFiles, listenToKeys } from "./keys.js";
+import { Methods } from "./methods.js";
 import { Sheet, makeMask } from "./sheet.js";
 
 const HINT = "Paint over what should go, then press Complete.";
@@ -10,10 +12,9 @@ const find = (id) => document.getElementById(id);
 const stage = find("stage");
 const history = new History();
 const sheet = new Sheet(stage);
+const methods = new Methods(find("method"));
 const brush = new Brush(sheet, () => Boolean(history.photo) && !running, addMark, drawMarks);
 let running = null; // the AbortController of what the page waits for
-let server = { megapixels: 50, megabytes: 50, methods: [], default: "smooth" };
-let method = null; // the chosen one
 let maskFile = null; // the last one opened
 let downloaded = null; // the last photograph downloaded
 
@@ -94,8 +95,8 @@ async function wait(text, work) {
 // A copy, because the file on the disk may change. Refuses what the server would refuse.
 async function read(file) {
   const size = file.size / 1e6;
-  if (size > server.megabytes) {
-    throw new Refusal(`${file.name} has ${size.toFixed(1)} MB, at most ${server.megabytes} are allowed; make it smaller.`);
+  if (size > methods.megabytes) {
+    throw new Refusal(`${file.name} has ${size.toFixed(1)} MB, at most ${methods.megabytes} are allowed; make it smaller.`);
   }
   return new File([await file.arrayBuffer()], file.name || "photo.png");
 }
@@ -133,12 +134,11 @@ function fill() {
   const { photo, marks } = history;
   if (!photo || running) return;
   if (!marks.length) return fail("There is no hole yet; paint over what should go, or open a mask under More.");
-  const title = find("method").selectedOptions[0].dataset.title;
-  return wait(() => `Filling with ${title}`, async (signal) => {
+  return wait(() => `Filling with ${methods.title}`, async (signal) => {
     const fields = {
       photo: photo.file,
       mask: await sheet.toFile(sheet.width, sheet.height, "mask.png"),
-      method,
+      method: methods.chosen,
       blend: find("blend").value,
       scale: find("scale").value,
       resize_mask: Number(photo.width !== sheet.width),
@@ -188,39 +188,6 @@ function compare(held) {
   sheet.canvas.hidden = shown;
 }
 
-// --- methods
-
-function listMethods() {
-  find("method").replaceChildren(...server.methods.map(({ name, title, ready }) => {
-    const option = new Option(ready ? title : `${title}: download`, name);
-    option.dataset.title = title;
-    return option;
-  }));
-  find("method").value = method;
-}
-
-async function choose(name) {
-  if (server.methods.find((one) => one.name === name).ready) {
-    method = name;
-    return;
-  }
-  let progress = null;
-  const timer = setInterval(async () => {
-    const found = await describe().catch(() => null);
-    progress = found?.methods.find((one) => one.name === name).progress;
-  }, 500);
-  await wait(
-    () => progress === null || progress === undefined ? "Downloading" : `Downloading: ${Math.round(100 * progress)} %`,
-    async (signal) => {
-      await send("load", { method: name }, signal);
-      server = await describe();
-      method = name;
-    },
-  );
-  clearInterval(timer);
-  listMethods();
-}
-
 // --- events
 
 function setTool(erase) {
@@ -263,7 +230,7 @@ for (const [id, act] of Object.entries(CLICKS)) {
 }
 find("error").querySelector("button").addEventListener("click", () => fail(""));
 find("size").addEventListener("input", (event) => setSize(Number(event.target.value)));
-find("method").addEventListener("change", (event) => choose(event.target.value));
+find("method").addEventListener("change", (event) => methods.choose(event.target.value, wait));
 for (const id of ["invert", "grow"]) find(id).addEventListener("change", reopenMask);
 for (const [id, act] of [["photo-file", open], ["mask-file", openMask]]) {
   find(id).addEventListener("change", ({ target }) => {
@@ -304,58 +271,20 @@ const CONTROL_KEYS = {
   s: () => find("download").disabled || download(),
   Enter: fill,
 };
-document.addEventListener("keydown", (event) => {
-  const control = event.ctrlKey || event.metaKey;
-  const typing = event.target.matches("select, input[type=number]");
-  const free = [stage, document.body].includes(event.target);
-  const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const act = control ? CONTROL_KEYS[name] : !typing && !event.altKey && KEYS[name];
-  if (act) {
-    act(event);
-    event.preventDefault();
-  } else if (free && !control && brush.key(event)) {
-    event.preventDefault();
-  } else if (event.key === " " && free) {
-    pan(true);
-    event.preventDefault();
-  }
+listenToKeys({
+  keys: KEYS,
+  controlKeys: CONTROL_KEYS,
+  stage,
+  brush,
+  release: (key) => ["c", null].includes(key) && compare(false),
 });
-document.addEventListener("keyup", (event) => {
-  if (event.key.toLowerCase() === "c") compare(false);
-  if (event.key === " ") pan(false);
-});
-window.addEventListener("blur", () => {
-  compare(false);
-  pan(false);
-});
-
-function pan(on) {
-  brush.space = on;
-  stage.classList.toggle("pans", on);
-  if (on) brush.hideCursor();
-}
-
-document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) open(file);
-});
-let inside = 0; // nested elements that a dragged file has entered
-for (const [name, by] of [["dragenter", 1], ["dragleave", -1], ["drop", 0], ["dragover", 0]]) {
-  document.addEventListener(name, (event) => {
-    event.preventDefault();
-    inside = name === "drop" ? 0 : inside + by;
-    stage.classList.toggle("dropping", inside > 0);
-    if (name === "drop") open(event.dataTransfer.files[0]);
-  });
-}
+listenToFiles(stage, open);
 window.addEventListener("beforeunload", (event) => {
   const { photo, original } = history;
   if (photo && photo !== original && photo !== downloaded) event.preventDefault();
 });
 
-server = await describe();
-method = server.default;
-listMethods();
+await methods.load();
 find("limits").textContent =
-  `JPEG, PNG, WebP, TIFF or BMP, up to ${server.megapixels} megapixels and ${server.megabytes} MB. The server keeps no copy.`;
+  `JPEG, PNG, WebP, TIFF or BMP, up to ${methods.megapixels} megapixels and ${methods.megabytes} MB. The server keeps no copy.`;
 document.documentElement.dataset.ready = "";
