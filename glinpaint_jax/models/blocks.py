@@ -20,35 +20,36 @@ def to_blocks(x: Float[Array, "b h w c"]) -> Float[Array, "b half_h half_w c4"]:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height // 2, width // 2, 4 * channels)
 
 
-def to_pixels(x: Float[Array, "b half_h half_w c4"]) -> Float[Array, "b h w c"]:
+def to_pixels(x: Float[Array, "b hb wb cb"], side: int = 2) -> Float[Array, "b h w c"]:
+    """From blocks of side x side pixels."""
     b, height, width, channels = x.shape
-    x = x.reshape(b, height, width, 2, 2, channels // 4)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * height, 2 * width, channels // 4)
+    x = x.reshape(b, height, width, side, side, channels // side**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side * height, side * width, -1)
 
 
 def conv2d_on_blocks(
-    x: Float[Array, "b h w ci4"], kernel: Float[Array, "k k ci co"], *, stride: int
-) -> Float[Array, "b h w features"]:
-    """conv2d with odd k and padding k // 2. Stride 1 returns blocks; stride 2, one pixel for each.
+    x: Float[Array, "b h w ci4"], kernel: Float[Array, "k k ci co"], *, stride: int, side: int
+) -> Float[Array, "b ho wo cos"]:
+    """conv2d with odd k and padding k // 2. Returns blocks of side x side pixels; 1: pixels.
 
-    The window of a block's first pixel begins k // 2 pixels before it.
+    stride * side must be even and at most 4. The window of a pixel begins k // 2 pixels before it.
     """
     size, _, channels, _ = kernel.shape
-    outputs = 2 // stride  # rows and columns of output pixels for each block
-    before = (size // 2 + 1) // 2  # blocks that the window needs before this one
-    first = 2 * before - size // 2  # where in them the kernel begins
-    taps = (first + size + outputs) // 2  # blocks from the first to the last
+    step = stride * side // 2  # blocks of x for each block of the output
+    before = (size // 2 + 1) // 2  # blocks that the window needs before those
+    first = 2 * before - size // 2  # where in them the kernel begins, in pixels
+    taps = (first + size + stride * (side - 1) + 1) // 2  # blocks from the first to the last
 
     def place(row: int, column: int) -> Float[Array, "n n ci co"]:
-        starts = first + row, first + column
+        starts = first + stride * row, first + stride * column
         pads = [(start, 2 * taps - size - start) for start in starts]
         return jnp.pad(kernel, (*pads, (0, 0), (0, 0)))
 
-    placed = [place(row, column) for row in range(outputs) for column in range(outputs)]
+    placed = [place(row, column) for row in range(side) for column in range(side)]
     # Each block of the kernel becomes 4 * channels inputs, as to_blocks arranges them.
     dense = jnp.concatenate(placed, axis=-1).reshape(taps, 2, taps, 2, channels, -1)
     dense = dense.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, 4 * channels, -1)
-    return xla_conv(x, dense, 1, 1, ((before, taps - 1 - before),) * 2)
+    return xla_conv(x, dense, step, 1, ((before, taps - step - before),) * 2)
 
 
 def conv_transpose_to_blocks(

@@ -12,6 +12,7 @@ from glinpaint_jax.models.blocks import to_blocks, to_pixels
 from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
 
 STRIDE = 4  # input sides must be multiples of it
+RGB_SIDE = 4  # of the blocks that the last layer returns, so that it has 48 channels, not 12
 RECEPTIVE_RADIUS = 153  # an output pixel depends on no input pixel farther away
 
 # Table 1 of the paper. Shapes are for width 64. A 3x3 convolution to RGB, "dec7", follows.
@@ -65,7 +66,13 @@ class Stack(nn.Module):
         if self.to_rgb:
             # No dtype: the last layer computes in the parameters' own precision.
             x = Conv(
-                3, 3, use_bias=True, kernel_init=self.rgb_init, blocks=self.blocks, name="dec7"
+                3,
+                3,
+                use_bias=True,
+                kernel_init=self.rgb_init,
+                blocks=self.blocks,
+                side=RGB_SIDE,
+                name="dec7",
             )(x)
         return x
 
@@ -116,7 +123,7 @@ class Generator(nn.Module):
             name="decoder",
         )(x, train=train)
         if self.blocks:
-            x = to_pixels(x)
+            x = to_pixels(x, RGB_SIDE)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)

@@ -55,6 +55,7 @@ class Conv(nn.Module):
     kernel_init: Initializer | None = None  # None: Kaiming
     dtype: Any = None
     blocks: bool = False
+    side: int = 2  # of its output's blocks, if it has any
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
@@ -70,7 +71,9 @@ class Conv(nn.Module):
         elif self.blocks:
             if self.dilation != 1:
                 raise ValueError("a convolution on blocks cannot be dilated")
-            y = conv2d_on_blocks(x, kernel, stride=self.stride)
+            y = conv2d_on_blocks(
+                x, kernel, stride=self.stride, side=self.side if self.stride == 1 else 1
+            )
         else:
             y = conv2d(
                 x,

@@ -13,7 +13,7 @@ from glinpaint_jax.models.blocks import (
 )
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, Branch
-from glinpaint_jax.models.generator import DECODER, ENCODER, Generator, Stack
+from glinpaint_jax.models.generator import DECODER, ENCODER, RGB_SIDE, Generator, Stack
 
 
 def assert_close(actual, expected):
@@ -32,20 +32,21 @@ def test_a_block_holds_its_pixels_row_by_row():
     np.testing.assert_array_equal(to_pixels(blocks), x)
 
 
-CONVOLUTIONS = [(5, 1), (3, 1), (3, 2), (5, 2)]  # kernel, stride: of enc1, dec6, enc2, conv1
+# Kernel, stride and side of the output's blocks: of enc1, dec6, dec7, enc2, conv1.
+CONVOLUTIONS = [(5, 1, 2), (3, 1, 2), (3, 1, 4), (3, 2, 1), (5, 2, 1)]
 
 
-@pytest.mark.parametrize(("size", "stride"), CONVOLUTIONS)
-def test_convolutions_on_blocks_equal_those_on_pixels(size, stride):
+@pytest.mark.parametrize(("size", "stride", "side"), CONVOLUTIONS)
+def test_convolutions_on_blocks_equal_those_on_pixels(size, stride, side):
     def on_blocks(x, kernel):
-        y = conv2d_on_blocks(to_blocks(x), kernel, stride=stride)
-        return to_pixels(y) if stride == 1 else y
+        y = conv2d_on_blocks(to_blocks(x), kernel, stride=stride, side=side)
+        return to_pixels(y, side)
 
     def on_pixels(x, kernel):
         return conv2d(x, kernel, stride=stride, padding=size // 2)
 
     with jax.enable_x64(True):
-        x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+        x = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
         kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
         assert_close(*value_and_gradients(on_blocks, on_pixels, x, kernel))
 
@@ -95,7 +96,7 @@ def test_networks_on_blocks_equal_those_on_pixels(name):
             y, updated = make(blocks).apply(
                 variables | {"params": params}, x, train=True, mutable=["batch_stats"]
             )
-            return to_pixels(y) if blocks and name == "decoder" else y, updated
+            return to_pixels(y, RGB_SIDE) if blocks and name == "decoder" else y, updated
 
         y, pull_back, updated = jax.vjp(forward, variables["params"], x, has_aux=True)
         return y, updated, pull_back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
