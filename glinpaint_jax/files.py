@@ -1,7 +1,6 @@
 """Writing files and folders whole or not at all; locks; checksums."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -44,9 +43,10 @@ def report_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    with replace_atomically(path) as temporary:
-        temporary.write_bytes(content)
-        fsync_path(temporary)
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fsync_path(path: Path) -> None:
@@ -89,6 +89,8 @@ def lock_file(path: Path) -> Iterator[None]:
         opened = path.open("a+")
     with opened as file:
         try:
+            import fcntl  # Windows has none
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
@@ -96,9 +98,10 @@ def lock_file(path: Path) -> Iterator[None]:
                 f"{path.parent} is in use by another run, {file.read().strip()}; wait for it, "
                 "stop it, or pass another --workdir"
             ) from None
-        except OSError as error:
+        except (OSError, ModuleNotFoundError) as error:
+            reason = getattr(error, "strerror", error)
             warnings.warn(
-                f"cannot lock {path.parent} ({error.strerror}); make sure no second run uses it",
+                f"cannot lock {path.parent} ({reason}); make sure no second run uses it",
                 stacklevel=3,
             )
         owner = f"process {os.getpid()} on {socket.gethostname()}\n"
@@ -115,7 +118,7 @@ def write_manifest(folder: Path) -> None:
     lines = []
     for path in _list_files(folder):
         fsync_path(path)
-        lines.append(f"{checksum(path)}  {path.relative_to(folder)}\n")
+        lines.append(f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n")
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
         fsync_path(path)
@@ -128,7 +131,7 @@ def find_damage(folder: Path) -> str | None:
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if rest:
             return f"{MANIFEST_NAME} does not end with its last line"
-        found = {str(path.relative_to(folder)): path for path in _list_files(folder)}
+        found = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
         for name in sorted(listed.keys() | found.keys()):
             if name not in found:
                 return f"{name} is missing"

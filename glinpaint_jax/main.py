@@ -15,11 +15,11 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.usage = "%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
-    cli.add_config_arguments(parser, "config file, such as configs/places.py")
+    cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
+import glinpaint_jax
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.methods import METHODS
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
 
 CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
-    "MMagic's weights: places or celeba_hq"
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, hf://USER/REPO, or the "
+    "name of MMagic's weights: places or celeba_hq"
 )
 
 
@@ -148,8 +149,8 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
-    """--config FILE, and --config.FIELD=VALUE for every field."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    """--config CONFIG, and --config.FIELD=VALUE for every field."""
+    parser.add_argument("--config", type=find_config, metavar="CONFIG", help=help)
     groups = {}
     for path, setting in settings():
         section = ".".join(["config", *path.split(".")[:-1]])
@@ -207,16 +208,34 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
     elif saved is not None:
         config = copy.deepcopy(saved)
     else:
-        raise UserError("no config; pass --config configs/demo.py or another file of configs/")
+        raise UserError(
+            f"no config; pass --config with a file or one of {', '.join(our_configs())}"
+        )
     for name, value in vars(arguments).items():
         if name.startswith("config."):
             set_value(config, name.removeprefix("config."), value)
     return config.validate()
 
 
+def find_config(place: str) -> Path:
+    """Returns the file of one of our configs, by name, or else `place`. An existing file wins."""
+    return Path(place) if Path(place).is_file() else our_configs().get(place, Path(place))
+
+
+def our_configs() -> dict[str, Path]:
+    """Our config files by name, such as places."""
+    package = Path(glinpaint_jax.__file__).parent
+    folder = package / "configs"  # of a wheel; a checkout has it beside the package
+    if not folder.is_dir():
+        folder = package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
 def read_config(path: Path) -> Config:
     if not path.is_file():
-        raise UserError(f"no config file {str(path)!r}; this project's configs are in configs/")
+        raise UserError(
+            f"no config file {str(path)!r}; pass a file or one of {', '.join(our_configs())}"
+        )
     get_config = runpy.run_path(str(path)).get("get_config")
     config = get_config() if callable(get_config) else None
     if not isinstance(config, Config):
