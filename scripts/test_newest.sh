@@ -28,6 +28,6 @@ cd /project
 [ -x /venv/bin/python ] || python3 -m venv /venv
 /venv/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
 /venv/bin/python --version
-/venv/bin/pip freeze | grep --extended-regexp '^(jax|jaxlib|flax|optax|orbax|grain|torch|numpy|opencv)'
+/venv/bin/pip list --format=freeze | grep -E "^(jax|jaxlib|flax|optax|orbax-checkpoint|grain|torch|numpy|opencv.*)="
 /venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -p no:cacheprovider "$@"
 INSIDE

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
 
 CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, hf://USER/REPO, or the "
-    "name of MMagic's weights: places or celeba_hq"
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, hf://USER/REPO, or "
+    "the name of MMagic's weights: places or celeba_hq"
 )
 
 

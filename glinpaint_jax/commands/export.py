@@ -36,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="PATH", required=True, help="a new file; hub: a new folder"
     )
     parser.add_argument(
-        "--license",
-        default="unknown",
-        metavar="ID",
-        help="hub: the model card's, such as cc-by-4.0",
+        "--license", default="unknown", metavar="ID", help="hub: of the weights, such as cc-by-4.0"
     )
     parser.add_argument(
         "--ema",
@@ -60,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.format == "hub":
         from glinpaint_jax.interop.hub import export_folder
 
-        history = read_history(arguments.checkpoint, weights.step)
+        history = read_history(Path(arguments.checkpoint), weights.step)
         difference = export_folder(weights, history, arguments.license, output)
     else:
         difference = export_weights(weights, arguments.format, output)
@@ -74,18 +71,18 @@ def main(arguments: argparse.Namespace) -> None:
         f"{difference:.1e} (allowed {TOLERANCE:.0e})"
     )
     if arguments.format == "hub":
-        print(
-            f"check {output / 'README.md'}, then: hf upload USER/{output.absolute().name} {output}"
-        )
+        repository = f"USER/{output.absolute().name}"
+        print(f"check {output / 'README.md'}, then: hf upload {repository} {output}")
 
 
-def read_history(checkpoint: str, step: int) -> "History":
-    """What the workdir of a run, or of one of its steps, recorded up to `step`; maybe nothing."""
+def read_history(checkpoint: Path, step: int) -> "History":
+    """What the workdir of a run, or of one of its steps, records up to `step`; maybe nothing."""
     from glinpaint_jax.interop.hub import History
-    from glinpaint_jax.runs.report import METRICS_FILE, read_records
+    from glinpaint_jax.runs.report import read_records
+    from glinpaint_jax.weights import FOLDER
 
-    path = Path(checkpoint).absolute()
-    workdir = path if (path / METRICS_FILE).is_file() else path.parent.parent
+    path = checkpoint.absolute()
+    workdir = path.parent.parent if path.parent.name == FOLDER else path
     scored_step, scores = 0, {}
     for record in read_records(workdir):
         evaluated = [name.split("/") for name in record if name.startswith("eval/")]
@@ -93,9 +90,9 @@ def read_history(checkpoint: str, step: int) -> "History":
             scored_step, scores = record["step"], {}
             for _, images, metric in evaluated:
                 scores.setdefault(images, {})[metric] = record[f"eval/{images}/{metric}"]
-    pictures = {
-        int(found.stem.removeprefix("step_")): found for found in workdir.glob("samples/step_*.png")
-    }
-    drawn = max((number for number in pictures if number <= step), default=None)
-    picture = None if drawn is None else pictures[drawn].read_bytes()
-    return History(scored_step, scores, picture)
+    drawn = [
+        picture
+        for picture in sorted(workdir.glob("samples/step_*.png"))
+        if int(picture.stem.removeprefix("step_")) <= step
+    ]
+    return History(scored_step, scores, drawn[-1].read_bytes() if drawn else None)

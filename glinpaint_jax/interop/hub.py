@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import glinpaint_jax
-from glinpaint_jax.config import BBOX_MASK_KINDS, Config, to_dict
+from glinpaint_jax.config import BBOX_MASK_KINDS, SCORES, Config, to_dict
 from glinpaint_jax.downloads import HUB_WEIGHTS
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import replace_atomically, report_unwritable
@@ -38,7 +38,8 @@ Fills holes in photographs: Global&Local image completion
 
 ```bash
 pip install 'glinpaint_jax[hub]'
-glinpaint complete --checkpoint hf://USER/{name} --image photo.jpg --mask mask.png --output filled.png
+glinpaint complete --checkpoint hf://USER/{name} \\
+    --image photo.jpg --mask mask.png --output filled.png
 ```
 
 ```python
@@ -101,20 +102,15 @@ def export_folder(weights: Weights, history: History, license: str, folder: Path
 
 def make_card(weights: Weights, history: History, license: str, name: str) -> str:
     """Returns the model card, in Markdown."""
-    picture = "\n" if history.picture else ""
-    if history.picture:
-        picture = f"\n![masked, completed and original photographs]({PICTURE})\n"
+    alt = "masked, completed and original photographs"
     training = _table(_describe_training(weights.config, weights.step), "| | |", "|---|---|")
     if is_foreign(weights):
         training = "Converted from a weight file of MMagic, which does not record its training."
     scores = "Not evaluated."
     if history.scores:
         rows = [
-            (
-                name.replace("_", " "),
-                *(f"{values[metric]:.3f}" for metric in ("l1", "psnr", "ssim")),
-            )
-            for name, values in history.scores.items()
+            (images.replace("_", " "), *(f"{values[score]:.3f}" for score in SCORES))
+            for images, values in history.scores.items()
         ]
         scores = _table(rows, "| images | L1 (%) | PSNR | SSIM |", "|---|---|---|---|")
         scores += f"\n\nAt step {history.scored_step}."
@@ -122,7 +118,7 @@ def make_card(weights: Weights, history: History, license: str, name: str) -> st
         license=license,
         name=name,
         version=glinpaint_jax.__version__,
-        picture=picture,
+        picture=f"\n![{alt}]({PICTURE})\n" if history.picture else "",
         training=training,
         scores=scores,
     )

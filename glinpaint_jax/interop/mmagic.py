@@ -227,7 +227,7 @@ def _infer_config(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Conf
 
 
 def is_foreign(weights: Weights) -> bool:
-    """Whether the weights were imported from a file that is not ours, so their config is a guess."""
+    """Whether the weights come from a file that is not ours, which does not hold their config."""
     return bool(weights.torch) and CONFIG not in weights.torch.get("meta", {})
 
 
