@@ -143,10 +143,11 @@ def _locate_in_hub(place: str) -> Path:
     try:
         return Path(hub.hf_hub_download(match[1], HUB_WEIGHTS, revision=match[2]))
     except (OSError, ValueError) as error:  # all of its errors are one of these
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        is_unreachable = isinstance(error, FileNotFoundError)  # and not in the cache; caused by:
+        reason = type(error.__cause__ if is_unreachable else error).__name__
         raise UserError(
-            f"cannot download {HUB_WEIGHTS} of {place}: {reason}; check the name and the network, "
-            "and for private repositories run `hf auth login`"
+            f"cannot download {HUB_WEIGHTS} of {place}: {reason}; check the name and the network; "
+            "for a private repository, run `hf auth login`"
         ) from None
 
 
