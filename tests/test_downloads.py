@@ -157,18 +157,15 @@ def test_repositories_are_downloaded_and_then_found_offline(tmp_path):
             b"", status=404, X_Error_Code="RepoNotFound"
         ),
     }
-    with serve(answers) as (url, server):
+    with serve(answers) as (url, _):
         found = locate_in_new_process("hf://me/model@v1", HF_ENDPOINT=url, **hub)
         assert found.returncode == 0, found.stderr
         missing = locate_in_new_process("hf://me/other", HF_ENDPOINT=url, **hub)
     path = Path(found.stdout.strip())
     assert path.read_bytes() == CONTENT
     assert path.name == "model.safetensors" and path.is_relative_to(tmp_path)
-    reason = missing.stderr.splitlines()[-1]
-    assert (
-        "cannot download model.safetensors of hf://me/other: RepositoryNotFoundError; check"
-        in reason
-    )
+    error = "cannot download model.safetensors of hf://me/other: RepositoryNotFoundError; check"
+    assert error in missing.stderr.splitlines()[-1]
     offline = locate_in_new_process("hf://me/model@v1", HF_HUB_OFFLINE="1", **hub)
     assert offline.stdout == found.stdout, offline.stderr
 
