@@ -1,6 +1,6 @@
 """Trains a model. If the workdir already holds a checkpoint, training resumes from it.
 
-  python -m glinpaint_jax.main --config configs/places.py
+  python -m glinpaint_jax.main --config places
 
 Pass --config.FIELD=VALUE to change a field of the config.
 """

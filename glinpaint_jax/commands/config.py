@@ -1,7 +1,9 @@
-"""Prints one of our configs, to start your own from; without NAME, lists them.
+"""Prints one of our configs, to start your own from.
 
-python -m glinpaint_jax config places > mine.py
-python -m glinpaint_jax train --config mine.py
+  python -m glinpaint_jax config places > mine.py
+  python -m glinpaint_jax train --config mine.py
+
+Without NAME, lists all of them.
 """
 
 import argparse

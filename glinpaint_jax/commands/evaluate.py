@@ -8,7 +8,7 @@ it has them.
 
 MMagic's weights on their data, with the published scores beside ours:
 
-  python -m glinpaint_jax evaluate --checkpoint places --config configs/places.py
+  python -m glinpaint_jax evaluate --checkpoint places --config places
 """
 
 import argparse

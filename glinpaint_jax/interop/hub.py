@@ -1,9 +1,11 @@
 """Exports weights as a folder that is ready for the Hugging Face Hub.
 
-model.safetensors  the networks, with MMagic's keys, and the config: all that loading needs
-config.json        the config, to read
-README.md          the model card
-samples.png        rows: masked, completed, original; only if the run has drawn them
+    model.safetensors  the networks, with MMagic's keys, and the config
+    config.json        the config, to read
+    README.md          the model card
+    samples.png        rows: masked, completed, original; only if the run has drawn them
+
+The first alone is enough to load them (`weights.load_weights`).
 """
 
 import json
@@ -131,7 +133,7 @@ def _describe_training(config: Config, step: int) -> list[tuple[str, ...]]:
         ("data", f"`{config.data.source}`"),
         ("steps", f"{step} of {config.num_steps}, {config.global_batch_size} images each"),
         ("image size", f"{config.image_size}x{config.image_size}"),
-        ("holes", f"{mask.mixed or mask.kind}{size}"),
+        ("holes", (mask.mixed if mask.kind == "mixed" else mask.kind) + size),
         ("generator", f"width {config.model.width}, base {config.model.base}"),
     ]
 
