@@ -1,5 +1,6 @@
 """Flags, configs and errors, in this process."""
 
+import argparse
 import shutil
 import types
 import warnings
@@ -123,13 +124,13 @@ def test_our_configs_are_found_by_name(tmp_path):
 @pytest.mark.usefixtures("installed")
 def test_our_configs_are_printed(capsys):
     names = {path.stem for path in ROOT.glob("configs/*.py")}
-    config_command.main(types.SimpleNamespace(name=None))
+    config_command.main(argparse.Namespace(name=None))
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == names
     for name in names:
-        config_command.main(types.SimpleNamespace(name=name))
+        config_command.main(argparse.Namespace(name=name))
         assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.py").read_text()
     with pytest.raises(UserError, match=r"no config 'none'; ours are .*places"):
-        config_command.main(types.SimpleNamespace(name="none"))
+        config_command.main(argparse.Namespace(name="none"))
 
 
 def test_help_describes_every_field():

@@ -10,6 +10,7 @@ import pytest
 from glinpaint_jax.commands import cli, export
 from glinpaint_jax.config import from_dict
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop import verify
 from glinpaint_jax.interop.hub import History, export_folder, make_card
 from glinpaint_jax.weights import load_weights, save_imported
 from tests.helpers.networks import make_weights
@@ -49,10 +50,10 @@ def export_run(place, output, *more):
     export.main(parser.parse_args(arguments))
 
 
-@pytest.mark.parametrize("place", ["", "checkpoints/7"])
-def test_a_run_becomes_a_folder_that_loads(place, run, smooth_weights, tmp_path, capsys):
+def test_a_run_becomes_a_folder_that_loads(run, smooth_weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "TEST_SHAPES", ((1, 16, 24),))  # to compile less
     folder = tmp_path / "my-model"
-    export_run(run / place, folder, "--license=cc-by-4.0")
+    export_run(run, folder, "--license=cc-by-4.0")
     names = {"model.safetensors", "config.json", "README.md", "samples.png"}
     assert {path.name for path in folder.iterdir()} == names
     assert f"hf upload USER/my-model {folder}" in capsys.readouterr().out
@@ -73,6 +74,13 @@ def test_a_run_becomes_a_folder_that_loads(place, run, smooth_weights, tmp_path,
     assert "| held out | 5.500 | 20.000 | 0.750 |\n\nAt step 5." in card  # not of step 9
     assert (folder / "samples.png").read_bytes() == b"picture 5"
     assert "(samples.png)" in card and "title   = {{Globally" in card
+
+
+def test_a_step_has_the_history_of_its_run(run, tmp_path):
+    history = export.read_history(run, 7)
+    assert (history.scored_step, history.picture) == (5, b"picture 5")
+    assert export.read_history(run / "checkpoints" / "7", 7) == history
+    assert export.read_history(run, 2) == export.read_history(tmp_path, 7) == History(0, {}, None)
 
 
 def test_weights_of_others_say_nothing_of_a_training(weights):
