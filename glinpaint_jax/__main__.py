@@ -16,6 +16,11 @@ name of MMagic's weights: places or celeba_hq. CONFIG is a file or the name of o
 lists them. COMMAND --help lists all flags.
 """
 
+from glinpaint_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
 import difflib
 import importlib
 import sys

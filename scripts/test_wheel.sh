@@ -31,7 +31,7 @@ cd "$work/empty"
 export PATH="$work/venv/bin:$PATH" JAX_PLATFORMS=cpu
 set -x
 python --version
-glinpaint --help | head -1
+glinpaint --help
 glinpaint config
 glinpaint config demo > mine.py
 python -c 'import skimage, PIL.Image; PIL.Image.fromarray(skimage.data.coffee()).save("a.png")
