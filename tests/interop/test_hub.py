@@ -83,16 +83,16 @@ def test_a_step_has_the_history_of_its_run(run, tmp_path):
     assert export.read_history(run, 2) == export.read_history(tmp_path, 7) == History(0, {}, None)
 
 
-def test_weights_of_others_say_nothing_of_a_training(weights):
-    foreign = dataclasses.replace(weights, torch={"meta": {"iter": 7}})
+def test_weights_of_others_say_nothing_of_a_training(smooth_weights):
+    foreign = dataclasses.replace(smooth_weights, torch={"meta": {"iter": 7}})
     card = make_card(foreign, History(), "unknown", "model")
     assert "Converted from a weight file of MMagic" in card and "| steps |" not in card
     assert "Not evaluated." in card and "samples.png" not in card
 
 
-def test_nothing_is_left_of_a_failed_export(weights, tmp_path):
+def test_nothing_is_left_of_a_failed_export(smooth_weights, tmp_path):
     (tmp_path / "mine").mkdir()
     for folder, message in ((tmp_path / "mine", "exists"), (tmp_path / "a" / "b", "cannot write")):
         with pytest.raises(UserError, match=message):
-            export_folder(weights, History(), "unknown", folder)
+            export_folder(smooth_weights, History(), "unknown", folder)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
