@@ -92,7 +92,7 @@ def test_a_saved_config_is_used_without_a_config_file(small_config):
         load()
 
 
-NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as configs/demo.py"
+NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as our demo"
 
 
 @pytest.mark.parametrize(
