@@ -16,8 +16,10 @@ class UserError(Exception):
 EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
-    "gradio": "web",
     "huggingface_hub": "hub",
+    "python_multipart": "web",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 
 
