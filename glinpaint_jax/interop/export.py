@@ -56,7 +56,8 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
             f"--format {kind} cannot hold a network with model.base={base}, which MMagic does not "
             "have; use --format torchscript, onnx or stablehlo"
         )
-    for package in FORMATS[kind].packages:
+    packages, *_ = FORMATS[kind]
+    for package in packages:
         import_extra(package)
     with report_unwritable(path):
         if path.exists():
