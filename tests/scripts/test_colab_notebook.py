@@ -188,7 +188,7 @@ def test_exported_weights_match_the_checkpoint(executed):
     assert f"downloaded {file}" in output_of(notebook, "download")
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
 def test_exported_network_matches_the_completed_picture(executed):
     notebook, workdir = executed
     photo, mask, completed = (
