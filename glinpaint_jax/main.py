@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="resume even if the number or names of the training images have changed",
+    )
     cli.add_config_arguments(parser, "config file, such as configs/places.py")
     cli.add_distributed_arguments(parser)
 
@@ -28,7 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    train(config, workdir, arguments.accept_changed_data)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from glinpaint_jax.runs.resume import restore
 from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.helpers.configs import make_small_config
+from tests.helpers.sources import Numbered
 from tests.helpers.downloads import file, serve
 
 
@@ -148,4 +149,4 @@ def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
     state = abstract_state(weights.config, mesh1)
     with pytest.raises(UserError, match=r"config\.init_from"):
-        restore(tmp_path / "x", weights.step, weights.config, 7, state, pytest.fail)
+        restore(tmp_path / "x", weights.step, weights.config, Numbered(7), state, pytest.fail)

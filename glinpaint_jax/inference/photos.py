@@ -211,7 +211,8 @@ def open_image(
     try:
         with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            opened = PIL.Image.open(source)
+            # PIL has readers for 40 more formats. That of EPS starts Ghostscript.
+            opened = PIL.Image.open(source, formats=[*FORMATS.values()])
         with opened as image:
             if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
@@ -232,7 +233,7 @@ def open_image(
             suffix = ".heic"
         if suffix in UNSUPPORTED:
             raise UserError(unsupported(source, suffix[1:].upper())) from None
-        raise UserError(f"{source} is not an image, or is damaged") from None
+        raise UserError(f"{source} is not an image in {ALLOWED} format, or is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:

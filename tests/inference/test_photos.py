@@ -1,5 +1,7 @@
 """Photographs of every mode and format: what we keep and what we reject."""
 
+import functools
+
 import cv2
 import numpy as np
 import PIL.Image
@@ -171,6 +173,10 @@ def write_heic(path):
     path.write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHB" + bytes(100))
 
 
+def save_as(kind, path):
+    photo().save(path, kind)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -196,12 +202,17 @@ def write_heic(path):
             "16 bits",
         ),
         ("grey16.png", lambda path: write_16_bits(path, 1), "16 bits"),
+        *(
+            (f"a_{kind}.png", functools.partial(save_as, kind), "not an image in JPEG, PNG, WebP")
+            for kind in ("EPS", "GIF", "ICO", "PPM")
+        ),
     ],
 )
 def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
     make(tmp_path / name)
-    with pytest.raises(UserError, match=message) as error:
-        read_photo(tmp_path / name)
+    for read in (read_photo, read_mask) if "not an image" in message else (read_photo,):
+        with pytest.raises(UserError, match=message) as error:
+            read(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
 
 

@@ -10,8 +10,10 @@ from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step
+from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step, restore
+from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import FOLDER, load_weights
+from tests.helpers.sources import Numbered
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,8 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 5):
         state = jax.device_put(initial_state, replicated(mesh1))
-        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)})
+        fingerprint = None if step == 3 else Numbered(7).fingerprint()  # 3: an earlier version
+        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)}, fingerprint)
     checkpoints.close()
     return workdir
 
@@ -167,6 +170,26 @@ def test_damaged_steps_behind_a_symlink_stay_on_their_disk(workdir, tmp_path):
 
 def test_a_new_workdir_has_no_step(tmp_path):
     assert newest_complete_step(tmp_path, pytest.fail) is None
+
+
+class Renamed(Numbered):
+    def fingerprint(self):
+        return "other names"
+
+
+def test_changed_images_are_accepted_only_if_asked(workdir, step_config, mesh1):
+    abstract = abstract_state(step_config, mesh1)
+    for source, change in {
+        Renamed(7): "has 7 training images, as the run began with, but under other names",
+        Numbered(8): "has 8 training images, but the run began with 7",
+    }.items():
+        with pytest.raises(UserError, match=f"{change}, .*pass --accept-changed-data"):
+            restore(workdir, 5, step_config, source, abstract, pytest.fail)
+        said = []
+        state, _ = restore(workdir, 5, step_config, source, abstract, said.append, True)
+        assert int(state.step) == 0 and change in said[0]
+    restore(workdir, 5, step_config, Numbered(7), abstract, pytest.fail)
+    restore(workdir, 3, step_config, Renamed(7), abstract, pytest.fail)  # had no fingerprint
 
 
 def test_loading_weights_skips_damaged_steps(workdir):
