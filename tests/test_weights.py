@@ -18,8 +18,8 @@ from glinpaint_jax.runs.resume import restore
 from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered
 from tests.helpers.downloads import file, serve
+from tests.helpers.sources import Numbered
 
 
 def assert_equal(first, second):
