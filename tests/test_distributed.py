@@ -218,19 +218,29 @@ def newest(workdir):
     return int(path.read_text()) if path.exists() else 0
 
 
+def wait_for_step_after(step, workdir, both):
+    deadline = time.monotonic() + 240
+    while newest(workdir) <= step:
+        assert all(started.process.poll() is None for started in both), both[0].lines
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
-    """Kills the second process, then, in the resumed run, the first (the coordinator)."""
+    """Kills the second process, then, in the resumed run, the first (the coordinator).
+
+    Before, a second start of process 1 is rejected, and the run goes on.
+    """
     workdir = tmp_path / "run"
     for victim in (1, 0):
         before = newest(workdir)
         both = start_processes(
             2, *COMPLETION, f"--workdir={workdir}", JAX_DISABLE_MOST_OPTIMIZATIONS="1"
         )
-        deadline = time.monotonic() + 240
-        while newest(workdir) == before:
-            assert all(started.process.poll() is None for started in both), both[0].lines
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_step_after(before, workdir, both)
+        if victim == 1:
+            assert_rejected(run(*both[1].process.args[2:]), "belongs to a run that has started")
+            wait_for_step_after(newest(workdir), workdir, both)
         both[victim].process.kill()
         results = [started.result(120) for started in both]
         assert results[1 - victim].returncode in (1, -6), results  # an exception, or aborted by jax
