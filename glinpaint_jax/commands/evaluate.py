@@ -94,7 +94,7 @@ def score(
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.distributed import make_mesh, replicated
+    from glinpaint_jax.distributed import make_mesh, replicated, require_same
     from glinpaint_jax.evaluation.baselines import BASELINES
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
@@ -107,8 +107,10 @@ def score(
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
-    mesh, data = make_mesh(), config.data
+    data = config.data
     sources = open_sources(data.source, data.eval_source, data.eval_images)
+    require_same(config, sources.fingerprints())
+    mesh = make_mesh()
     failures = FailureLog(sources.images, warn)
     if jax.process_index() == 0:
         warn(sources.description)

@@ -54,6 +54,13 @@ class Sources(NamedTuple):
         distinct = {id(source): source for source in (self.train, *self.evaluation.values())}
         return sum(map(len, distinct.values()))
 
+    def fingerprints(self) -> dict[str, str]:
+        """The number of images of each source and its fingerprint."""
+        named = {"training images": self.train} | {
+            f"evaluation images ({name})": source for name, source in self.evaluation.items()
+        }
+        return {name: f"{len(part)}, names {part.fingerprint()}" for name, part in named.items()}
+
 
 def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     """Opens the sources of a run.

@@ -53,7 +53,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
     failures during the run.
     """
     sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    require_same(config, describe_images(sources) | {"--accept-changed-data": accept_changed_data})
+    require_same(config, sources.fingerprints() | {"--accept-changed-data": accept_changed_data})
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
     for source in sources.evaluation.values():
@@ -92,14 +92,6 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         checkpoints.finish()
         if step < config.num_steps:
             reporter.say(f"stopped at step {step} of {config.num_steps}; rerun to resume")
-
-
-def describe_images(sources: Sources) -> dict[str, str]:
-    """The number and the fingerprint of each source's images."""
-    named = {"training images": sources.train} | {
-        f"evaluation images ({name})": source for name, source in sources.evaluation.items()
-    }
-    return {name: f"{len(source)}, names {source.fingerprint()}" for name, source in named.items()}
 
 
 class Run(NamedTuple):

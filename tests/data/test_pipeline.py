@@ -1,3 +1,4 @@
+import os
 import platform
 import resource
 
@@ -48,6 +49,7 @@ def test_masks_are_read_from_a_folder(tmp_path):
         pixels = np.zeros((40, 40), np.uint8)
         pixels[:, columns] = 255
         Image.fromarray(pixels).save(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.png")  # left out: a reader would wait for it
     config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
     (batch,) = take(Numbered(10), config, 1, local_batch_size=16)
     assert {tuple(box) for box in batch["bbox"].tolist()} == {(0, 0, 32, 16), (0, 16, 32, 16)}
