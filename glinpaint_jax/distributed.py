@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from jax._src.distributed import global_state  # jax has no public way to its key-value store
-from jax._src.lib import _jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import glinpaint_jax
@@ -23,9 +22,6 @@ JOIN_TIMEOUT = 300
 HEARTBEAT_TIMEOUT = 40
 SHUTDOWN_TIMEOUT = 120
 LISTING_TIMEOUT = 3600  # until all processes have listed their images
-PROBE_TIMEOUT = 10
-
-STARTED = "glinpaint_jax/started"  # a key that exists once all processes have joined
 
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
 OWN_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
@@ -93,7 +89,6 @@ def start(
 def _join(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
     if coordinator is not None:
         _check_coordinator(coordinator, listens=process_id == 0)
-        _check_not_started(coordinator, process_id)
     # The preemption service would take SIGTERM, on which training saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -111,8 +106,6 @@ def _join(coordinator: str | None, process_count: int | None, process_id: int | 
             f"cannot join the other processes: {reason}; pass --coordinator=HOST:PORT "
             "--process-count=N --process-id=I, with ids from 0 to N-1"
         ) from None
-    if global_state.process_id == 0:
-        global_state.client.key_value_set(STARTED, "yes")
 
 
 def _check_coordinator(address: str, listens: bool) -> None:
@@ -129,29 +122,6 @@ def _check_coordinator(address: str, listens: bool) -> None:
                 f"process 0 cannot listen on port {port}: {os.strerror(error.errno)}; pass "
                 "another one in --coordinator to all processes"
             ) from None
-
-
-def _check_not_started(coordinator: str, process_id: int | None) -> None:
-    """Raises UserError if a run whose processes have all joined has this coordinator.
-
-    Joining would end it: jax takes this process for one of the run's that has restarted.
-    """
-    host, _, port = coordinator.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT).close()
-    except OSError:
-        return  # process 0 does not listen yet, or this is process 0
-    client = _jax.get_distributed_runtime_client(
-        coordinator, process_id or 0, rpc_timeout=PROBE_TIMEOUT, shutdown_on_destruction=False
-    )
-    try:
-        client.key_value_try_get(STARTED)
-    except jax.errors.JaxRuntimeError:  # no such key
-        return
-    raise UserError(
-        f"--coordinator={coordinator} belongs to a run that has started; wait for it, stop it, or "
-        "pass another port to all processes"
-    )
 
 
 def require_same(config: Config, others: dict[str, Any]) -> None:

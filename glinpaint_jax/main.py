@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.files import LOCK, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
@@ -30,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments)
+    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    # Before joining: a second process with the number of a joined one would end the first run.
+    require_unlocked(workdir / LOCK)
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    workdir = arguments.workdir or Path("runs") / arguments.config.stem
     train(config, workdir, arguments.accept_changed_data)
 
 

@@ -239,7 +239,7 @@ def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
         )
         wait_for_step_after(before, workdir, both)
         if victim == 1:
-            assert_rejected(run(*both[1].process.args[2:]), "belongs to a run that has started")
+            assert_rejected(run(*both[1].process.args[2:]), f"{workdir} is in use by another run")
             wait_for_step_after(newest(workdir), workdir, both)
         both[victim].process.kill()
         results = [started.result(120) for started in both]

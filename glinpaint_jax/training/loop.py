@@ -30,7 +30,7 @@ from glinpaint_jax.distributed import (
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import lock_file, report_unwritable
+from glinpaint_jax.files import LOCK, lock_file, report_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -63,7 +63,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
         if jax.process_index() == 0:
-            closing.enter_context(lock_file(workdir / "lock"))
+            closing.enter_context(lock_file(workdir / LOCK))
         newest = newest_complete_step(workdir, say)
         config = resolve_fill(config, sources.train, workdir, newest)
         if newest is None:
