@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state  # jax has no public way to its key-value store
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import glinpaint_jax
@@ -130,9 +129,12 @@ def require_same(config: Config, others: dict[str, Any]) -> None:
     If anything differs, leaves them and raises UserError in every process. Call it before the
     first computation: with different programs, the processes would wait for each other forever.
     """
-    client, number = global_state.client, global_state.process_id
-    if client is None:
+    if not jax.distributed.is_initialized():
         return
+    # jax has no public way to its key-value store, and comparing on the devices could block.
+    from jax._src.distributed import global_state
+
+    client, number = global_state.client, global_state.process_id
     fields = flatten(to_dict(config)).items()
     mine = {name: value for name, value in fields if name not in OWN_FIELDS} | others
     mine |= {

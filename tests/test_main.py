@@ -206,4 +206,4 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     assert "236 training images; evaluation: held_out 4" in result.stderr
 
     (tmp_path / "100.jpg").rename(tmp_path / "1000.jpg")
-    assert_rejected(run(*arguments), "236 training images", "names", "--accept-changed-data")
+    assert_rejected(run(*arguments), "236 training images", "names differ", "--accept-changed-data")

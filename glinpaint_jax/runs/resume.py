@@ -111,7 +111,7 @@ def check_data_changes(
     if data["images"] != len(source):
         change = f"has {len(source)} training images, but the run began with {data['images']}"
     elif data.get("fingerprint") not in (None, source.fingerprint()):
-        change = f"has {len(source)} training images, as the run began with, but under other names"
+        change = f"has {len(source)} training images, as before, but their names differ"
     elif old != new:
         return f"config.data.source was {old}, is {new}: assuming that its images are the same"
     else:

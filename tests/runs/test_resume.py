@@ -180,7 +180,7 @@ class Renamed(Numbered):
 
 def test_changed_images_are_accepted_only_if_asked(workdir, step_config, mesh1):
     for source, change in {
-        Renamed(7): "has 7 training images, as the run began with, but under other names",
+        Renamed(7): "has 7 training images, as before, but their names differ",
         Numbered(8): "has 8 training images, but the run began with 7",
     }.items():
         resume = functools.partial(
