@@ -48,7 +48,7 @@ SAMPLE_COLUMNS = 8
 def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated.
+    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
     Raises UserError for unusable data, batch sizes or workdirs, for processes that differ and for
     failures during the run.
     """
