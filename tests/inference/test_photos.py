@@ -1,7 +1,5 @@
 """Photographs of every mode and format: what we keep and what we reject."""
 
-import functools
-
 import cv2
 import numpy as np
 import PIL.Image
@@ -173,10 +171,6 @@ def write_heic(path):
     path.write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHB" + bytes(100))
 
 
-def save_as(kind, path):
-    photo().save(path, kind)
-
-
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
@@ -202,18 +196,22 @@ def save_as(kind, path):
             "16 bits",
         ),
         ("grey16.png", lambda path: write_16_bits(path, 1), "16 bits"),
-        *(
-            (f"a_{kind}.png", functools.partial(save_as, kind), "not an image in JPEG, PNG, WebP")
-            for kind in ("EPS", "GIF", "ICO", "PPM")
-        ),
     ],
 )
 def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
     make(tmp_path / name)
-    for read in (read_photo, read_mask) if "not an image" in message else (read_photo,):
-        with pytest.raises(UserError, match=message) as error:
-            read(tmp_path / name)
+    with pytest.raises(UserError, match=message) as error:
+        read_photo(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file_format", ["EPS", "ICO", "GIF", "PPM", "TGA"])
+@pytest.mark.parametrize("read", [read_photo, read_mask])
+def test_other_formats_are_never_tried_whatever_their_name(read, file_format, tmp_path):
+    """PIL would pass EPS to Ghostscript."""
+    photo().save(tmp_path / "a.png", file_format)
+    with pytest.raises(UserError, match=r"a\.png is not an image.*JPEG, PNG, WebP, TIFF or BMP"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
