@@ -13,6 +13,7 @@ from glinpaint_jax.errors import UserError
 from tests.helpers.programs import (
     ROOT,
     SMALL,
+    STILL,
     Started,
     assert_rejected,
     execute,
@@ -21,13 +22,11 @@ from tests.helpers.programs import (
     start_processes,
 )
 
-COMPLETION = [
+ENDLESS = [
     "glinpaint_jax.main",
-    *SMALL,
+    *STILL,
     "--config.num_steps=100000",
     "--config.checkpoint_every=1",
-    "--config.phases.completion_end=200000",
-    "--config.phases.discriminator_end=200000",
 ]
 
 
@@ -234,9 +233,7 @@ def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
     workdir = tmp_path / "run"
     for victim in (1, 0):
         before = newest(workdir)
-        both = start_processes(
-            2, *COMPLETION, f"--workdir={workdir}", JAX_DISABLE_MOST_OPTIMIZATIONS="1"
-        )
+        both = start_processes(2, *ENDLESS, f"--workdir={workdir}")
         wait_for_step_after(before, workdir, both)
         if victim == 1:
             assert_rejected(run(*both[1].process.args[2:]), f"{workdir} is in use by another run")
