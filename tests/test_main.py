@@ -135,7 +135,6 @@ def test_help_of_every_program_is_quick_and_fits_a_terminal():
     """Shows all help texts in one process, which must not import jax."""
     code = """
 import sys
-from pathlib import Path
 from glinpaint_jax import __main__ as programs
 for arguments in [[]] + [[command] for command in programs.COMMANDS]:
     sys.argv = ["glinpaint_jax", *arguments, "--help"]
