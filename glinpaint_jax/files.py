@@ -14,6 +14,7 @@ from pathlib import Path
 from glinpaint_jax.errors import UserError
 
 MANIFEST_NAME = "manifest.sha256"
+LOCK = "lock"  # in a workdir, held by its run
 
 
 @contextlib.contextmanager
@@ -93,11 +94,7 @@ def lock_file(path: Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{path.parent} is in use by another run, {file.read().strip()}; wait for it, "
-                "stop it, or pass another --workdir"
-            ) from None
+            raise _locked(path) from None
         except (OSError, ModuleNotFoundError) as error:
             reason = getattr(error, "strerror", error)
             warnings.warn(
@@ -108,6 +105,22 @@ def lock_file(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
             path.write_text(owner)
         yield
+
+
+def require_unlocked(path: Path) -> None:
+    """Raises UserError if another process holds the lock of `lock_file`."""
+    with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _locked(path) from None
+
+
+def _locked(path: Path) -> UserError:
+    return UserError(
+        f"{path.parent} is in use by another run, {path.read_text().strip()}; wait for it, stop "
+        "it, or pass another --workdir"
+    )
 
 
 def write_manifest(folder: Path) -> None:
