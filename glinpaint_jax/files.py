@@ -1,6 +1,7 @@
 """Writing files and folders whole or not at all; locks; checksums."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from glinpaint_jax.errors import UserError
 
@@ -90,15 +92,12 @@ def lock_file(path: Path) -> Iterator[None]:
         opened = path.open("a+")
     with opened as file:
         try:
-            import fcntl  # Windows has none
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, exclusive=True)
         except BlockingIOError:
             raise _locked(path) from None
-        except (OSError, ModuleNotFoundError) as error:
-            reason = getattr(error, "strerror", error)
+        except OSError as error:
             warnings.warn(
-                f"cannot lock {path.parent} ({reason}); make sure no second run uses it",
+                f"cannot lock {path.parent} ({error.strerror}); make sure no second run uses it",
                 stacklevel=3,
             )
         owner = f"process {os.getpid()} on {socket.gethostname()}\n"
@@ -111,9 +110,18 @@ def require_unlocked(path: Path) -> None:
     """Raises UserError if another process holds the lock of `lock_file`."""
     with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(file, exclusive=False)
         except BlockingIOError:
             raise _locked(path) from None
+
+
+def _flock(file: IO[str], *, exclusive: bool) -> None:
+    """Raises BlockingIOError if another process holds the lock, OSError if there are no locks."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        raise OSError(errno.ENOSYS, "Windows has no flock") from None
+    fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 def _locked(path: Path) -> UserError:
