@@ -8,6 +8,7 @@ folder that holds such a file for the Hugging Face Hub (interop/hub.py).
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,8 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder)
+    """Reads what orbax's JsonSave wrote; its own reader would wait for all other processes."""
+    return json.loads((folder / "metadata").read_text())
 
 
 def _read_arrays(folder: Path, abstract: Any) -> Any:
