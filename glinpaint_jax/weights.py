@@ -7,6 +7,7 @@ Weights come from a workdir, one of its step directories (runs/checkpoints.py), 
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,8 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder)
+    """Reads what `ocp.args.JsonSave` wrote. Orbax's own reading would wait for all processes."""
+    return json.loads((folder / "metadata").read_text())
 
 
 def _read_arrays(folder: Path, abstract: Any) -> Any:
