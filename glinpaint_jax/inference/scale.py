@@ -11,6 +11,8 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
+from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
@@ -25,6 +27,16 @@ def trained_size(config: Config) -> int:
     return max(
         config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size for kind in kinds
     )
+
+
+def trained_window(config: Config) -> int | None:
+    """Side in pixels of the largest image a generator should see; None if any size will do.
+
+    Some weights of the dilated convolutions have seen nothing but padding if the training images
+    were smaller than the dilation. Those weights are still random.
+    """
+    reach = STRIDE * max(layer.dilation for layer in DILATION_NECK)
+    return config.image_size if config.image_size <= reach else None
 
 
 def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " holes"]]:
@@ -65,6 +77,13 @@ def shrink(
 
 
 def enlarge(
-    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    small: UInt8[np.ndarray, "small_h small_w 3"], image: Image, hole: Hole
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns `image` with its hole filled from `small`, the same image completed at some scale.
+
+    Keeps the detail of `small` and shifts its colours smoothly to meet the pixels around the hole,
+    which are sharp. So it adds to a smooth fill at full size what `small` adds to one.
+    """
+    enlarged = cv2.resize(small.astype(np.float32), hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    filled = enlarged + fill_smoothly(image - enlarged, hole)
+    return np.where(hole[..., None], np.rint(filled).clip(0, 255).astype(np.uint8), image)
