@@ -43,14 +43,15 @@ class Completer:
     """Fills holes with a trained generator or, without weights, by `method`: one of METHODS.
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
-    radius. The result equals one pass over the whole image. A smaller tile needs less memory and
-    more time.
+    radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
+    memory and more time.
 
     `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
     generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
-    than those of the training until they fit; 1 never does; 0.5 halves everything.
+    than those of the training until they fit, and shows generators trained on small images no
+    larger crops; 1 does neither; 0.5 halves everything.
     """
 
     def __init__(
