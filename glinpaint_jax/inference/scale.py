@@ -11,7 +11,6 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
-from glinpaint_jax.data.masks import bounding_box
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
@@ -77,19 +76,16 @@ def shrink(
     return np.rint(mean).clip(0, 255).astype(np.uint8), share < 0.5
 
 
-def enlarge(
-    small: UInt8[np.ndarray, "small_h small_w 3"], image: Image, hole: Hole
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns `image` with its hole filled from `small`, the same image completed at some scale.
+def enlarge(small: Image, small_image: Image, small_hole: Hole, image: Image, hole: Hole) -> Image:
+    """Returns `image` with its hole filled from `small`, which is `small_image` completed.
 
-    Keeps the detail of `small` and shifts its colours smoothly to meet the pixels around the hole,
-    which are sharp. So it adds to a smooth fill at full size what `small` adds to one.
+    Adds to the smooth fill at full size what `small` adds to the smooth fill at its own size. An
+    enlarged smooth fill would not meet the sharp pixels around the hole.
     """
-    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    top, left, height, width = bounding_box(hole[..., None].view(np.uint8)).tolist()
-    around = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
-    shift = fill_smoothly(image[around].astype(np.float32) - enlarged[around], hole[around])
-    shifted = np.rint(enlarged[around] + shift).clip(0, 255).astype(np.uint8)
-    filled = image.copy()
-    np.copyto(filled[around], shifted, where=hole[around][..., None])
-    return filled
+    added = cv2.resize(
+        np.where(small_hole[..., None], small - fill_smoothly(small_image, small_hole), 0),
+        hole.shape[::-1],
+        interpolation=cv2.INTER_CUBIC,
+    )
+    added += fill_smoothly(image, hole)
+    return np.where(hole[..., None], np.rint(added).clip(0, 255).astype(np.uint8), image)
