@@ -16,6 +16,8 @@ from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
+SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
+SmallHole = Bool[np.ndarray, "small_h small_w"]
 
 
 def trained_size(config: Config) -> int:
@@ -63,9 +65,7 @@ def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
     return [(0.5**k, levels == k) for k in sorted(set(halvings.tolist()) - {0}, reverse=True)]
 
 
-def shrink(
-    image: Image, hole: Hole, scale: float
-) -> tuple[UInt8[np.ndarray, "small_h small_w 3"], Bool[np.ndarray, "small_h small_w"]]:
+def shrink(image: Image, hole: Hole, scale: float) -> tuple[SmallImage, SmallHole]:
     """Shrinks both. A pixel is the mean of the valid pixels in it, and a hole if they are few."""
     height, width = hole.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -76,7 +76,9 @@ def shrink(
     return np.rint(mean).clip(0, 255).astype(np.uint8), share < 0.5
 
 
-def enlarge(small: Image, small_image: Image, small_hole: Hole, image: Image, hole: Hole) -> Image:
+def enlarge(
+    small: SmallImage, small_image: SmallImage, small_hole: SmallHole, image: Image, hole: Hole
+) -> Image:
     """Returns `image` with its hole filled from `small`, which is `small_image` completed.
 
     Adds to the smooth fill at full size what `small` adds to the smooth fill at its own size. An
