@@ -108,7 +108,7 @@ def draw_methods(checkpoint: str) -> None:
     ]
     grid = []
     for name, draw, top, left in (
-        ("rocket.jpg", towers, 100, 80),
+        ("rocket.jpg", towers, 90, 0),
         ("coffee.png", spoon, 150, 230),
         ("chelsea.png", lambda size: scratches(size, seed=5), 30, 120),
     ):
