@@ -3,8 +3,8 @@
     python scripts/benchmarks/holes.py CHECKPOINT ... [--pictures DIR]
 
 The photographs are the three that the demo holds out. First, resized to 1024x1024 with one square
-hole at one of three places on the diagonal, and not blended. Then 36 crops of 160x160, with a hole
-in the middle, at scale auto. The pictures have a row for each line of the first table.
+hole at one of three places on the diagonal, and not blended. Then 36 crops of 160x160 of the
+photographs as they are, with a hole in the middle, at scale auto. The pictures have a row for each line of the first table.
 """
 
 import argparse
@@ -34,18 +34,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
     folder = Path(skimage.data.__file__).parent
-    photos = [
-        np.array(PIL.Image.open(folder / name).convert("RGB").resize((SIDE, SIDE)))
-        for name in HELD_OUT_PHOTOS
-    ]
+    photos = [np.array(PIL.Image.open(folder / name).convert("RGB")) for name in HELD_OUT_PHOTOS]
     compare_scales(photos, arguments.checkpoints, arguments.pictures)
     compare_blends(photos, arguments.checkpoints)
 
 
 def compare_scales(photos: list[np.ndarray], checkpoints: list[str], pictures: Path | None) -> None:
     print("|", *(f"| {size} pixels" for size in SIZES), "|\n|---" + "|---" * len(SIZES) + "|")
+    photos = [np.array(PIL.Image.fromarray(photo).resize((SIDE, SIDE))) for photo in photos]
     rows = {size: [] for size in SIZES}
-    for path in [None, *checkpoints]:
+    for path in (None, *checkpoints):
         for scale in ("auto", 1) if path else (1,):
             fill = load(path, blend="none", scale=scale)
             errors = []
@@ -63,14 +61,18 @@ def compare_scales(photos: list[np.ndarray], checkpoints: list[str], pictures: P
 
 
 def compare_blends(photos: list[np.ndarray], checkpoints: list[str]) -> None:
-    places = [(y, x) for y in (60, 320, 580, 840) for x in (120, 430, 740)]
-    crops = [photo[y : y + CROP, x : x + CROP] for photo in photos for y, x in places]
+    crops = []
+    for photo in photos:
+        bottom, right = np.subtract(photo.shape[:2], CROP)
+        for y in np.linspace(0, bottom, 3, dtype=int):
+            for x in np.linspace(0, right, 4, dtype=int):
+                crops.append(photo[y : y + CROP, x : x + CROP])
     holes = {f"box of {size}": [box(CROP, size, 0.5)] * len(crops) for size in (16, 40, 100)}
     rng = np.random.default_rng(0)
     strokes = [free_form_mask(rng, CROP, CROP, MaskConfig(kind="free_form")) for _ in crops]
     holes["strokes"] = [mask[..., 0] > 0 for mask in strokes]
     print("\n| | |", *(f"{kind} |" for kind in KINDS), "\n|---|---" + "|---" * len(KINDS) + "|")
-    for path in [None, *checkpoints]:
+    for path in (None, *checkpoints):
         fills = [load(path, blend=kind) for kind in KINDS]
         for name, shapes in holes.items():
             cases = list(zip(crops, shapes, strict=True))
