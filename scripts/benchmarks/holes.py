@@ -4,7 +4,8 @@
 
 The photographs are the three that the demo holds out. First, resized to 1024x1024 with one square
 hole at one of three places on the diagonal, and not blended. Then 36 crops of 160x160 of the
-photographs as they are, with a hole in the middle, at scale auto. The pictures have a row for each line of the first table.
+photographs as they are, with a hole in the middle, at scale auto. The pictures have a row for each
+line of the first table.
 """
 
 import argparse
