@@ -172,7 +172,7 @@ class Completer:
         for scale, part in groups:
             small_image, small_hole = shrink(image, hole, scale)
             (small,) = self.fill_unscaled([small_image], [small_hole])
-            image = enlarge(small, small_image, small_hole, image, part)
+            image = enlarge(small, image, part)
             hole = hole & ~part
         return image, hole
 

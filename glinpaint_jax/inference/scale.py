@@ -11,13 +11,13 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
+from glinpaint_jax.data.masks import bounding_box
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
 SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
-SmallHole = Bool[np.ndarray, "small_h small_w"]
 
 
 def trained_size(config: Config) -> int:
@@ -65,7 +65,9 @@ def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
     return [(0.5**k, levels == k) for k in sorted(set(halvings.tolist()) - {0}, reverse=True)]
 
 
-def shrink(image: Image, hole: Hole, scale: float) -> tuple[SmallImage, SmallHole]:
+def shrink(
+    image: Image, hole: Hole, scale: float
+) -> tuple[SmallImage, Bool[np.ndarray, "small_h small_w"]]:
     """Shrinks both. A pixel is the mean of the valid pixels in it, and a hole if they are few."""
     height, width = hole.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -76,18 +78,17 @@ def shrink(image: Image, hole: Hole, scale: float) -> tuple[SmallImage, SmallHol
     return np.rint(mean).clip(0, 255).astype(np.uint8), share < 0.5
 
 
-def enlarge(
-    small: SmallImage, small_image: SmallImage, small_hole: SmallHole, image: Image, hole: Hole
-) -> Image:
-    """Returns `image` with its hole filled from `small`, which is `small_image` completed.
+def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
+    """Returns `image` with its hole filled from `small`, the same image completed at some scale.
 
-    Adds to the smooth fill at full size what `small` adds to the smooth fill at its own size. An
-    enlarged smooth fill would not meet the sharp pixels around the hole.
+    Shifts the enlarged colours smoothly, so that they meet the sharp pixels around the hole. What
+    `small` adds to a smooth fill is thus added to the smooth fill at full size.
     """
-    added = cv2.resize(
-        np.where(small_hole[..., None], small - fill_smoothly(small_image, small_hole), 0),
-        hole.shape[::-1],
-        interpolation=cv2.INTER_CUBIC,
-    )
-    added += fill_smoothly(image, hole)
-    return np.where(hole[..., None], np.rint(added).clip(0, 255).astype(np.uint8), image)
+    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    top, left, height, width = bounding_box(hole[..., None].view(np.uint8)).tolist()
+    around = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
+    shift = fill_smoothly(image[around].astype(np.float32) - enlarged[around], hole[around])
+    shifted = np.rint(enlarged[around] + shift).clip(0, 255).astype(np.uint8)
+    filled = image.copy()
+    np.copyto(filled[around], shifted, where=hole[around][..., None])
+    return filled
