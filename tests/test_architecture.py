@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from folders (or top-level modules) of a lower rank, or from its own.
 RANKS = {
     "errors": 0,
+    "startup": 0,
     "config": 1,
     "files": 1,
     "distributed": 2,
