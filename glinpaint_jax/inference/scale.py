@@ -11,7 +11,6 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
-from glinpaint_jax.data.masks import bounding_box
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
@@ -84,11 +83,6 @@ def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
     Shifts the enlarged colours smoothly, so that they meet the sharp pixels around the hole. What
     `small` adds to a smooth fill is thus added to the smooth fill at full size.
     """
-    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    top, left, height, width = bounding_box(hole[..., None].view(np.uint8)).tolist()
-    around = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
-    shift = fill_smoothly(image[around].astype(np.float32) - enlarged[around], hole[around])
-    shifted = np.rint(enlarged[around] + shift).clip(0, 255).astype(np.uint8)
-    filled = image.copy()
-    np.copyto(filled[around], shifted, where=hole[around][..., None])
-    return filled
+    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    filled = enlarged + fill_smoothly(image - enlarged, hole)
+    return np.where(hole[..., None], np.rint(filled).clip(0, 255).astype(np.uint8), image)
