@@ -27,7 +27,6 @@ def get_config() -> Config:
         init_from="runs/small_start",
         global_batch_size=8,
         image_size=64,
-        precision="bfloat16",
         log_every=250,
         eval_every=2500,
         checkpoint_every=500,

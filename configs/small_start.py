@@ -7,7 +7,7 @@ At 64x64 with strokes, a network with random weights learns nothing that the smo
 
 import dataclasses
 
-from glinpaint_jax.config import Config, DataConfig, MaskConfig, PhasesConfig
+from glinpaint_jax.config import Config, MaskConfig, PhasesConfig
 from glinpaint_jax.configs import small
 
 STEPS = 6250  # 100,000 images
