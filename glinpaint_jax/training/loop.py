@@ -42,7 +42,7 @@ SAMPLE_COLUMNS = 8
 def train(config: Config, workdir: Path) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated.
+    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
     Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
     """
     mesh = make_mesh()
