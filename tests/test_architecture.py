@@ -14,6 +14,7 @@ RANKS = {
     "errors": 0,
     "startup": 0,
     "config": 1,
+    "configs": 2,
     "files": 1,
     "distributed": 2,
     "downloads": 2,

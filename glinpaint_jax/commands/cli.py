@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-import glinpaint_jax
 from glinpaint_jax.config import Config, set_value, settings
+from glinpaint_jax.configs import FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.methods import METHODS
 
@@ -241,11 +241,7 @@ def find_config(place: str) -> Path:
 
 def our_configs() -> dict[str, Path]:
     """Our config files by name, such as places."""
-    package = Path(glinpaint_jax.__file__).parent
-    folder = package / "configs"  # of a wheel; a checkout has it beside the package
-    if not folder.is_dir():
-        folder = package.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {path.stem: path for path in sorted(FOLDER.glob("[!_]*.py"))}
 
 
 def read_config(path: Path) -> Config:

@@ -95,7 +95,7 @@ def score(
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
     from glinpaint_jax.distributed import make_mesh, replicated, require_same
-    from glinpaint_jax.evaluation.baselines import BASELINES
+    from glinpaint_jax.evaluation.baselines import BASELINES, BIHARMONIC_SIZE
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
         make_baseline_completion,
@@ -117,7 +117,9 @@ def score(
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
     model = make_generator_completion(config, generator, mesh)(variables)
-    baselines = BASELINES if with_baselines else {}
+    baselines = dict(BASELINES) if with_baselines else {}
+    if config.image_size > BIHARMONIC_SIZE and baselines.pop("biharmonic", None):
+        warn(f"biharmonic is left out: image_size={config.image_size}, up to {BIHARMONIC_SIZE}")
     others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
 
     scores = {}

@@ -20,7 +20,13 @@ from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
-from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
+from glinpaint_jax.inference.scale import (
+    enlarge,
+    large_holes,
+    shrink,
+    trained_size,
+    trained_window,
+)
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.complete import predict_filled
 from glinpaint_jax.models.generator import STRIDE
@@ -39,14 +45,15 @@ class Completer:
     """Fills holes with a trained generator or, without weights, by `method`: one of METHODS.
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
-    radius. The result equals one pass over the whole image. A smaller tile needs less memory and
-    more time.
+    radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
+    memory and more time.
 
     `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
     generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
-    than those of the training until they fit; 1 never does; 0.5 halves everything.
+    than those of the training until they fit, and shows generators trained on small images no
+    larger crops; 1 does neither; 0.5 halves everything.
     """
 
     def __init__(
@@ -69,11 +76,13 @@ class Completer:
         if blend == "auto":
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
         self._scale = check_scale(scale)
-        if weights is None:
-            self._method, self._trained_size = method, None
-        else:
-            self._method, self._trained_size = None, trained_size(weights.config)
+        self._method = method if weights is None else None
+        self._trained_size = self._window = None
+        if weights is not None:
             self._prepare_generator(weights)
+            if self._scale == "auto":
+                self._trained_size = trained_size(weights.config)
+                self._window = trained_window(weights.config)
 
     def _prepare_generator(self, weights: Weights) -> None:
         generator, _ = make_networks(weights.config)
@@ -152,7 +161,7 @@ class Completer:
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
-        completed = self.fill_exactly(*map(list, zip(*pairs, strict=True)))
+        completed = self.fill_unscaled(*map(list, zip(*pairs, strict=True)))
         return [
             blend(*pair, self._blend, self._max_blended)
             for pair in zip(completed, holes, strict=True)
@@ -169,12 +178,12 @@ class Completer:
             groups = [(self._scale, hole)] if self._scale < 1 else []
         for scale, part in groups:
             small_image, small_hole = shrink(image, hole, scale)
-            (small,) = self.fill_exactly([small_image], [small_hole])
-            image = np.where(part[..., None], enlarge(small, *hole.shape), image)
+            (small,) = self.fill_unscaled([small_image], [small_hole])
+            image = enlarge(small, image, part)
             hole = hole & ~part
         return image, hole
 
-    def fill_exactly(self, images: Images, holes: Holes) -> Images:
+    def fill_unscaled(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes filled at scale 1, without blending."""
         if self._method:
             pairs = zip(images, holes, strict=True)
@@ -202,7 +211,7 @@ class Completer:
         holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
-            for region in plan_regions(hole, self._tile):
+            for region in plan_regions(hole, self._tile, self._window):
                 by_size.setdefault(region.crop.size, []).append((index, region))
         for waiting in by_size.values():
             while waiting:

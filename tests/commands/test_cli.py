@@ -1,13 +1,13 @@
 """Flags, configs and errors, in this process."""
 
 import argparse
+import runpy
 import shutil
 import types
 import warnings
 
 import pytest
 
-import glinpaint_jax
 from glinpaint_jax import distributed
 from glinpaint_jax.commands import cli, export
 from glinpaint_jax.commands import config as config_command
@@ -124,29 +124,28 @@ def test_a_config_file_must_be_a_file(tmp_path):
         load(f"--config={tmp_path}")
 
 
-@pytest.fixture(params=["checkout", "wheel"])
-def installed(request, tmp_path, monkeypatch):
-    """Our package as a checkout or a wheel has it; the working folder is empty."""
-    if request.param == "wheel":
-        shutil.copytree(ROOT / "configs", tmp_path / "glinpaint_jax" / "configs")
-        init = tmp_path / "glinpaint_jax" / "__init__.py"
-        monkeypatch.setattr(glinpaint_jax, "__file__", str(init))
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
+@pytest.mark.parametrize("is_wheel", [True, False])
+def test_configs_lie_in_the_package_or_beside_it(is_wheel, tmp_path):
+    folder = tmp_path / "glinpaint_jax" / "configs"
+    if is_wheel:
+        shutil.copytree(ROOT / "configs", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "glinpaint_jax" / "configs" / "__init__.py", folder)
+    found = runpy.run_path(str(folder / "__init__.py"))["FOLDER"]
+    assert found == (folder if is_wheel else tmp_path / "configs")
 
 
-@pytest.mark.usefixtures("installed")
-def test_our_configs_are_found_by_name(tmp_path):
+def test_our_configs_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert load("--config=demo") == load(f"--config={ROOT}/configs/demo.py")
     assert parse("--config=places").config.name == "places.py"  # evaluate looks for this name
     with pytest.raises(UserError, match=r"no config file 'place'; pass a file or one of .*places"):
         load("--config=place")
     text = (ROOT / "configs" / "demo.py").read_text().replace("num_steps=2300", "num_steps=7")
-    (tmp_path / "empty" / "demo").write_text(text)
+    (tmp_path / "demo").write_text(text)
     assert load("--config=demo").num_steps == 7  # the file
 
 
-@pytest.mark.usefixtures("installed")
 def test_our_configs_are_printed(capsys):
     names = {path.stem for path in ROOT.glob("configs/*.py")}
     config_command.main(argparse.Namespace(name=None))
