@@ -17,8 +17,8 @@ export PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 import pathlib, sys, zipfile
 
 names = zipfile.ZipFile(sys.argv[1]).namelist()
-files = [*pathlib.Path("glinpaint_jax").rglob("*"), *pathlib.Path("configs").glob("*.py")]
-wanted = {str(f).replace("configs/", "glinpaint_jax/configs/") for f in files if f.is_file()}
+wanted = {str(path) for path in pathlib.Path("glinpaint_jax").rglob("*") if path.is_file()}
+wanted |= {f"glinpaint_jax/{path}" for path in pathlib.Path("configs").glob("*.py")}
 missing = sorted(name for name in wanted - set(names) if "__pycache__" not in name)
 sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PYTHON
