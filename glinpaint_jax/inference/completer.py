@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
@@ -122,10 +123,11 @@ class Completer:
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.
 
-        For a uint8 array [h, w, 3], returns an array; for a PIL image or a path, a PIL image (8-bit
-        grey or RGB, with or without alpha). `mask` has the same size: a bool array [h, w], True =
-        hole, or an image or path, white = hole. Raises UserError for unsupported images or masks;
-        warns of holes that are empty or cover most of the image.
+        For a uint8 array [h, w, 3], of numpy or jax, returns a numpy array; for a PIL image or a
+        path, a PIL image (8-bit grey or RGB, with or without alpha). `mask` has the same size: a
+        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole. Raises
+        UserError for unsupported images or masks; warns of holes that are empty or cover most of
+        the image.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
@@ -234,17 +236,38 @@ def check_scale(scale: int | float | str) -> int | float | str:
 
 def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
     """Returns the photo (None if `image` is an array), its pixels and its hole."""
+    image, mask = _to_numpy(image), _to_numpy(mask)
     photo = None if isinstance(image, np.ndarray) else read_photo(image)
     pixels = image if photo is None else photo.rgb
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
+        raise UserError(
+            f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]; convert it, for "
+            "example by np.rint(255 * image).astype(np.uint8) if its values are in 0..1"
+        )
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.uint8:
+        mask = PIL.Image.fromarray(mask)
     hole = mask if isinstance(mask, np.ndarray) else read_mask(mask, pixels)
-    if hole.dtype != bool:
-        raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
+    if hole.dtype != bool or hole.ndim != 2:
+        raise UserError(
+            f"the mask is {hole.dtype} {hole.shape}, must be bool [h, w], True = hole, or uint8 "
+            "[h, w], white = hole; pass mask > 0.5, for example"
+        )
     check_same_size(pixels.shape[:2], hole.shape)
     if doubt := describe_doubt(hole):
         warnings.warn(doubt, stacklevel=3)
     return photo, pixels, hole
+
+
+def _to_numpy(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
+    """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
+    if isinstance(given, str | Path | PIL.Image.Image):
+        return given
+    if hasattr(given, "__array__"):
+        return np.asarray(given)
+    raise UserError(
+        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
+        "several of them to Completer.batch"
+    )
 
 
 def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
