@@ -106,7 +106,7 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    """Reads what `ocp.args.JsonSave` wrote. Orbax's own reading would wait for all processes."""
+    """Reads what orbax's JsonSave wrote; its own reader would wait for all other processes."""
     return json.loads((folder / "metadata").read_text())
 
 

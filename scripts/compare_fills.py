@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from skimage.restoration import inpaint_biharmonic
 
 from glinpaint_jax import Completer
 from glinpaint_jax.config import DataConfig, FreeFormConfig, IrregularConfig, MaskConfig
@@ -23,7 +22,7 @@ from glinpaint_jax.data.holes import hole_drawer
 from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import crop_and_resize
 from glinpaint_jax.data.sources import FolderSource, Source
-from glinpaint_jax.evaluation.baselines import harmonic, navier_stokes, telea
+from glinpaint_jax.evaluation.baselines import BASELINES
 from glinpaint_jax.files import write_atomically
 from glinpaint_jax.inference.blend import KINDS
 
@@ -50,19 +49,6 @@ HOLES = {
 }
 
 
-def biharmonic(image: Image, mask: Mask) -> Image:
-    filled = inpaint_biharmonic(image, mask[..., 0] > 0, channel_axis=-1)
-    return np.rint(255 * filled).clip(0, 255).astype(np.uint8)
-
-
-BASELINES: dict[str, Fill] = {
-    "harmonic": harmonic,
-    "biharmonic": biharmonic,
-    "Telea": telea,
-    "Navier-Stokes": navier_stokes,
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
@@ -72,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     arguments = parser.parse_args()
     completer = Completer.load(arguments.checkpoint, blend=arguments.blend)
-    fills = {NETWORK: lambda image, mask: completer(image, mask[..., 0] > 0), **BASELINES}
+    fills = {NETWORK: lambda image, mask: completer(image, mask[..., 0] > 0)} | BASELINES
     source, results = FolderSource(arguments.folder), {}
     for kind, config in HOLES.items():
         errors = measure(fills, source, config, arguments.crops)
