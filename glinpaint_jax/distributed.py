@@ -1,4 +1,9 @@
-"""Data parallelism over one mesh of all devices, in one process or several."""
+"""Data parallelism over one mesh of all devices, in one process or several.
+
+A training step runs on each device with that device's images (`jax.shard_map`). There, values that
+differ between devices carry the names of the mesh axes they differ along; outside, none do, and the
+functions below that sum over devices return their argument.
+"""
 
 import os
 import socket
@@ -7,11 +12,14 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from glinpaint_jax.errors import UserError
 
 DATA_AXIS = "data"
+GROUP_AXIS = "group"  # of the devices that share batch statistics; `split_into_groups`
+ALL_AXES = (GROUP_AXIS, DATA_AXIS)
 
 # Seconds. Hosts may start minutes apart; one that stops responding is dropped sooner.
 JOIN_TIMEOUT = 300
@@ -25,25 +33,50 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
 
 
+def split_into_groups(mesh: Mesh, size: int) -> Mesh:
+    """The same devices, in groups of `size` neighbours that share batch statistics; 0: all do.
+
+    With several groups, the mesh has two axes, and `DATA_AXIS` spans one group. Raises UserError if
+    the devices don't make whole groups.
+    """
+    devices = mesh.devices.size
+    if size in (0, devices):
+        return mesh
+    if devices % size:
+        divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+        raise UserError(
+            f"config.batch_norm_devices is {size}, must divide the {devices} devices; pass "
+            f"--config.batch_norm_devices=N, with N one of {divisors}, or 0 for all"
+        )
+    return Mesh(mesh.devices.reshape(-1, size), ALL_AXES)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return NamedSharding(mesh, batch_spec(mesh))
 
 
-def local_batch_size(global_batch_size: int, mesh: Mesh) -> int:
+def batch_spec(mesh: Mesh) -> PartitionSpec:
+    """Splits the first axis over all devices."""
+    return PartitionSpec(mesh.axis_names)
+
+
+def local_batch_size(global_batch_size: int, mesh: Mesh, microbatches: int = 1) -> int:
     """The number of images this process contributes to each global batch.
 
-    Raises UserError if the devices cannot share the batch evenly.
+    Raises UserError if the devices cannot share the batch evenly, in `microbatches` parts each.
     """
     devices = mesh.devices.size
-    if global_batch_size % devices:
-        lower = global_batch_size // devices * devices
+    parts = devices * microbatches
+    if global_batch_size % parts:
+        lower = global_batch_size // parts * parts
+        wanted = f"{devices} devices" + f" x {microbatches} microbatches" * (microbatches > 1)
         raise UserError(
             f"config.global_batch_size is {global_batch_size}, must be a multiple of the "
-            f"{devices} devices; pass --config.global_batch_size={lower or devices}"
+            f"{wanted}; pass --config.global_batch_size={lower or parts}"
         )
     return global_batch_size // jax.process_count()
 
@@ -55,6 +88,33 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
         name: jax.make_array_from_process_local_data(sharding, values)
         for name, values in batch.items()
     }
+
+
+def axes_of(x: Array, axes: tuple[str, ...] = ALL_AXES) -> tuple[str, ...]:
+    """Which of the mesh's `axes` the values of `x` differ along."""
+    return tuple(axis for axis in axes if axis in jax.typeof(x).vma)
+
+
+def device_count(x: Array, axes: tuple[str, ...] = ALL_AXES) -> int:
+    """The number of devices that hold different parts of `x`."""
+    return lax.axis_size(axes_of(x, axes)) if axes_of(x, axes) else 1
+
+
+def sum_over_devices(x: Array, axes: tuple[str, ...] = ALL_AXES) -> Array:
+    """Sums `x` over the devices along `axes`."""
+    return lax.psum(x, axes_of(x, axes)) if axes_of(x, axes) else x
+
+
+def vary_like(x: Array, like: Array) -> Array:
+    """`x`, declared to differ between the devices that `like` differs on."""
+    missing = tuple(axis for axis in axes_of(like) if axis not in axes_of(x))
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def own_part(x: Array, like: Array) -> Array:
+    """This device's share of `x`, which holds a row for each image of the global batch."""
+    axes, rows = axes_of(like), like.shape[0]
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axes) * rows, rows) if axes else x
 
 
 def start(

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_config_arguments(parser, "config file, such as configs/places.py")
     cli.add_distributed_arguments(parser)
+    parser.add_argument(
+        "--xla-flags",
+        metavar="FLAGS",
+        help="compiler flags of the steps instead of the program's own: 'NAME=VALUE NAME=VALUE'",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -28,7 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    train(config, workdir, arguments.xla_flags)
 
 
 if __name__ == "__main__":

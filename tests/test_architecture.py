@@ -14,7 +14,7 @@ RANKS = {
     "errors": 0,
     "config": 1,
     "files": 1,
-    "distributed": 2,
+    "distributed": 1,
     "downloads": 2,
     "data": 2,
     "models": 2,

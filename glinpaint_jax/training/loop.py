@@ -21,7 +21,13 @@ from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source, mean_pixel
 from glinpaint_jax.data.workers import restart_dead_workers
-from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
+from glinpaint_jax.distributed import (
+    local_batch_size,
+    make_mesh,
+    replicated,
+    split_into_groups,
+    to_global,
+)
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
 from glinpaint_jax.files import lock_file, report_unwritable
@@ -39,14 +45,16 @@ from glinpaint_jax.weights import FOLDER, load_weights, read_json, steps_in
 SAMPLE_COLUMNS = 8
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path, xla_flags: str | None = None) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated.
+    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated;
+    `xla_flags` is as for `compile_steps`.
     Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
     """
     mesh = make_mesh()
-    local_batch = local_batch_size(config.global_batch_size, mesh)
+    local_batch = local_batch_size(config.global_batch_size, mesh, config.microbatches)
+    split_into_groups(mesh, config.batch_norm_devices)  # otherwise an error comes much later
     train_source, eval_sources, found = open_sources(
         config.data.source, config.data.eval_source, config.data.eval_images
     )
@@ -78,7 +86,7 @@ def train(config: Config, workdir: Path) -> None:
             return
         checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        run = Run(config, mesh, train_source, eval_sources, reporter, checkpoints, stop)
+        run = Run(config, mesh, train_source, eval_sources, reporter, checkpoints, stop, xla_flags)
         batches = open_batches(train_source, config, local_batch, examples)
         closing.callback(batches.close)
         step = run_steps(run, state, start, batches)
@@ -97,6 +105,7 @@ class Run(NamedTuple):
     reporter: Reporter
     checkpoints: Checkpoints
     stop: Stop
+    xla_flags: str | None
 
 
 def run_steps(
@@ -112,7 +121,9 @@ def run_steps(
         batch = to_global(failures.take(next(batches)), mesh)
         if step == start + 1:
             with progress.paused():
-                steps = compile_steps(config, mesh, state, batch, start, run.reporter)
+                steps = compile_steps(
+                    config, mesh, state, batch, start, run.reporter, run.xla_flags
+                )
         state, metrics = steps[phase](state, batch)
         progress.add(step, phase.value, metrics)
 

@@ -1,4 +1,7 @@
-"""The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions."""
+"""The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions.
+
+Each device runs them on its own images. Batch norm, losses and gradients sum over devices.
+"""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -7,11 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
-from jax.sharding import Mesh
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import batch_sharding, replicated
+from glinpaint_jax.distributed import (
+    GROUP_AXIS,
+    axes_of,
+    batch_sharding,
+    batch_spec,
+    device_count,
+    own_part,
+    replicated,
+    split_into_groups,
+    sum_over_devices,
+)
 from glinpaint_jax.models.inputs import (
     Inputs,
     composite,
@@ -37,10 +51,12 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
 
-    The batch is sharded over the mesh and everything else is replicated, so batch norm and losses
-    are those of the global batch. A network is left unchanged if its losses, gradient or
-    statistics are not finite; the metric `skipped` is then 1.
+    The batch is sharded over the mesh and everything else is replicated. Losses and gradients are
+    those of the global batch; batch norm is over groups of config.batch_norm_devices. A network is
+    left unchanged if its losses, gradient or statistics are not finite; the metric `skipped` is
+    then 1. Raises UserError if the devices don't make whole groups.
     """
+    groups = split_into_groups(mesh, config.batch_norm_devices)
     functions = {
         Phase.COMPLETION: completion_step,
         Phase.DISCRIMINATOR: discriminator_step,
@@ -48,7 +64,12 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     }
     return {
         phase: jax.jit(
-            partial(with_matmul_precision(function), config),
+            jax.shard_map(
+                partial(with_matmul_precision(function), config),
+                mesh=groups,
+                in_specs=(PartitionSpec(), batch_spec(groups)),
+                out_specs=(PartitionSpec(), PartitionSpec()),
+            ),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=(replicated(mesh), replicated(mesh)),
             donate_argnums=0,
@@ -97,6 +118,7 @@ def discriminator_step(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
+    batch_stats = mean_over_groups(batch_stats)
     batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return next_state(config, state, generator, discriminator), terms
@@ -134,6 +156,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
+    discriminator_stats = mean_over_groups(discriminator_stats)
     discriminator_stats, _ = keep_if_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
@@ -149,14 +172,12 @@ def generator_forward(
 ) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config)
-    prediction, variables = generator.apply(
-        {"params": params, "batch_stats": batch_stats},
-        inputs.masked_image,
-        inputs.mask,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return prediction, variables["batch_stats"]
+    variables = {"params": share_params(config, params, inputs.image), "batch_stats": batch_stats}
+
+    def forward(masked_image: Array, mask: Array) -> tuple[Array, Any]:
+        return generator.apply(variables, masked_image, mask, train=True, mutable=["batch_stats"])
+
+    return in_microbatches(config, forward, inputs.masked_image, inputs.mask)
 
 
 def discriminator_forward(
@@ -164,14 +185,72 @@ def discriminator_forward(
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    logits, variables = discriminator.apply(
-        {"params": params, "batch_stats": network.batch_stats},
-        image,
-        cut_windows(image, origins, config.local_size),
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return logits, variables["batch_stats"]
+    variables = {"params": share_params(config, params, image), "batch_stats": network.batch_stats}
+
+    def forward(image: Array, window: Array) -> tuple[Array, Any]:
+        return discriminator.apply(variables, image, window, train=True, mutable=["batch_stats"])
+
+    return in_microbatches(config, forward, image, cut_windows(image, origins, config.local_size))
+
+
+def in_microbatches(
+    config: Config, forward: Callable[..., tuple[Array, Any]], *arrays: Array
+) -> tuple[Array, Any]:
+    """Runs a network on config.microbatches parts of this device's images, one after another.
+
+    Returns its outputs and the mean of the parts' running statistics. Of each part, only the output
+    is kept; the backward pass computes the rest again. Memory is that of one part.
+    """
+    if config.microbatches == 1:
+        outputs, variables = forward(*arrays)
+        return outputs, variables["batch_stats"]
+    parts = [x.reshape(config.microbatches, -1, *x.shape[1:]) for x in arrays]
+    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # in a loop, none to fear
+    outputs, variables = lax.map(run, parts)
+    batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
+    return outputs.reshape(-1, *outputs.shape[2:]), batch_stats
+
+
+def share_params(config: Config, params: Any, images: Array) -> Any:
+    """`params` for a pass over this device's `images`, or unchanged if they already are.
+
+    Their gradients are summed over all devices, once, in config.gradient_dtype.
+    """
+    dtype = jnp.bfloat16 if config.gradient_dtype == "bfloat16" else None
+
+    def share(leaf: Array) -> Array:
+        axes = tuple(axis for axis in axes_of(images) if axis not in axes_of(leaf))
+        return sum_gradient(leaf, axes, dtype) if axes else leaf
+
+    return jax.tree.map(share, params)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def sum_gradient(x: Array, axes: tuple[str, ...], dtype: Any) -> Array:
+    """Returns x; its gradient is the sum over devices, in `dtype` or else its own type."""
+    return lax.pcast(x, axes, to="varying")
+
+
+def _sum_gradient_forward(x: Array, *options: Any) -> tuple[Array, None]:
+    return sum_gradient(x, *options), None
+
+
+def _sum_gradient_backward(
+    axes: tuple[str, ...], dtype: Any, _: None, gradient: Array
+) -> tuple[Array]:
+    return (lax.psum(gradient.astype(dtype or gradient.dtype), axes).astype(gradient.dtype),)
+
+
+sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
+
+
+def mean_over_groups(batch_stats: Any) -> Any:
+    """The mean of the running statistics of all groups of devices."""
+    vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
+    if not axes_of(vector, (GROUP_AXIS,)):
+        return batch_stats
+    groups = device_count(vector, (GROUP_AXIS,))
+    return unravel(sum_over_devices(vector, (GROUP_AXIS,)) / groups)
 
 
 def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
@@ -214,12 +293,14 @@ def update_discriminator(
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
             jax.random.fold_in(state.rng, state.step),
-            fake_origins.shape,
+            (device_count(fake) * len(fake), 2),  # the same on any number of devices
             0,
             config.image_size - config.local_size + 1,
         )
+        real_origins = own_part(real_origins, fake)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        params = share_params(config, params, fake)  # once for both passes
         logits, stats = discriminator_forward(config, network, params, fake, fake_origins)
         fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
         after_fake = network.replace(batch_stats=stats)
@@ -252,7 +333,7 @@ def apply_gradients(
     terms: Metrics,
 ) -> tuple[NetworkState, Array]:
     """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite."""
-    optimizer = make_optimizer(config.optimizer)
+    optimizer, batch_stats = make_optimizer(config.optimizer), mean_over_groups(batch_stats)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
