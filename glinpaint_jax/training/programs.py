@@ -90,20 +90,24 @@ def check_fit(
 ) -> None:
     """Raises UserError, with a batch that would fit, if a step needs more bytes than `limit`.
 
-    The estimate is linear in the batch. Gradients and optimizer updates, whose size does not
-    depend on it, take about as much as the state.
+    The estimate is linear in the images of a microbatch. Gradients and optimizer updates, whose
+    size does not depend on them, take about as much as the state.
     """
     if needed <= limit:
         return
-    fixed, devices = 2 * state_size, mesh.devices.size
-    per_image = max(needed - fixed, 1) * devices / config.global_batch_size
-    fitting = int(max(limit - fixed, 0) / per_image) * devices
-    advice = (
-        f"about {fitting} images would fit (a linear estimate): pass "
-        f"--config.global_batch_size={fitting}"
-        if fitting
-        else "not even one image would fit; lower --config.model.width or --config.image_size"
-    )
+    fixed, parts = 2 * state_size, config.microbatches
+    images = config.global_batch_size // mesh.devices.size  # on each device
+    per_image = max(needed - fixed, 1) * parts / images
+    fitting = int(max(limit - fixed, 0) / per_image)
+    if fitting:
+        batch = fitting * mesh.devices.size * parts
+        more = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= fitting)
+        advice = (
+            f"about {batch} images would fit (a linear estimate): pass --config.global_batch_size="
+            f"{batch}, or --config.microbatches={more} for the same batch"
+        )
+    else:
+        advice = "not even one image would fit; lower --config.model.width or --config.image_size"
     raise UserError(
         f"the {phase.value} step needs {readable(needed)} of memory per device with "
         f"config.global_batch_size={config.global_batch_size}, but only {readable(limit)} are "
