@@ -42,9 +42,7 @@ def test_a_step_that_does_not_fit_is_rejected_with_a_batch_that_does(limit, fitt
 
 
 def test_the_suggested_batch_is_shared_by_all_devices(mesh8):
-    with pytest.raises(
-        UserError, match=r"about 32 images .* pass --config\.global_batch_size=32, or"
-    ):
+    with pytest.raises(UserError, match=r"about 32 images .* --config\.global_batch_size=32, or"):
         check_fit(Phase.JOINT, 13 * GB, 5 * GB, GB // 2, Config(), mesh8)
     with pytest.raises(UserError, match=r"not even one image would fit; lower --config\.model\.w"):
         check_fit(Phase.JOINT, 13 * GB, GB // 2, GB // 2, Config(), mesh8)
