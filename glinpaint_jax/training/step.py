@@ -246,9 +246,9 @@ sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
 
 def mean_over_groups(batch_stats: Any) -> Any:
     """The mean of the running statistics of all groups of devices."""
-    vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
-    if not axes_of(vector, (GROUP_AXIS,)):
+    if not axes_of(jax.tree.leaves(batch_stats)[0], (GROUP_AXIS,)):
         return batch_stats
+    vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
     groups = device_count(vector, (GROUP_AXIS,))
     return unravel(sum_over_devices(vector, (GROUP_AXIS,)) / groups)
 
