@@ -1,8 +1,7 @@
 """Data parallelism over one mesh of all devices, in one process or several.
 
-A training step runs on each device with that device's images (`jax.shard_map`). There, values that
-differ between devices carry the names of the mesh axes they differ along; outside, none do, and the
-functions below that sum over devices return their argument.
+A training step runs on each device, on that device's images (`jax.shard_map`). The functions that
+sum over devices may also be called elsewhere, on whole batches: there they return their argument.
 """
 
 import os
@@ -90,31 +89,31 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
     }
 
 
-def axes_of(x: Array, axes: tuple[str, ...] = ALL_AXES) -> tuple[str, ...]:
-    """Which of the mesh's `axes` the values of `x` differ along."""
-    return tuple(axis for axis in axes if axis in jax.typeof(x).vma)
+def device_axes(axes: tuple[str, ...] = ALL_AXES) -> tuple[str, ...]:
+    """Those of the mesh's `axes` that the calling step is split along; none outside a step."""
+    split = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(axis for axis in axes if axis in split)
 
 
-def device_count(x: Array, axes: tuple[str, ...] = ALL_AXES) -> int:
-    """The number of devices that hold different parts of `x`."""
-    return lax.axis_size(axes_of(x, axes)) if axes_of(x, axes) else 1
+def device_count(axes: tuple[str, ...] = ALL_AXES) -> int:
+    return lax.axis_size(device_axes(axes)) if device_axes(axes) else 1
 
 
 def sum_over_devices(x: Array, axes: tuple[str, ...] = ALL_AXES) -> Array:
-    """Sums `x` over the devices along `axes`."""
-    return lax.psum(x, axes_of(x, axes)) if axes_of(x, axes) else x
+    return lax.psum(x, device_axes(axes)) if device_axes(axes) else x
 
 
-def vary_like(x: Array, like: Array) -> Array:
-    """`x`, declared to differ between the devices that `like` differs on."""
-    missing = tuple(axis for axis in axes_of(like) if axis not in axes_of(x))
-    return lax.pcast(x, missing, to="varying") if missing else x
+def vary(x: Array) -> Array:
+    """Declares that `x`, the same on all devices, stands for a value that differs."""
+    return lax.pcast(x, device_axes(), to="varying") if device_axes() else x
 
 
-def own_part(x: Array, like: Array) -> Array:
+def own_part(x: Array) -> Array:
     """This device's share of `x`, which holds a row for each image of the global batch."""
-    axes, rows = axes_of(like), like.shape[0]
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(axes) * rows, rows) if axes else x
+    rows = x.shape[0] // device_count()
+    if not device_axes():
+        return x
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(device_axes()) * rows, rows)
 
 
 def start(

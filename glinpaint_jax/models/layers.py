@@ -158,7 +158,7 @@ def _mean_over_devices(sums: Float[Array, "2 c"], x: Array) -> Float[Array, "2 c
 
 
 def _count_pixels(x: Array) -> int:
-    return x.size // x.shape[-1] * device_count(x, (DATA_AXIS,))
+    return x.size // x.shape[-1] * device_count((DATA_AXIS,))
 
 
 def _flatten_pixels(x: Array) -> Float[Array, "pixels c"]:

@@ -25,7 +25,7 @@ def masked_mean(values: Image, weight: Mask) -> Scalar:
 
 def batch_mean(values: Float[Array, "b 1"]) -> Scalar:
     """Mean over the global batch."""
-    return sum_over_devices(jnp.sum(values)) / (values.size * device_count(values))
+    return sum_over_devices(jnp.sum(values)) / (values.size * device_count())
 
 
 def l1(prediction: Image, image: Image, weight: Mask) -> Scalar:

@@ -17,14 +17,15 @@ from jax.sharding import Mesh, PartitionSpec
 from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import (
     GROUP_AXIS,
-    axes_of,
     batch_sharding,
     batch_spec,
+    device_axes,
     device_count,
     own_part,
     replicated,
     split_into_groups,
     sum_over_devices,
+    vary,
 )
 from glinpaint_jax.models.inputs import (
     Inputs,
@@ -97,7 +98,7 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         prediction, batch_stats = generator_forward(
-            config, params, state.generator.batch_stats, inputs
+            config, share_params(config, params), state.generator.batch_stats, inputs
         )
         total, terms = reconstruction_loss(config, prediction, inputs)
         return total, (terms, batch_stats)
@@ -132,6 +133,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def forward(params: Any) -> tuple[Array, Any]:
+        params = share_params(config, params)
         return generator_forward(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
@@ -140,8 +142,9 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
+        params, origins = share_params(config, discriminator.params), hole_origins(config, inputs)
         logits, discriminator_stats = discriminator_forward(
-            config, discriminator, discriminator.params, completed, hole_origins(config, inputs)
+            config, discriminator, params, completed, origins
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -172,7 +175,7 @@ def generator_forward(
 ) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config)
-    variables = {"params": share_params(config, params, inputs.image), "batch_stats": batch_stats}
+    variables = {"params": params, "batch_stats": batch_stats}
 
     def forward(masked_image: Array, mask: Array) -> tuple[Array, Any]:
         return generator.apply(variables, masked_image, mask, train=True, mutable=["batch_stats"])
@@ -185,7 +188,7 @@ def discriminator_forward(
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    variables = {"params": share_params(config, params, image), "batch_stats": network.batch_stats}
+    variables = {"params": params, "batch_stats": network.batch_stats}
 
     def forward(image: Array, window: Array) -> tuple[Array, Any]:
         return discriminator.apply(variables, image, window, train=True, mutable=["batch_stats"])
@@ -211,34 +214,29 @@ def in_microbatches(
     return outputs.reshape(-1, *outputs.shape[2:]), batch_stats
 
 
-def share_params(config: Config, params: Any, images: Array) -> Any:
-    """`params` for a pass over this device's `images`, or unchanged if they already are.
+def share_params(config: Config, params: Any) -> Any:
+    """Returns `params`, for passes whose gradients are summed over devices once, at their end.
 
-    Their gradients are summed over all devices, once, in config.gradient_dtype.
+    The sum is in config.gradient_dtype.
     """
+    if not device_axes():
+        return params
     dtype = jnp.bfloat16 if config.gradient_dtype == "bfloat16" else None
-
-    def share(leaf: Array) -> Array:
-        axes = tuple(axis for axis in axes_of(images) if axis not in axes_of(leaf))
-        return sum_gradient(leaf, axes, dtype) if axes else leaf
-
-    return jax.tree.map(share, params)
+    return jax.tree.map(lambda leaf: sum_gradient(leaf, dtype), params)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def sum_gradient(x: Array, axes: tuple[str, ...], dtype: Any) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def sum_gradient(x: Array, dtype: Any) -> Array:
     """Returns x; its gradient is the sum over devices, in `dtype` or else its own type."""
-    return lax.pcast(x, axes, to="varying")
+    return vary(x)
 
 
-def _sum_gradient_forward(x: Array, *options: Any) -> tuple[Array, None]:
-    return sum_gradient(x, *options), None
+def _sum_gradient_forward(x: Array, dtype: Any) -> tuple[Array, None]:
+    return sum_gradient(x, dtype), None
 
 
-def _sum_gradient_backward(
-    axes: tuple[str, ...], dtype: Any, _: None, gradient: Array
-) -> tuple[Array]:
-    return (lax.psum(gradient.astype(dtype or gradient.dtype), axes).astype(gradient.dtype),)
+def _sum_gradient_backward(dtype: Any, _: None, gradient: Array) -> tuple[Array]:
+    return (sum_over_devices(gradient.astype(dtype or gradient.dtype)).astype(gradient.dtype),)
 
 
 sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
@@ -246,10 +244,10 @@ sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
 
 def mean_over_groups(batch_stats: Any) -> Any:
     """The mean of the running statistics of all groups of devices."""
-    if not axes_of(jax.tree.leaves(batch_stats)[0], (GROUP_AXIS,)):
+    groups = device_count((GROUP_AXIS,))
+    if groups == 1:
         return batch_stats
     vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
-    groups = device_count(vector, (GROUP_AXIS,))
     return unravel(sum_over_devices(vector, (GROUP_AXIS,)) / groups)
 
 
@@ -293,14 +291,14 @@ def update_discriminator(
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
             jax.random.fold_in(state.rng, state.step),
-            (device_count(fake) * len(fake), 2),  # the same on any number of devices
+            (device_count() * len(fake), 2),  # the same on any number of devices
             0,
             config.image_size - config.local_size + 1,
         )
-        real_origins = own_part(real_origins, fake)
+        real_origins = own_part(real_origins)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        params = share_params(config, params, fake)  # once for both passes
+        params = share_params(config, params)
         logits, stats = discriminator_forward(config, network, params, fake, fake_origins)
         fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
         after_fake = network.replace(batch_stats=stats)
