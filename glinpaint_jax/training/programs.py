@@ -66,19 +66,21 @@ def compile_step(
 
     Raises UserError if the compiler finds that the step does not fit, or does not know a flag.
     """
-    pairs = [flag.removeprefix("--").partition("=") for flag in xla_flags.split()]
+    options, words = {}, {"true": True, "false": False}
+    for flag in xla_flags.split():
+        name, _, value = flag.removeprefix("--").partition("=")
+        options[name] = words.get(value, value)
     try:
-        return lowered.compile({name: value for name, _, value in pairs} or None)
+        return lowered.compile(options or None)
     except jax.errors.JaxRuntimeError as error:  # TPUs: the compiler assigns all memory
-        if "No such compile option" in str(error):
-            reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if "No such compile option" in reason or "While setting option" in reason:
             raise UserError(
-                f"{reason}; pass flags that this jaxlib knows, --xla-flags='NAME=VALUE ...', or "
-                "--xla-flags= for none"
+                f"XLA rejects the flags {xla_flags!r} ({reason}); pass others with "
+                "--xla-flags='NAME=VALUE NAME=VALUE', or --xla-flags= for none"
             ) from None
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
             f"the {phase.value} step does not fit the memory of a device ({reason}); lower "
             f"--config.global_batch_size, which is {config.global_batch_size}"
