@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from glinpaint_jax.config import LossConfig, OptimizerConfig
-from glinpaint_jax.distributed import make_mesh, to_global
+from glinpaint_jax.distributed import batch_spec, make_mesh, split_into_groups, to_global
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.step import make_steps
+from glinpaint_jax.training.step import discriminator_forward, make_steps, mean_over_groups
 from tests.helpers.configs import make_small_config
 from tests.helpers.steps import make_batch, make_state, place
 
@@ -111,17 +112,23 @@ def run_in_float64(config, mesh, phase, images):
     return jax.device_get(((state.generator, state.discriminator), metrics))
 
 
-def test_groups_of_devices_have_the_statistics_of_separate_runs(mesh8):
-    config = make_small_config(batch_norm_devices=4)
-    (generator, _), _ = run_in_float64(config, mesh8, Phase.COMPLETION, range(8))
-    config = make_small_config(global_batch_size=4)
-    mesh4 = make_mesh(jax.devices()[:4])
-    halves = [
-        run_in_float64(config, mesh4, Phase.COMPLETION, images)[0][0].batch_stats
-        for images in (range(4), range(4, 8))
-    ]
-    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    assert_close(generator.batch_stats, expected, rtol=1e-12)
+def test_groups_of_devices_have_the_statistics_of_separate_runs(initial_state, step_config, mesh8):
+    def forward(network, images, origins):
+        stats = discriminator_forward(step_config, network, network.params, images, origins)[1]
+        return mean_over_groups(stats)
+
+    groups = split_into_groups(mesh8, 4)
+    specs = PartitionSpec(), batch_spec(groups), batch_spec(groups)
+    in_groups = jax.shard_map(forward, mesh=groups, in_specs=specs, out_specs=PartitionSpec())
+    rng = np.random.default_rng(0)
+    images, origins = rng.normal(size=(8, 32, 32, 3)), rng.integers(0, 17, (8, 2))
+    with jax.enable_x64(True):
+        network = jax.tree.map(to_float64, initial_state.discriminator)
+        got = jax.jit(in_groups)(network, images, origins)
+        alone = jax.jit(forward)
+        halves = [alone(network, images[h], origins[h]) for h in (slice(0, 4), slice(4, 8))]
+        expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    assert_close(got, expected, rtol=1e-12)
 
 
 def test_microbatches_match_groups_of_devices(mesh8):
