@@ -14,6 +14,11 @@ PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, or th
 weights: places or celeba_hq. COMMAND --help lists all flags.
 """
 
+from glinpaint_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
 import difflib
 import importlib
 import sys

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -26,6 +26,7 @@ MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
 MIN_RATE = 1000  # bytes per second on average; checked after TIMEOUT seconds
+Report = Callable[[int, int | None], None]
 
 
 class Official(NamedTuple):
@@ -53,18 +54,19 @@ OFFICIAL = {
 }
 
 
-def locate(place: str | Path) -> Path:
+def locate(place: str | Path, report: Report | None = None) -> Path:
     """Returns the local path of a file or folder, a URL, or a name in OFFICIAL.
 
-    Downloads what is not in the cache yet. An existing file or folder wins over a name. Raises
+    Downloads what is not in the cache yet; `report` is called with the bytes received so far and
+    the size, if known. An existing file or folder wins over a name. Raises
     UserError if the download fails, or if a file's name holds a checksum that is not the file's.
     """
     text = str(place)
     if "://" in text:
-        path = _locate_url(text)
+        path = _locate_url(text, report)
     elif text in OFFICIAL and not Path(text).exists():
         base = os.environ.get(BASE_VARIABLE) or BASE_URL
-        path = _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}")
+        path = _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)
     else:
         path = Path(place)
     if path.is_file() and (found := find_wrong_checksum(path, path.name)):
@@ -105,7 +107,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glinpaint_jax"
 
 
-def _locate_url(url: str) -> Path:
+def _locate_url(url: str, report: Report | None) -> Path:
     try:
         scheme, host, path, *_ = urlsplit(url)
     except ValueError as error:
@@ -122,11 +124,11 @@ def _locate_url(url: str) -> Path:
     folder = "" if checksum_in(name) else hashlib.sha256(os.fsencode(url)).hexdigest()[:8]
     cached = cache_folder() / folder / name
     if not os.path.exists(cached):  # unlike Path.exists, takes names of any length
-        download(url, cached)
+        download(url, cached, report)
     return cached
 
 
-def download(url: str, path: Path) -> None:
+def download(url: str, path: Path, report: Report | None = None) -> None:
     """Downloads `url` to `path`, with a progress bar on a terminal.
 
     Raises UserError and keeps nothing if the download fails, exceeds MAX_BYTES, or does not have
@@ -137,7 +139,7 @@ def download(url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_atomically(path) as temporary:
             with temporary.open("wb") as file:
-                for chunk in _receive(url, path):
+                for chunk in _receive(url, path, report):
                     file.write(chunk)
             if found := find_wrong_checksum(temporary, path.name):
                 raise UserError(
@@ -146,13 +148,13 @@ def download(url: str, path: Path) -> None:
                 )
 
 
-def _receive(url: str, path: Path) -> Iterator[bytes]:
+def _receive(url: str, path: Path, report: Report | None) -> Iterator[bytes]:
     """Yields the bytes of `url`; every failure is a UserError that names `path` as the remedy."""
     agent = {"User-Agent": f"glinpaint_jax/{glinpaint_jax.__version__}"}
     try:
         opener = build_opener(SafeRedirects)
         with opener.open(Request(url, headers=agent), timeout=TIMEOUT) as response:
-            yield from _read_chunks(response, path.name)
+            yield from _read_chunks(response, path.name, report)
         return
     except HTTPError as error:
         error.close()
@@ -174,7 +176,9 @@ class DownloadError(Exception):
     """Why a download was given up."""
 
 
-def _read_chunks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
+def _read_chunks(
+    response: http.client.HTTPResponse, name: str, report: Report | None
+) -> Iterator[bytes]:
     size, received, start = response.length, 0, time.monotonic()
     if response.headers.get_content_type() == "text/html":
         raise DownloadError("it is a web page, not a file of weights")
@@ -183,6 +187,8 @@ def _read_chunks(response: http.client.HTTPResponse, name: str) -> Iterator[byte
         while max(size or 0, received) <= MAX_BYTES and (chunk := response.read1(CHUNK)):
             received += len(chunk)
             bar.update(len(chunk))
+            if report is not None:
+                report(received, size)
             seconds = time.monotonic() - start
             if seconds > TIMEOUT and received < MIN_RATE * seconds:
                 raise DownloadError(f"the server is too slow: {received} bytes in {seconds:.0f} s")

@@ -15,7 +15,9 @@ class UserError(Exception):
 EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
-    "gradio": "web",
+    "python_multipart": "web",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 
 

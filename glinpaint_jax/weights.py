@@ -122,8 +122,20 @@ def is_imported(step_path: Path) -> bool:
 
 
 def _step_number(step_path: Path) -> int:
-    """The step in the directory's name; 0 for a renamed copy."""
-    return int(step_path.name) if step_path.name.isdigit() else 0
+    """The step that a directory holds, whatever its name; of imported weights, the name (or 0)."""
+    if is_imported(step_path):
+        return int(step_path.name) if step_path.name.isdigit() else 0
+    batch = read_json(step_path / "config")["global_batch_size"]
+    return read_json(step_path / "data")["examples"] // batch
+
+
+def find_step_damage(step_path: Path) -> str | None:
+    """Returns what is wrong with a step's files or its number, in a few words, or None."""
+    damage = find_damage(step_path)
+    if damage is None and step_path.name.isdigit():
+        number = _step_number(step_path)
+        damage = None if step_path.name == str(number) else f"it holds step {number}"
+    return damage
 
 
 def steps_in(workdir: Path) -> list[int]:
@@ -136,7 +148,7 @@ def _find_newest_step(workdir: Path) -> Path:
     damaged = []
     for step in reversed(steps_in(workdir)):
         path = workdir / FOLDER / str(step)
-        damage = find_damage(path)
+        damage = find_step_damage(path)
         if damage is None:
             if damaged:
                 warnings.warn(f"{'; '.join(damaged)}; using step {step}", stacklevel=3)

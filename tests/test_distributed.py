@@ -13,6 +13,7 @@ from glinpaint_jax.errors import UserError
 from tests.helpers.programs import (
     ROOT,
     SMALL,
+    STILL,
     assert_rejected,
     execute,
     free_address,
@@ -20,13 +21,11 @@ from tests.helpers.programs import (
     start_processes,
 )
 
-COMPLETION = [
+ENDLESS = [
     "glinpaint_jax.main",
-    *SMALL,
+    *STILL,
     "--config.num_steps=100000",
     "--config.checkpoint_every=1",
-    "--config.phases.completion_end=200000",
-    "--config.phases.discriminator_end=200000",
 ]
 
 
@@ -194,9 +193,7 @@ def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
     workdir = tmp_path / "run"
     for victim in (1, 0):
         before = newest(workdir)
-        both = start_processes(
-            2, *COMPLETION, f"--workdir={workdir}", JAX_DISABLE_MOST_OPTIMIZATIONS="1"
-        )
+        both = start_processes(2, *ENDLESS, f"--workdir={workdir}")
         deadline = time.monotonic() + 240
         while newest(workdir) == before:
             assert all(started.process.poll() is None for started in both), both[0].lines

@@ -47,7 +47,9 @@ def files_in(folder):
 @pytest.mark.parametrize("length", [None, ""], ids=["length", "no length"])
 def test_a_file_is_downloaded_once_and_then_found_offline(length, cache, capsys):
     with serve({f"/a/{NAME}": file(CONTENT, length=length)}) as (url, server):
-        assert locate(f"{url}/a/{NAME}") == cache / NAME
+        reports = []
+        assert locate(f"{url}/a/{NAME}", lambda *report: reports.append(report)) == cache / NAME
+        assert reports[-1] == (len(CONTENT), len(CONTENT) if length is None else None)
         assert locate(f"{url}/a/{NAME}") == cache / NAME
         assert server.asked == [f"/a/{NAME}"]
     assert capsys.readouterr().err == f"downloading {url}/a/{NAME} to {cache / NAME}\n"
@@ -129,7 +131,7 @@ def test_names_are_found_below_the_base_url(scheme, official, cache, tmp_path, m
 def test_names_stand_for_mmagics_addresses(monkeypatch):
     """As in MMagic's configs/global_local/metafile.yml."""
     asked = []
-    monkeypatch.setattr(downloads, "download", lambda url, path: asked.append(url))
+    monkeypatch.setattr(downloads, "download", lambda url, path, report: asked.append(url))
     for name in OFFICIAL:
         locate(name)
     base = "https://download.openmmlab.com/mmediting/inpainting/global_local"

@@ -177,6 +177,11 @@ def test_unknown_commands_are_rejected():
     assert_rejected(run("glinpaint_jax", "complet"), "did you mean complete?")
 
 
+def test_a_low_limit_of_open_files_is_named():
+    limited = f"ulimit -n 20; exec {sys.executable} -m glinpaint_jax.main"
+    assert_rejected(execute(["bash", "-c", limited]), "limit of open files is 20", "ulimit -n 1024")
+
+
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(120):

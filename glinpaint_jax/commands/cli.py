@@ -12,8 +12,10 @@ import copy
 import dataclasses
 import difflib
 import functools
+import inspect
 import os
 import re
+import resource
 import runpy
 import shutil
 import sys
@@ -34,6 +36,7 @@ from glinpaint_jax.inference.methods import METHODS
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
 
+MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
     "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
     "MMagic's weights: places or celeba_hq"
@@ -53,6 +56,7 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
+        _check_open_files()
         parser = ArgumentParser(program, command.__doc__)
         command.add_arguments(parser)
         command.main(parser.parse_args(arguments))
@@ -65,6 +69,16 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     except Exception:
         traceback.print_exc()
         _exit(1)
+
+
+def _check_open_files() -> None:
+    """Raises UserError if this process may open so few files that it would fail anywhere."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < MIN_OPEN_FILES:
+        raise UserError(
+            f"the limit of open files is {limit}, must be at least {MIN_OPEN_FILES}; "
+            "run `ulimit -n 1024` first"
+        )
 
 
 def _exit(status: int) -> NoReturn:
@@ -215,13 +229,38 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
 
 
 def read_config(path: Path) -> Config:
+    """Runs a config file. Raises UserError, with the line, if it has no usable get_config()."""
     if not path.is_file():
         raise UserError(f"no config file {str(path)!r}; this project's configs are in configs/")
-    get_config = runpy.run_path(str(path)).get("get_config")
-    config = get_config() if callable(get_config) else None
+    try:
+        source = path.read_bytes()
+        if b"\0" in source:
+            raise SyntaxError(
+                "NUL byte; save the file as UTF-8 text",
+                (str(path), source[: source.index(b"\0")].count(b"\n") + 1, None, None),
+            )
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else get_config
+    except Exception as error:
+        raise UserError(_describe_failure(error, path)) from None
     if not isinstance(config, Config):
-        raise UserError(f"{path} must define get_config() -> glinpaint_jax.config.Config")
+        line = get_config.__code__.co_firstlineno if inspect.isfunction(get_config) else 1
+        raise UserError(
+            f"{path}, line {line}: the file must define get_config() -> glinpaint_jax.config.Config"
+            f", as configs/demo.py does; found {type(config).__name__}"
+        )
     return config
+
+
+def _describe_failure(error: Exception, path: Path) -> str:
+    """The file, line and reason of an error in a config file, in one line."""
+    if isinstance(error, SyntaxError):
+        file, line, reason = error.filename or path, error.lineno or 1, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        file, line, reason = path, (lines or [1])[-1], " ".join(str(error).split())
+    return f"{file}, line {line}: {type(error).__name__}: {reason}"
 
 
 def positive_int(text: str) -> int:

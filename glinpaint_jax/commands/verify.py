@@ -1,4 +1,4 @@
-"""Checks a workdir's checkpoints, or one of them, against their checksums.
+"""Checks a workdir's checkpoints, or one of them, against their checksums and numbers.
 
 Prints one line per step. Exits with status 1 if any step is damaged. Changes nothing.
 """
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import find_damage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from glinpaint_jax.weights import FOLDER, steps_in
+    from glinpaint_jax.weights import FOLDER, find_step_damage, steps_in
 
     steps = [arguments.folder / FOLDER / str(step) for step in steps_in(arguments.folder)]
     if not steps and (arguments.folder / "config").is_dir():
         steps = [arguments.folder]
     if not steps:
         raise UserError(f"no checkpoint in {arguments.folder}; pass a workdir or a step")
-    damages = [find_damage(step) for step in steps]
+    damages = [find_step_damage(step) for step in steps]
     for step, damage in zip(steps, damages, strict=True):
         print(f"{step}: {damage or 'complete'}")
     if any(damages):

@@ -70,8 +70,9 @@ def start_worker(index: int, count: int) -> None:
     """Runs first in each of grain's worker processes."""
     cv2.setNumThreads(1)  # the workers share the cores
     _keep_freed_memory()
-    # Ctrl-C and SLURM signal every process, but workers must last until the run has stopped.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, SLURM and a closed terminal signal every process, but workers must last until the run
+    # has stopped.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

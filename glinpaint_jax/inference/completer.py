@@ -1,5 +1,6 @@
 """Fills the holes of photographs of any size, exactly and in bounded memory."""
 
+import copy
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator
@@ -59,8 +60,6 @@ class Completer:
             raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
-        if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
-            raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
         if method not in METHODS:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
         self._tile = tile
@@ -68,7 +67,7 @@ class Completer:
         self._blend, self._max_blended = blend, None
         if blend == "auto":
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
-        self._scale = scale
+        self._scale = check_scale(scale)
         if weights is None:
             self._method, self._trained_size = method, None
         else:
@@ -104,6 +103,12 @@ class Completer:
         UserError if there are no weights.
         """
         return cls(load_weights(path), tile, blend, scale)
+
+    def at_scale(self, scale: int | float | str) -> "Completer":
+        """Returns a completer with another `scale` that shares these weights."""
+        other = copy.copy(self)
+        other._scale = check_scale(scale)
+        return other
 
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.
@@ -209,6 +214,13 @@ class Completer:
                 )
                 for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
                     yield index, region, prediction[region.kept_in_crop]
+
+
+def check_scale(scale: int | float | str) -> int | float | str:
+    """Returns `scale`; raises UserError if it is neither "auto" nor above 0 and up to 1."""
+    if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
+        raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
+    return scale
 
 
 def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:

@@ -211,7 +211,8 @@ def open_image(
     try:
         with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            opened = PIL.Image.open(source)
+            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
+            opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
         with opened as image:
             if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
@@ -232,7 +233,9 @@ def open_image(
             suffix = ".heic"
         if suffix in UNSUPPORTED:
             raise UserError(unsupported(source, suffix[1:].upper())) from None
-        raise UserError(f"{source} is not an image, or is damaged") from None
+        raise UserError(
+            f"{source} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:

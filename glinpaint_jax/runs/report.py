@@ -21,6 +21,7 @@ from glinpaint_jax.files import write_atomically
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
+EVENTS = "events.out.tfevents"  # TensorBoard's prefix of file names
 SLOW = 3.0  # seconds
 RGB_COLORS = 3  # TensorBoard's code for RGB images
 
@@ -197,7 +198,7 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
 class EventFile:
     """TensorBoard's event file, written synchronously.
 
-    After an error it continues in a new file. Hides what earlier runs wrote for `start_step` and
+    After an error it continues in a new file. Hides what was written before for `start_step` and
     later. Raises OSError.
     """
 
@@ -228,6 +229,7 @@ class EventFile:
                 self._writer = self._open()
             self._writer.write(event.SerializeToString())
             self._writer.flush()
+            self._start_step = step + 1  # a new file after an error hides nothing of this one
         except OSError:
             if self._writer is not None:
                 with contextlib.suppress(OSError):
@@ -236,8 +238,11 @@ class EventFile:
             raise
 
     def _open(self) -> RecordWriter:
+        # TensorBoard reads the files in the order of their names, and the clock may have jumped.
         now = time.time()
-        name = f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{time.time_ns()}"
+        stamps = [path.name.split(".")[3] for path in self._folder.glob(f"{EVENTS}.*")]
+        stamp = max([int(now), *(int(stamp) + 1 for stamp in stamps if stamp.isdecimal())])
+        name = f"{EVENTS}.{stamp:010d}.{socket.gethostname()}.{time.time_ns()}"
         writer = RecordWriter((self._folder / name).open("wb"))
         start = SessionLog(status=SessionLog.START)
         for event in (

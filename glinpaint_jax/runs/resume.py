@@ -12,9 +12,9 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import find_damage, report_unwritable, write_atomically
+from glinpaint_jax.files import report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
-from glinpaint_jax.weights import FOLDER, is_imported, read_json
+from glinpaint_jax.weights import FOLDER, find_step_damage, is_imported, read_json
 
 SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.
@@ -103,19 +103,17 @@ def _sort_steps(workdir: Path, say: Say) -> int | None:
     damaged, complete = {}, []
     for path in sorted((workdir / FOLDER).resolve().glob("*")):
         if path.name.isdigit():
-            damage = find_damage(path)
+            damage = find_step_damage(path)
             if damage is None:
                 complete.append(int(path.name))
             else:
                 damaged[path] = damage
         elif TEMPORARY in path.name:
             damaged[path] = "its save was interrupted"
-    newest = workdir / NEWEST
+    newest = _read_newest(workdir / NEWEST)
     # If only the first save of a run was interrupted, nothing is lost.
     nothing_lost = (
-        newest.read_text() == "0\n"
-        if newest.exists()
-        else not any(path.name.isdigit() for path in damaged)
+        newest == "0\n" if newest is not None else not any(path.name.isdigit() for path in damaged)
     )
     if not complete and not nothing_lost:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
@@ -126,9 +124,21 @@ def _sort_steps(workdir: Path, say: Say) -> int | None:
     with report_unwritable(workdir):
         for path, damage in damaged.items():
             say(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
-        if complete and not (newest.exists() and newest.read_text() == f"{max(complete)}\n"):
-            write_atomically(newest, f"{max(complete)}\n".encode())
+        if complete and newest != f"{max(complete)}\n":
+            write_atomically(workdir / NEWEST, f"{max(complete)}\n".encode())
     return max(complete, default=None)
+
+
+def _read_newest(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; it must be a readable file with the number of "
+            "the newest step"
+        ) from None
 
 
 def _set_aside(path: Path) -> Path:

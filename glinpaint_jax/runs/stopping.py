@@ -1,4 +1,4 @@
-"""Stopping a run early: SIGTERM and SIGINT, including the SIGTERM of a pre-emption notice."""
+"""Stopping a run early: SIGTERM (also of a preemption notice), SIGINT, SIGHUP (closed terminal)."""
 
 import collections
 import contextlib
@@ -65,11 +65,16 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals(mesh: Mesh) -> Iterator[Stop]:
-    """Handles SIGTERM and SIGINT as requests to stop while the context is active."""
+    """Handles SIGTERM, SIGINT and SIGHUP as requests to stop while the context is active.
+
+    An ignored SIGHUP stays ignored, as `nohup` wants.
+    """
     stop = Stop(mesh)
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():
-        numbers = ()  # only the main thread can set signal handlers
+        numbers = []  # only the main thread can set signal handlers
     before = {number: signal.signal(number, stop.receive) for number in numbers}
     try:
         yield stop

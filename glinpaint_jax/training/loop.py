@@ -48,7 +48,7 @@ SAMPLE_COLUMNS = 8
 def train(config: Config, workdir: Path, xla_flags: str | None = None) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM and SIGINT finish the current step, save and return. `config` must be validated;
+    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated;
     `xla_flags` is as for `compile_steps`.
     Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
     """

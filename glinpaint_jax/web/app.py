@@ -1,180 +1,208 @@
-"""The web page and its API, built with Gradio (the extra `web`)."""
+"""The web page and its API (the extra `web`). The server keeps nothing between requests.
 
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+GET  /methods    what can fill holes, and the limits
+POST /complete   photo, mask and Options -> the completed file
+POST /preview    photo -> what the page shows of it (JPEG)
+POST /mask       photo, mask and Options -> the hole, in the preview's size (PNG)
+POST /load       method -> 204 when it is ready; GET /methods tells the progress
+
+Errors are JSON: {"error": a sentence}.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
-import PIL.Image
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
-from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.inference.masks import describe_doubt
-from glinpaint_jax.inference.photos import FORMATS, read_photo
-from glinpaint_jax.web.safety import patch_gradio
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.photos import FORMATS, UNSUPPORTED
+from glinpaint_jax.web.methods import Methods
+from glinpaint_jax.web.safety import BodyError, Guard, Uploads, drain
 from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
-    Result,
+    Upload,
     complete_upload,
+    draw_mask,
     make_preview,
-    read_upload,
+    parse_options,
 )
 
-TITLE = "glinpaint"
-COLOUR = "#ff2d78"
-CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto; }
-#head { margin: 0.4rem 0 0.6rem; }
-#head h1 { font-size: 1.5rem; margin: 0 0 0.15rem; }
-#head p { margin: 0; color: var(--body-text-color-subdued); }
-"""
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+UPLOAD_SECONDS = 600
+SHUTDOWN_SECONDS = 5  # for answers that are being sent
+
+# Answers a form; `folder` is deleted after the response has been sent.
+Answer = Callable[[FormData, Path], Response]
 
 
-def make_app(completer: Completer, folder: Path, limits: Limits) -> Any:
-    """Builds the gradio.Blocks, without launching it. Results are written to `folder`."""
-    gr = import_extra("gradio")
-    patch_gradio(PREVIEW)
-    on_open, on_press, complete = make_handlers(completer, folder, limits)
-    private = {"api_visibility": "private"}
-    one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "complete"}
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as app:
-        gr.HTML(
-            f"<h1>{TITLE}</h1><p>Open a photograph, paint over what should go, press Complete. "
-            f"Up to {limits.megapixels} megapixels; files are deleted soon after.</p>",
-            elem_id="head",
+def make_app(
+    methods: Methods, folder: Path, limits: Limits, bound: str, allowed_hosts: list[str]
+) -> Starlette:
+    """Makes the ASGI application. Requests have temporary files in `folder`."""
+
+    def complete(form: FormData, place: Path) -> Response:
+        result = complete_upload(methods, *read_form(form, place, methods), place, limits)
+        headers = {"X-Summary": quote(result.summary)}
+        return FileResponse(result.path, headers=headers, filename=result.name)
+
+    def preview(form: FormData, place: Path) -> Response:
+        path, size = make_preview(save(form, "photo", place), place, limits)
+        return FileResponse(path, headers={"X-Size": "{}x{}".format(*size)})
+
+    def mask(form: FormData, place: Path) -> Response:
+        return FileResponse(draw_mask(*read_form(form, place, methods), place, limits))
+
+    def load(form: FormData, place: Path) -> Response:
+        methods.get(str(form.get("method", "")))
+        return Response(status_code=204)
+
+    def describe(_: Request) -> Response:
+        return JSONResponse(
+            {
+                "methods": methods.describe(),
+                "default": methods.default,
+                "megapixels": limits.megapixels,
+                "megabytes": limits.megabytes,
+                "preview": PREVIEW,
+            }
         )
-        with gr.Row(equal_height=False):
-            with gr.Column():
-                photo, editor, button, mask, kind = _add_inputs(gr, completer.default_blend)
-            with gr.Column():
-                outputs = _add_outputs(gr)
-        photo.change(on_open, photo, [editor, *outputs], show_progress="hidden", **private)
-        button.click(on_press, [photo, editor, mask, kind], outputs, **one_at_a_time, **private)
-        with gr.Row(visible=False):  # the API's inputs and output
-            files = [gr.File(label="photo"), gr.File(label="mask")]
-            inputs = [*files, gr.Radio(KINDS, value=completer.default_blend, label="blend")]
-            gr.Button().click(
-                complete, inputs, gr.File(label="completed"), api_name="complete", **one_at_a_time
-            )
-    # api_open=False rejects requests that bypass the queue.
-    app.queue(max_size=limits.queue, api_open=False)
-    return app
 
-
-def _add_inputs(gr: Any, default_blend: str) -> tuple[Any, ...]:
-    """Adds the photograph, editor, Complete button, mask and blending."""
-    photo = gr.File(label="Photograph", file_types=list(FORMATS), height=130, elem_id="photo")
-    editor = gr.ImageEditor(
-        label="Paint the hole",
-        format="png",
-        sources=(),
-        placeholder="Open a photograph",
-        transforms=(),
-        layers=False,
-        brush=gr.Brush(colors=[COLOUR], default_color=COLOUR, color_mode="fixed"),
-        eraser=gr.Eraser(),
-        buttons=["fullscreen"],
-        height=500,
-        elem_id="editor",
-    )
-    button = gr.Button("Complete", variant="primary", elem_id="complete")
-    with gr.Accordion("Mask file, blending", open=False, elem_id="more"):
-        mask = gr.File(
-            label="Mask: white is filled; painting adds to it",
-            file_types=list(FORMATS),
-            height=130,
-            elem_id="mask",
+    uploads = Uploads(limits.megabytes * 10**6)
+    answers = ((complete, 1), (preview, 2), (mask, 2), (load, 1))
+    posts = [
+        Route(
+            f"/{answer.__name__}",
+            Work(answer, workers, limits.queue, uploads, folder),
+            methods=["POST"],
         )
-        blends = [
-            ("leave the seam", "none"),
-            ("Poisson", "poisson"),
-            ("Telea + Poisson", KINDS[-1]),
-        ]
-        kind = gr.Radio(blends, value=default_blend, label="Blending", elem_id="blend")
-    return photo, editor, button, mask, kind
-
-
-def _add_outputs(gr: Any) -> list[Any]:
-    """Adds the before/after slider, download button and summary."""
-    slider = gr.ImageSlider(
-        label="Before and after",
-        format="png",
-        interactive=False,
-        buttons=["fullscreen"],
-        height=690,
-        max_height=690,
-        elem_id="result",
+        for answer, workers in answers
+    ]
+    return Starlette(
+        routes=[*posts, Route("/methods", describe), *make_static_routes()],
+        middleware=[Middleware(Guard, bound=bound, allowed=allowed_hosts)],
+        exception_handlers={HTTPException: show_error},
     )
-    summary = gr.Markdown(elem_id="summary")
-    download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="download")
-    return [slider, download, summary]
 
 
-def make_handlers(
-    completer: Completer, folder: Path, limits: Limits
-) -> tuple[Callable[..., Any], ...]:
-    """Makes the handlers for opening a photograph, pressing Complete, and the API."""
-    gr = import_extra("gradio")
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Makes the HTTP server, which logs a line for each error."""
+    # It warns of each malformed form, which Guard logs too.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )
 
-    def show_errors(function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls `function`; shows a UserError on the page."""
+
+def make_static_routes() -> list[Route]:
+    """Returns a route for each file of the page, so that no request's path reaches the disk."""
+
+    def serve(path: Path) -> Callable[[Request], Response]:
+        content, media_type = path.read_bytes(), TYPES[path.suffix]
+        return lambda _: Response(content, media_type=media_type)
+
+    routes = {f"/{path.name}": serve(path) for path in STATIC.iterdir()}
+    routes["/"] = routes["/index.html"]
+    return [Route(path, endpoint) for path, endpoint in routes.items()]
+
+
+async def show_error(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+class Work:
+    """An ASGI endpoint for POST: reads a form, waits for its turn, answers in a thread."""
+
+    def __init__(self, answer: Answer, workers: int, queue: int, uploads: Uploads, folder: Path):
+        self.answer = answer
+        self.turns = anyio.CapacityLimiter(workers)
+        self.room = workers + queue
+        self.uploads = uploads
+        self.folder = folder
+        self.inside = 0
+
+    async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
+        if self.inside >= self.room:
+            await drain(receive, self.uploads.most)
+            waiting = f"{self.inside} requests are waiting already; try again in a minute"
+            raise HTTPException(503, waiting, {"Retry-After": "60"})
+        self.inside += 1
+        temporary = tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
         try:
-            return function(*arguments)
+            with temporary as place, self.uploads.receiving(scope, receive) as counted:
+                response = await self._respond(Request(scope, counted), Path(place))
+                await response(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            raise HTTPException(503, "the server is stopping; try again later") from None
+        finally:
+            self.inside -= 1
+
+    async def _respond(self, request: Request, place: Path) -> Response:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise HTTPException(415, "the body must be multipart/form-data, as of curl -F")
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                form = await request.form(max_files=2, max_fields=10, max_part_size=1000)
+        except BodyError as error:
+            raise HTTPException(*error.args) from None
+        except TimeoutError:
+            raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS} s") from None
+        try:
+            async with self.turns:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                return await anyio.to_thread.run_sync(self.answer, form, place)
         except UserError as error:
-            raise gr.Error(str(error), title="Not completed", print_exception=False) from None
-
-    def empty_result() -> tuple[Any, ...]:
-        return None, gr.DownloadButton(value=None, visible=False), ""
-
-    def on_open(photo: str | None) -> Iterator[tuple[Any, ...]]:
-        """Yields the editor's image and an empty result."""
-        yield gr.skip(), *empty_result()
-        if photo is None:
-            yield None, *empty_result()
-        else:
-            image = make_preview(show_errors(read_upload, read_photo, photo, limits).image)
-            yield {"background": image, "layers": [], "composite": image}, *empty_result()
-
-    def on_press(
-        photo: str | None, layer: PIL.Image.Image | None, mask: str | None, kind: str
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yields an empty result, then the images, the download button and a summary."""
-        yield empty_result()
-        started = time.perf_counter()
-        result = show_errors(complete_upload, completer, photo, mask, layer, kind, folder, limits)
-        summary = summarize(result, time.perf_counter() - started)
-        images = make_preview(result.before), make_preview(result.after)
-        yield images, gr.DownloadButton(value=str(result.path), visible=True), summary
-
-    def complete(photo: str, mask: str, blend: str = "none") -> str:
-        """Fills the white of `mask` in `photo`, two files of the same size."""
-        arguments = completer, photo, mask, None, blend, folder, limits
-        return str(show_errors(complete_upload, *arguments).path)
-
-    return on_open, on_press, complete
+            raise HTTPException(400, str(error)) from None
+        finally:
+            await form.close()
 
 
-def summarize(result: Result, seconds: float) -> str:
-    """Returns Markdown: the size, what was filled, and what is unusual about it."""
-    width, height = result.after.size
-    filled = f"{100 * result.hole.mean():.3g} % filled in {seconds:.1f} s."
-    others = (
-        "All other pixels are unchanged."
-        if result.lossless
-        else "The file is re-encoded, so other pixels may change slightly."
-    )
-    doubt = describe_doubt(result.hole)
-    note = f" Note: {doubt}" if doubt else ""
-    return f"**{width} x {height}**, {filled} {others}{note}"
+def read_form(form: FormData, place: Path, methods: Methods) -> tuple[Upload, Upload, Any]:
+    """Saves the photograph and the mask, and reads the options."""
+    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
+    options = parse_options(fields, methods.default)
+    return save(form, "photo", place), save(form, "mask", place), options
 
 
-def theme() -> Any:
-    """Gradio's theme with system fonts, so that the page loads nothing from other servers."""
-    gr = import_extra("gradio")
-    return gr.themes.Soft(
-        primary_hue="pink",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-    )
+def save(form: FormData, field: str, place: Path) -> Upload:
+    """Saves an uploaded file under a name of ours, with its suffix if that is an image's."""
+    upload = form.get(field)
+    if not isinstance(upload, UploadFile):
+        raise UserError(f"there is no {field}; send a file as the form's field {field!r}")
+    name = PurePath((upload.filename or field).replace("\\", "/")).name[:200] or field
+    suffix = PurePath(name).suffix.lower()
+    path = place / (field + (suffix if suffix in (*FORMATS, *UNSUPPORTED) else ""))
+    with path.open("xb") as file:
+        shutil.copyfileobj(upload.file, file)
+    return Upload(name, path)

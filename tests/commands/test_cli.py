@@ -87,11 +87,36 @@ def test_a_saved_config_is_used_without_a_config_file(small_config):
         load()
 
 
-@pytest.mark.parametrize("content", ["", "get_config = 3", "def get_config(): return {}"])
-def test_config_files_without_a_config_are_rejected(content, tmp_path):
-    (tmp_path / "config.py").write_text(content)
-    with pytest.raises(UserError, match=r"config\.py must define get_config\(\) -> "):
-        load(f"--config={tmp_path}/config.py")
+NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as configs/demo.py"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "expected"),
+    [
+        (b"", 1, f"{NO_CONFIG} does; found NoneType"),
+        (b"get_config = 3", 1, f"{NO_CONFIG} does; found int"),
+        (b"\ndef get_config(): return {}", 2, f"{NO_CONFIG} does; found dict"),
+        (b"x = 1\ndef f(:\n", 2, "SyntaxError: invalid syntax"),
+        (b"x = 1\ny = \0\n", 2, "SyntaxError: NUL byte; save the file as UTF-8 text"),
+        ("x = 1\n".encode("utf-16"), 1, "SyntaxError: NUL byte; save the file as UTF-8 text"),
+        (b"\nx = 'caf\xe9'\n", 2, "SyntaxError: (unicode error) 'utf-8' codec can't decode"),
+        (b"x = 1\n\n1 / 0\n", 3, "ZeroDivisionError: division by zero"),
+        (b"def get_config():\n    raise ValueError('a\\nb')", 2, "ValueError: a b"),
+        (b"def get_config(size): pass", 1, "TypeError: get_config() missing 1 required"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_the_line(content, line, expected, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load(f"--config={path}")
+    assert str(error.value).startswith(f"{path}, line {line}: {expected}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_file_must_be_a_file(tmp_path):
+    with pytest.raises(UserError, match=f"no config file '{tmp_path}'"):
+        load(f"--config={tmp_path}")
 
 
 def test_help_describes_every_field():

@@ -8,6 +8,8 @@ from glinpaint_jax.inference.completer import Completer
 class Whitener(Completer):
     """Fills holes with white."""
 
+    default_blend = "none"
+
     def __init__(self):
         pass
 

@@ -1,43 +1,30 @@
-"""Starts the web server in its own process."""
+"""Runs the web server in this process."""
 
 import contextlib
-import signal
 import socket
-import subprocess
+import threading
 import time
 
-from tests.helpers.programs import ROOT, command, environment
+from glinpaint_jax.web.app import make_app, make_server
+from glinpaint_jax.web.uploads import Limits
+
+LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
 
 
 @contextlib.contextmanager
-def serving(workdir, folder, *more):
-    """Yields (address, process), and stops the process at the end.
-
-    Its temporary files and its output (output.txt) go to `folder`.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (f"--checkpoint={workdir}", f"--port={port}", *more)
-    output = folder / "output.txt"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            command("glinpaint_jax", "serve", *arguments),
-            cwd=ROOT,
-            env=environment(TMPDIR=str(folder)),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for(lambda: output.read_text() or process.poll() is not None, 120)
-        assert output.read_text().startswith("serving")
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.send_signal(signal.SIGTERM)
+def serving(methods, folder, limits=LIMITS, allowed_hosts=()):
+    """Yields the address of a server whose temporary files are in `folder`."""
+    app = make_app(methods, folder, limits, "127.0.0.1", list(allowed_hosts))
+    server = make_server(app)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
         try:
-            process.wait(30)
+            wait_for(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            process.kill()
+            server.should_exit = True
+            thread.join()
 
 
 def wait_for(condition, seconds=60):
@@ -45,5 +32,5 @@ def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds} s for {condition}"
-        time.sleep(0.1)
+        time.sleep(0.03)
     return value

@@ -205,6 +205,15 @@ def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("file_format", ["EPS", "ICO", "GIF", "PPM", "TGA"])
+@pytest.mark.parametrize("read", [read_photo, read_mask])
+def test_other_formats_are_never_tried_whatever_their_name(read, file_format, tmp_path):
+    """PIL would pass EPS to Ghostscript."""
+    photo().save(tmp_path / "a.png", file_format)
+    with pytest.raises(UserError, match=r"a\.png is not an image.*JPEG, PNG, WebP, TIFF or BMP"):
+        read(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
 def test_truncated_files_are_rejected(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"

@@ -1,14 +1,16 @@
+import errno
 import json
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2
 
-from glinpaint_jax.runs import pictures
+from glinpaint_jax.runs import pictures, report
 from glinpaint_jax.runs.pictures import GAP, draw_curves, mosaic
-from glinpaint_jax.runs.report import METRICS_FILE, Reporter, read_records
+from glinpaint_jax.runs.report import METRICS_FILE, EventFile, Reporter, read_records
 
 SCORES = {"val": {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}}
 
@@ -72,6 +74,36 @@ def test_a_resumed_run_replaces_repeated_records(tmp_path):
     write_run(tmp_path, 4, [6, 8])
     steps = [record["step"] for record in read_records(tmp_path) if "train/l1_hole" in record]
     assert steps == [2, 4, 6, 8]
+
+
+def test_tensorboard_shows_each_step_once_whatever_the_clock(tmp_path, monkeypatch):
+    expected = {}
+    for start, end, clock in ((1, 100, 2e9), (81, 150, 1e9), (151, 200, 1e8)):
+        monkeypatch.setattr(report.time, "time", lambda clock=clock: clock)
+        events = EventFile(tmp_path, start)
+        for step in range(start, end + 1):
+            events.scalars(step, {"loss": clock})
+            expected[step] = clock
+        events.close()
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == sorted(expected.items())
+
+
+def test_an_error_hides_no_event_written_before_it(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    events = EventFile(tmp_path, 1)
+    for step in range(1, 10):
+        if step == 5:
+            with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+                patched.setattr(report.RecordWriter, "write", fail)
+                events.scalars(step, {"loss": 1.0})
+        else:
+            events.scalars(step, {"loss": 1.0})
+    events.close()
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [event.step for event in shown] == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -157,6 +157,28 @@ def test_the_first_complete_step_is_recorded_on_resume(workdir):
     assert (workdir / NEWEST).read_text() == "5\n"
 
 
+def test_an_unreadable_record_of_the_newest_step_is_named(workdir):
+    (workdir / NEWEST).write_bytes(b"\xff")
+    assert newest_complete_step(workdir, pytest.fail) == 5
+    assert (workdir / NEWEST).read_text() == "5\n"
+    (workdir / NEWEST).unlink()
+    (workdir / NEWEST).mkdir()
+    with pytest.raises(UserError, match=f"cannot read .*{NEWEST}: Is a directory; it must be a "):
+        newest_complete_step(workdir, pytest.fail)
+
+
+def test_a_step_copied_under_another_number_is_set_aside(workdir):
+    shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "99")
+    with pytest.warns(UserWarning, match=r"99 is damaged: it holds step 3; using step 5"):
+        assert load_weights(workdir).step == 5
+    assert load_weights(workdir / FOLDER / "99").step == 3
+    said = []
+    assert newest_complete_step(workdir, said.append) == 5
+    aside = workdir / SET_ASIDE / "99"
+    assert said == [f"checkpoint 99 is damaged: it holds step 3; moved to {aside}"]
+    assert aside.is_dir()
+
+
 def test_damaged_steps_behind_a_symlink_stay_on_their_disk(workdir, tmp_path):
     (workdir / FOLDER).rename(tmp_path / "elsewhere")
     (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")

@@ -1,14 +1,19 @@
-"""Servers started from the command line."""
+"""A server that fills with white, and by the methods without weights."""
 
 import pytest
 
+from glinpaint_jax.web.methods import Methods
+from tests.helpers.completers import Whitener
 from tests.helpers.serving import serving
 
 
-@pytest.fixture(scope="session")
-def server(finished_run, tmp_path_factory):
-    """(address, process) of a server for the small model, limited to 1 megapixel and 1 MB."""
-    folder = tmp_path_factory.mktemp("server")
-    limits = ("--max-megapixels=1", "--max-megabytes=1")
-    with serving(finished_run[0], folder, *limits) as started:
-        yield started
+@pytest.fixture(scope="module")
+def server_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(server_folder):
+    """The address; photographs may have 1 megapixel and files 1 MB."""
+    with serving(Methods({"white": Whitener()}), server_folder, allowed_hosts=["proxy"]) as address:
+        yield address

@@ -1,221 +1,337 @@
-"""Uses the server as a program: results, limits, many clients, shutdown."""
+"""Sends requests to the server: results, limits, many clients, strangers."""
 
 import concurrent.futures
 import contextlib
-import signal
-from pathlib import Path
+import io
+import re
+import socket
+import threading
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
-from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError
-from gradio_client.utils import QueueError
 
 from glinpaint_jax import Completer
-from tests.helpers.programs import assert_rejected, run
-from tests.helpers.serving import serving
+from glinpaint_jax.inference.blend import blend
+from glinpaint_jax.web.app import STATIC
+from glinpaint_jax.web.methods import Methods
+from glinpaint_jax.web.uploads import Limits
+from tests.helpers.completers import Whitener
+from tests.helpers.serving import serving, wait_for
 
 
-@pytest.fixture(scope="module")
-def completer(finished_run):
-    return Completer.load(finished_run[0], blend="none")
+def encode(image, file_format="PNG"):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, file_format)
+    return buffer.getvalue()
 
 
-def make_files(folder, name, size=(120, 160), offset=0):
-    """Writes a photograph and a mask; returns their paths, the pixels and the hole."""
+def make_pair(size=(120, 160), offset=0):
+    """A photograph and a hole, with the hole elsewhere for each offset."""
     height, width = size
     image = np.ascontiguousarray(np.roll(skimage.data.coffee(), offset, 1)[:height, :width])
     hole = np.zeros(size, bool)
     hole[30:70, 20 + offset : 60 + offset] = True
-    paths = folder / f"{name}.png", folder / f"{name}-mask.png"
-    PIL.Image.fromarray(image).save(paths[0])
-    PIL.Image.fromarray(hole).save(paths[1])
-    return paths, image, hole
+    return image, hole
 
 
-def connect(server, folder):
-    return Client(server[0], verbose=False, download_files=str(folder))
+IMAGE, HOLE = make_pair()
+PHOTO, MASK = encode(IMAGE), encode(HOLE)
+SMALL, WIDE = encode(np.ones((10, 10), bool)), encode(np.zeros((1000, 1200), np.uint8))
 
 
-def complete(client, photo, mask, blend="none"):
-    files = handle_file(photo), handle_file(mask)
-    return client.predict(*files, blend, api_name="/complete")
+def post(address, path="complete", photo=PHOTO, mask=MASK, name="cup.png", **fields):
+    files = {"photo": (name, photo), "mask": ("mask.png", mask)}
+    headers = fields.pop("headers", {})
+    return httpx.post(f"{address}/{path}", files=files, data=fields, headers=headers, timeout=60)
 
 
-def pixels(path):
-    with PIL.Image.open(path) as image:
+def pixels(answer):
+    assert answer.status_code == 200, answer.text
+    with PIL.Image.open(io.BytesIO(answer.content)) as image:
         return np.array(image)
 
 
-def assert_equal_up_to_rounding(got, expected):
-    """The server's process has fewer devices, which changes the order of sums."""
-    np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
-    assert (got != expected).mean() < 1e-3
+def error(answer, status=400):
+    assert answer.status_code == status, answer.text
+    return answer.json()["error"]
 
 
-def test_complete(server, completer, tmp_path):
-    paths, image, hole = make_files(tmp_path, "cup")
-    client = connect(server, tmp_path)
-    plain = complete(client, *paths)
-    assert Path(plain).name == "cup-completed.png"
-    assert_equal_up_to_rounding(pixels(plain), completer(image, hole))
-    blended = pixels(complete(client, *paths, blend="poisson"))
-    np.testing.assert_array_equal(blended[~hole], image[~hole])
-    assert (blended != pixels(plain)).any()
+def test_complete(server, server_folder):
+    answer = post(server)
+    np.testing.assert_array_equal(pixels(answer), np.where(HOLE[..., None], 255, IMAGE))
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="cup-completed.png"'
+    assert answer.headers["X-Summary"].startswith("white%3A%208.33%20%25%20filled%20in")
+    again = post(server, name="../../cup-completed.png")
+    assert again.headers["Content-Disposition"] == 'attachment; filename="cup-completed.png"'
+    wait_for(lambda: not list(server_folder.iterdir()))
 
 
-def test_twenty_clients_at_once(server, completer, tmp_path):
+def test_methods_and_options_are_those_of_the_command(server):
+    telea = Completer(method="telea", scale=0.5, blend="none")(IMAGE, HOLE)
+    answer = post(server, method="telea", scale="0.5")
+    np.testing.assert_array_equal(pixels(answer), telea)
+    poisson = post(server, method="telea", scale="0.5", blend="poisson")
+    np.testing.assert_array_equal(pixels(poisson), blend(telea, HOLE, "poisson"))
+    small = encode(HOLE[::2, ::2])
+    changed = pixels(post(server, mask=small, invert_mask="1", resize_mask="1", dilate_mask="2"))
+    assert (changed[:20] == 255).all() and (changed[35:65, 25:55] == IMAGE[35:65, 25:55]).all()
+
+
+def test_the_page_knows_methods_and_limits(server):
+    answer = httpx.get(f"{server}/methods").json()
+    assert [(one["name"], one["ready"]) for one in answer["methods"]] == [
+        ("white", True),
+        ("smooth", True),
+        ("telea", True),
+        ("navier-stokes", True),
+        ("places", False),
+        ("celeba_hq", False),
+    ]
+    assert (answer["default"], answer["megapixels"], answer["megabytes"]) == ("white", 1, 1)
+
+
+def test_twenty_clients_at_once(server):
     """Each client gets its own photograph back."""
 
     def ask(number):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        paths, image, hole = make_files(folder, "cup", offset=number)
-        return pixels(complete(connect(server, folder), *paths)), image, hole
+        image, hole = make_pair(offset=number)
+        return pixels(post(server, photo=encode(image), mask=encode(hole))), image, hole
 
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         for got, image, hole in pool.map(ask, range(20)):
-            np.testing.assert_array_equal(got[~hole], image[~hole])
-            assert_equal_up_to_rounding(got, completer(image, hole))
-
-
-def test_errors_have_clear_messages(server, tmp_path):
-    (photo, mask), _, _ = make_files(tmp_path, "cup")
-    (tmp_path / "text.jpg").write_text("no image")
-    PIL.Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
-    PIL.Image.new("L", (160, 120)).save(tmp_path / "black.png")
-    PIL.Image.new("L", (1200, 1000)).save(tmp_path / "large.png")
-    client = connect(server, tmp_path)
-    for name, of, words in (
-        ("text.jpg", mask, "text.jpg is not an image"),
-        (photo, "text.jpg", "text.jpg is not an image"),
-        (photo, "small.png", "the image is 160x120, its mask 10x10"),
-        (photo, "black.png", "there is no hole yet"),
-        ("large.png", "large.png", "large.png has 1.2 megapixels, at most 1 are allowed"),
-    ):
-        with pytest.raises(AppError, match="^" + words):
-            complete(client, tmp_path / name, tmp_path / of)
-
-
-def test_the_queue_cannot_be_bypassed(server, tmp_path):
-    """Requests that would run immediately and concurrently are rejected."""
-    files = [{"path": "a.png", "meta": {"_type": "gradio.FileData"}}] * 2
-    for name in ("complete", "on_press"):
-        answer = httpx.post(f"{server[0]}/gradio_api/api/{name}", json={"data": [*files, "none"]})
-        assert answer.status_code in (401, 404), answer.text
-
-
-def test_the_editor_accepts_one_layer_of_limited_size(server, tmp_path):
-    """Gradio would decode large or many layers before our checks."""
-    api = f"{server[0]}/gradio_api"
-    (photo, _), _, _ = make_files(tmp_path, "cup")
-    PIL.Image.new("RGBA", (6000, 6000)).save(tmp_path / "large.png")
-    files = [("files", (p.name, p.read_bytes())) for p in (photo, tmp_path / "large.png")]
-    paths = httpx.post(f"{api}/upload", files=files).json()
-    photo, large = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths)
-    config = httpx.get(f"{server[0]}/config").json()
-    (press_id,) = (one["id"] for one in config["dependencies"] if one["api_name"] == "on_press")
-    (editor_id,) = (one["id"] for one in config["components"] if one["type"] == "imageeditor")
-
-    painted = {"background": None, "layers": [large] * 9, "composite": None}
-    event = {"data": [photo, painted, None, "none"], "fn_index": press_id, "session_hash": "a"}
-    httpx.post(f"{api}/queue/join", json=event)
-    with httpx.stream("GET", f"{api}/queue/data?session_hash=a", timeout=60) as answer:
-        said = next(line for line in answer.iter_lines() if "process_completed" in line)
-    assert "the painting is larger than 1280 pixels" in said
-    blob = {"type": "layer", "index": 10**9, "id": "a"}
-    event = {
-        "data": blob,
-        "component_id": editor_id,
-        "fn_name": "accept_blobs",
-        "session_hash": "a",
-    }
-    assert httpx.post(f"{api}/component_server", json=event).status_code == 404
-
-
-def test_urls_and_other_files_are_not_read(server, tmp_path):
-    (_, mask), _, _ = make_files(tmp_path, "cup")
-    client = connect(server, tmp_path)
-    for path in ("http://example.org/a.png", "/etc/hostname"):
-        with pytest.raises(AppError):
-            client.predict(
-                photo={"path": path, "meta": {"_type": "gradio.FileData"}},
-                mask=handle_file(mask),
-                api_name="/complete",
-            )
-
-
-def test_large_files_are_rejected(server, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8)
-    PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
-    with pytest.raises(ValueError, match="exceeds the maximum file size of 1000000 bytes"):
-        complete(connect(server, tmp_path), tmp_path / "noise.png", tmp_path / "noise.png")
-    # Clients that do not check the limit first get status 413.
-    content = (tmp_path / "noise.png").read_bytes()
-    answer = httpx.post(f"{server[0]}/gradio_api/upload", files={"files": ("a.png", content)})
-    assert answer.status_code == 413
-    answer = httpx.post(f"{server[0]}/gradio_api/upload", data={"text": "a" * 1_200_000})
-    assert answer.status_code == 413
-
-    def in_chunks():
-        yield from [b"a" * 100_000] * 20
-
-    with contextlib.suppress(httpx.RemoteProtocolError):  # the connection is closed
-        answer = httpx.post(f"{server[0]}/gradio_api/upload", content=in_chunks())
-        assert answer.status_code >= 400
-
-
-def test_a_full_queue_rejects_further_requests(finished_run, tmp_path):
-    (photo, mask), image, _ = make_files(tmp_path, "cup", size=(400, 600))
-    with serving(finished_run[0], tmp_path, "--max-queue=1") as server:
-        client = connect(server, tmp_path)
-
-        def ask(_):
-            try:
-                return pixels(complete(client, photo, mask)).shape
-            except QueueError as error:
-                return str(error)
-
-        with concurrent.futures.ThreadPoolExecutor(12) as pool:
-            answers = set(pool.map(ask, range(12)))
-    assert image.shape in answers
-    answers.remove(image.shape)
-    assert len(answers) == 1 and answers.pop().startswith("Queue is full")
-
-
-def test_shutdown_deletes_all_files(finished_run, tmp_path):
-    (photo, mask), _, _ = make_files(tmp_path, "cup")
-    place = tmp_path / "server"
-    place.mkdir()
-    with serving(finished_run[0], place) as (address, process):
-        complete(connect((address, process), tmp_path), photo, mask)
-        assert {path.name for path in place.rglob("*.png")} >= {"cup.png", "cup-completed.png"}
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-        assert [path.name for path in place.iterdir()] == ["output.txt"]
-        assert (place / "output.txt").read_text().splitlines()[1:] == ["stopped"]
-
-
-def test_listens_on_localhost_only(server, finished_run):
-    """And reports a port that is in use."""
-    port = server[0].rpartition(":")[2]
-    result = run("glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", f"--port={port}")
-    assert_rejected(result, f"cannot listen on 127.0.0.1:{port}", "--port")
-    assert httpx.get(server[0]).status_code == 200
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.2:{port}")
+            np.testing.assert_array_equal(got, np.where(hole[..., None], 255, image))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("fields", "message"),
     [
-        (["--checkpoint=nowhere"], "no checkpoint in"),
-        (["--checkpoint=nowhere", "--port=70000"], "--port=70000 must be in 1..65535"),
-        (["--checkpoint=x", "--method=telea"], "either --checkpoint or --method"),
+        ({"photo": b"no image", "name": "text.jpg"}, "text.jpg is not an image"),
+        ({"mask": b"no image"}, "mask.png is not an image"),
+        ({"mask": SMALL}, "the image is 160x120, its mask 10x10"),
+        ({"mask": encode(np.zeros((120, 160), bool))}, "there is no hole yet"),
+        ({"photo": WIDE}, "cup.png has 1.2 megapixels, at most 1"),
+        ({"mask": WIDE}, "mask.png has 1.2 megapixels, at most 1"),
+        ({"photo": PHOTO + bytes(10**6)}, "cup.png has 1.0 MB, at most 1 are allowed"),
+        ({"mask": PHOTO}, "mask.png is the photograph itself"),
+        ({"method": "gan"}, "method='gan' must be one of white, smooth, telea"),
+        ({"blend": "blur"}, "blend='blur' must be one of auto, none"),
+        ({"scale": "2"}, "scale=2.0 must be auto or"),
+        ({"scale": "big"}, "scale='big' must be auto or"),
+        ({"quality": "0"}, "quality='0' must be a whole number in 1..100"),
+        ({"dilate_mask": "x"}, "dilate_mask='x' must be a whole number"),
+        ({"colour": "red"}, "unknown field 'colour'; allowed: photo, mask, method"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_sentence(server, server_folder, fields, message):
+    found = error(post(server, **fields))
+    assert found.startswith(message) and "\n" not in found and str(server_folder) not in found
+    assert list(server_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("file_format", ["EPS", "ICO", "GIF", "PPM", "TGA"])
+def test_other_formats_are_never_decoded(server, file_format):
+    """PIL would pass EPS to Ghostscript, whatever the name."""
+    other = encode(IMAGE, file_format)
+    assert error(post(server, mask=other)).startswith("mask.png is not an image")
+    assert error(post(server, photo=other)).startswith("cup.png is not an image")
+
+
+def test_photographs_are_files_not_addresses(server):
+    for value in ("http://example.org/a.png", "/etc/hostname", "file:///etc/hostname"):
+        files = {"mask": ("mask.png", MASK)}
+        answer = httpx.post(f"{server}/complete", files=files, data={"photo": value})
+        assert error(answer).startswith("there is no photo; send a file")
+    assert error(httpx.post(f"{server}/complete", data={"photo": "a"}), 415)
+
+
+def test_large_bodies_are_rejected(server):
+    assert error(post(server, photo=bytes(2_200_000)), 413) == "at most 2 MB are allowed"
+
+    def in_chunks():
+        yield b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.png"\r\n\r\n'
+        yield from [bytes(100_000)] * 100
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{server}/complete", content=in_chunks(), headers=headers)
+    assert error(answer, 413) == "at most 2 MB are allowed"
+    many = {f"f{number}": (None, "a") for number in range(50)}
+    assert error(httpx.post(f"{server}/complete", files=many))
+    assert error(post(server, method="a" * 5000))
+
+
+class Blocker(Whitener):
+    """Waits in `fill` until `go` is set; counts how many are there."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.inside, self.calls, self.most = 0, 0, 0
+
+    def at_scale(self, scale):
+        return self
+
+    def fill(self, images, holes):
+        self.inside, self.calls = self.inside + 1, self.calls + 1
+        self.most = max(self.most, self.inside)
+        self.go.wait(60)
+        self.inside -= 1
+        return super().fill(images, holes)
+
+
+def test_one_completion_at_a_time_and_a_bounded_queue(tmp_path):
+    blocker = Blocker()
+    limits = Limits(megapixels=1, megabytes=1, queue=3)
+    with (
+        serving(Methods({"slow": blocker}), tmp_path, limits) as server,
+        concurrent.futures.ThreadPoolExecutor(10) as pool,
+    ):
+        waiting = [pool.submit(post, server) for _ in range(4)]
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 4)
+        # Those that do not complete have their own line.
+        assert post(server, "preview").status_code == 200
+        busy = post(server)
+        assert error(busy, 503) == "4 requests are waiting already; try again in a minute"
+        assert busy.headers["Retry-After"] == "60"
+        blocker.go.set()
+        assert [answer.result().status_code for answer in waiting] == [200] * 4
+    assert (blocker.most, blocker.calls) == (1, 4)
+
+
+def test_a_visitor_who_leaves_the_queue_is_skipped(tmp_path):
+    blocker = Blocker()
+    with (
+        serving(Methods({"slow": blocker}), tmp_path) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        first = pool.submit(post, server)
+        wait_for(lambda: blocker.inside)
+        with contextlib.suppress(httpx.ReadTimeout):
+            files = {"photo": ("cup.png", PHOTO), "mask": ("mask.png", MASK)}
+            httpx.post(f"{server}/complete", files=files, timeout=0.3)
+        blocker.go.set()
+        assert first.result().status_code == 200
+        wait_for(lambda: not list(tmp_path.iterdir()))
+    assert blocker.calls == 1
+
+
+def test_stopping_answers_those_who_wait(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("glinpaint_jax.web.app.SHUTDOWN_SECONDS", 1)
+    blocker = Blocker()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with serving(Methods({"slow": blocker}), tmp_path) as server:
+            waiting = [pool.submit(post, server) for _ in range(2)]
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        for answer in waiting:
+            assert error(answer.result(), 503) == "the server is stopping; try again later"
+        assert list(tmp_path.iterdir()) == []
+        blocker.go.set()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_uploads_held_at_once_are_limited(tmp_path):
+    """One visitor may hold ten times the largest file, so that the disk cannot fill."""
+    blocker = Blocker()
+    photo = encode(IMAGE) + bytes(900_000)
+    with (
+        serving(Methods({"slow": blocker}), tmp_path) as server,
+        concurrent.futures.ThreadPoolExecutor(20) as pool,
+    ):
+        waiting = [pool.submit(post, server, photo=photo) for _ in range(14)]
+        wait_for(lambda: sum(answer.done() for answer in waiting) >= 4)
+        blocker.go.set()
+        answers = [answer.result() for answer in waiting]
+    assert {answer.status_code for answer in answers} == {200, 507}
+    refused = next(answer for answer in answers if answer.status_code == 507)
+    assert error(refused, 507) == "too many uploads at once; try again in a minute"
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"Host": "evil.example"}, "this server is not called 'evil.example'"),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, "this server is not called"),
+        ({"Host": "[::1"}, "this server is not called"),
+        ({"Origin": "http://evil.example"}, "requests from 'http://evil.example' are not allowed"),
+        ({"Origin": "http://127.0.0.1:1"}, "requests from"),
+        ({"Origin": "null"}, "requests from 'null'"),
+        ({"Host": "localhost:80", "Origin": "http://localhost:80"}, None),
+        ({"Host": "192.0.2.7", "Origin": "https://192.0.2.7"}, None),
+        ({"Host": "[::1]:7860"}, None),
+        ({"Host": "Proxy:1"}, None),
+        ({"Origin": "https://proxy"}, None),
     ],
 )
-def test_invalid_arguments_are_rejected(arguments, expected):
-    assert_rejected(run("glinpaint_jax", "serve", *arguments), expected)
+def test_other_sites_are_refused(server, headers, message):
+    answer = post(server, "preview", headers=headers)
+    if message is None:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert error(answer, 403).startswith(message)
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_every_answer_has_security_headers(server):
+    for path, status in (("", 200), ("page.js", 200), ("methods", 200), ("nothing", 404)):
+        answer = httpx.get(f"{server}/{path}")
+        assert answer.status_code == status
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    for path in STATIC.iterdir():
+        found = set(re.findall(r"(?:https?:)?//[a-z][\w.]*\.[a-z]+", path.read_text()))
+        assert found <= {"http://www.w3.org"}, path
+
+
+def test_refused_requests_are_logged_in_one_line(server, capfd):
+    for path in ("../../etc/passwd", "..%2f..%2fetc/passwd", "%00", "static/../app.py", "%0aline"):
+        with socket.create_connection(server.removeprefix("http://").split(":")) as client:
+            client.sendall(f"GET /{path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            assert b"404" in client.makefile("rb").readline()
+    with socket.create_connection(server.removeprefix("http://").split(":")) as client:
+        client.sendall(b"GARBAGE\r\n\r\n")
+        assert b"400" in client.makefile("rb").readline()
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert error(httpx.post(f"{server}/complete", content=b"garbage", headers=headers))
+    assert error(httpx.put(f"{server}/complete"), 405)
+    lines = capfd.readouterr().err.splitlines()
+    lines = [line for line in lines if line != "WARNING:  Invalid HTTP request received."]
+    assert len(lines) == 7, lines
+    assert lines[0] == "127.0.0.1: GET '/../../etc/passwd': 404"
+
+
+def test_checkpoints_by_name_are_loaded_when_first_asked_for(tmp_path, monkeypatch):
+    """While they are downloaded, the page learns how far."""
+    go, states = threading.Event(), []
+
+    def locate(name, report):
+        report(30, 120)
+        states.append(name)
+        go.wait(60)
+        return tmp_path / name
+
+    monkeypatch.setattr("glinpaint_jax.web.methods.locate", locate)
+    monkeypatch.setattr(Completer, "load", lambda path, blend: Whitener())
+
+    def state(server):
+        return httpx.get(f"{server}/methods").json()["methods"][-2]
+
+    with (
+        serving(Methods({"white": Whitener()}), tmp_path) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        files = {"method": (None, "places")}
+        loading = pool.submit(httpx.post, f"{server}/load", files=files, timeout=60)
+        wait_for(lambda: states)
+        assert state(server)["progress"] == 0.25 and not state(server)["ready"]
+        assert post(server).status_code == 200  # others are served meanwhile
+        go.set()
+        assert loading.result().status_code == 204
+        assert state(server)["ready"] and state(server)["progress"] is None
+        assert post(server, method="places").headers["X-Summary"].startswith("Places")
+    assert states == ["places"]

@@ -1,8 +1,5 @@
 """Handles uploaded files."""
 
-import os
-import time
-
 import cv2
 import numpy as np
 import PIL.Image
@@ -10,131 +7,158 @@ import pytest
 import skimage.data
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.web.app import summarize
+from glinpaint_jax.web.methods import Methods, name_checkpoint
 from glinpaint_jax.web.uploads import (
     PREVIEW,
     Limits,
+    Upload,
     complete_upload,
-    layer_to_hole,
+    draw_mask,
     make_preview,
-    remove_older,
+    parse_options,
+    summarize,
 )
 from tests.helpers.completers import Whitener
 
 LIMITS = Limits(megapixels=50, megabytes=50, queue=32)
+METHODS = Methods({"white": Whitener()})
 
 
-def test_the_painted_layer_is_stretched_to_the_photograph():
-    layer = np.zeros((50, 100, 4), np.uint8)
-    layer[10:20, 30:60] = 255, 45, 120, 255
-    layer[40:, 90:, :3] = 255  # coloured but transparent: erased
-    hole = layer_to_hole(PIL.Image.fromarray(layer), 500, 1000)
-    expected = np.zeros((500, 1000), bool)
-    expected[100:200, 300:600] = True
-    assert (hole != expected).mean() < 0.001
-    np.testing.assert_array_equal(
-        layer_to_hole(PIL.Image.fromarray(layer), 50, 100), layer[..., 3] > 0
-    )
+def upload(folder, name, image, **options):
+    """Saves `image` (an array or PIL image) under `name`."""
+    image = image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)
+    image.save(folder / name, **options)
+    return Upload(name, folder / name)
 
 
-def test_previews_are_small_and_opaque():
-    image = PIL.Image.new("LA", (3000, 1000), (0, 0))
-    shown = make_preview(image)
-    assert shown.size == (PREVIEW, PREVIEW // 3 + 1) and shown.mode == "RGB"
-    assert shown.getpixel((5, 5)) == (255, 255, 255)
-    assert image.size == (3000, 1000)
-    assert make_preview(PIL.Image.new("RGB", (30, 20), "red")).getpixel((0, 0)) == (255, 0, 0)
+def complete(folder, photo, mask, **fields):
+    (folder / "result").mkdir(exist_ok=True)
+    options = parse_options(fields, "white")
+    return complete_upload(METHODS, photo, mask, options, folder / "result", LIMITS)
+
+
+def pixels(path):
+    with PIL.Image.open(path) as image:
+        return np.array(image)
 
 
 def test_the_result_keeps_the_photographs_format_and_metadata(tmp_path):
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
     exif[PIL.ExifTags.Base.Artist] = "somebody"
-    photo = tmp_path / "photo.JPG"
-    PIL.Image.new("RGB", (40, 30), "navy").save(photo, exif=exif)
-    mask = np.zeros((40, 30), bool)
-    mask[:10] = True
-    PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
-    layer = np.zeros((20, 15, 4), np.uint8)
-    layer[15:, :, 3] = 255
-    mask_path, layer = str(tmp_path / "mask.png"), PIL.Image.fromarray(layer)
-    result = complete_upload(Whitener(), str(photo), mask_path, layer, "none", tmp_path, LIMITS)
-    assert result.before.size == result.after.size == (30, 40)
-    hole = result.hole
-    assert hole[:10].all() and hole[31:].all() and not hole[11:29].any()
-    assert result.path.name == "photo-completed.jpg" and not result.lossless
+    image = PIL.Image.new("RGB", (40, 30), "navy")
+    photo = upload(tmp_path, "photo.JPG", image, exif=exif, icc_profile=b"profile")
+    hole = np.zeros((40, 30), bool)
+    hole[:10] = True
+    result = complete(tmp_path, photo, upload(tmp_path, "mask.png", hole))
+    assert result.name == "photo-completed.jpg"
     with PIL.Image.open(result.path) as written:
-        assert written.size == (30, 40)
+        assert written.format == "JPEG" and written.size == (30, 40)
         assert dict(written.getexif()) == {PIL.ExifTags.Base.Artist: "somebody"}
+        assert written.info["icc_profile"] == b"profile"
         assert min(written.getpixel((15, 3))) > 240 > max(written.getpixel((15, 20)))
 
 
-def test_a_photograph_and_a_hole_are_required(tmp_path):
-    with pytest.raises(UserError, match="there is no photograph yet"):
-        complete_upload(Whitener(), None, None, None, "none", tmp_path, LIMITS)
-    PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="there is no hole yet"):
-        complete_upload(Whitener(), str(tmp_path / "a.png"), None, None, "none", tmp_path, LIMITS)
+def test_going_on_with_a_jpeg_hardly_changes_it(tmp_path):
+    """Encoding again at the same quality is nearly lossless."""
+    image = np.ascontiguousarray(skimage.data.coffee()[:240, :320])
+    hole = np.zeros((240, 320), bool)
+    hole[:16, :16] = True
+    mask = upload(tmp_path, "mask.png", hole)
+    photo, seen = upload(tmp_path, "photo.jpg", image, quality=95, subsampling=0), []
+    for number in range(5):
+        result = complete(tmp_path, photo, mask)
+        assert result.name == "photo-completed.jpg"
+        photo = Upload(result.name, result.path.rename(tmp_path / f"{number}.jpg"))
+        seen.append(pixels(photo.path)[16:, 16:].astype(int))
+    assert np.abs(seen[-1] - seen[0]).mean() < 0.1
 
 
-def test_the_masks_rules_are_those_of_the_command(tmp_path):
-    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
-    for path in (photo, mask):
-        PIL.Image.fromarray(skimage.data.coffee()[:30, :40]).save(path)
-    arguments = str(photo), str(mask), None, "none", tmp_path, LIMITS
-    with pytest.raises(UserError, match=r"^mask\.png is the photograph itself"):
-        complete_upload(Whitener(), *arguments)
-    for rows, note in ((30, " Note: the hole covers 100% of the image; is the mask"), (10, "")):
-        hole = np.zeros((30, 40), np.uint8)
-        hole[:rows] = 255
-        PIL.Image.fromarray(hole).save(mask)
-        summary = summarize(complete_upload(Whitener(), *arguments), 1.5)
-        assert summary.startswith("**40 x 30**, ") and " filled in 1.5 s. All other" in summary
-        assert note in summary and ("Note" in summary) == bool(note)
+def test_previews_are_small_upright_opaque_and_keep_the_profile(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    wide = PIL.Image.new("LA", (4200, 100), (0, 0))
+    photo = upload(tmp_path, "wide.png", wide, exif=exif, icc_profile=b"profile")
+    path, size = make_preview(photo, tmp_path, LIMITS)
+    assert size == (100, 4200)
+    with PIL.Image.open(path) as shown:
+        assert shown.size == (98, PREVIEW) and shown.mode == "RGB"
+        assert shown.getpixel((5, 5)) == (255, 255, 255)
+        assert shown.info["icc_profile"] == b"profile"
+    photo = upload(tmp_path, "red.tif", PIL.Image.new("RGB", (30, 20), (255, 0, 0)))
+    path, size = make_preview(photo, tmp_path, LIMITS)
+    assert size == (30, 20)
+    np.testing.assert_allclose(pixels(path)[0, 0], (255, 0, 0), atol=2)
+
+
+def test_mask_files_are_drawn_in_the_previews_size(tmp_path):
+    photo = upload(tmp_path, "photo.png", np.zeros((100, 5000, 3), np.uint8))
+    hole = np.zeros((100, 5000), bool)
+    hole[50:, 1000:2000] = True
+    mask = upload(tmp_path, "mask.tif", hole)
+    drawn = pixels(draw_mask(photo, mask, parse_options({}, "white"), tmp_path, LIMITS))
+    assert drawn.shape == (82, PREVIEW, 2) and (drawn[..., 0] == 255).all()
+    back = cv2.resize(drawn[..., 1], (5000, 100)) > 127
+    assert (back != hole).mean() < 0.01
+    options = parse_options({"invert_mask": "1", "dilate_mask": "3"}, "white")
+    drawn = pixels(draw_mask(photo, mask, options, tmp_path, LIMITS))[..., 1]
+    assert drawn[20].all() and drawn[43, 1500 * PREVIEW // 5000] and not drawn[60, 1000]
+    small = upload(tmp_path, "small.png", hole[:50])
+    with pytest.raises(UserError, match="the image is 5000x100, its mask 5000x50"):
+        draw_mask(photo, small, parse_options({}, "white"), tmp_path, LIMITS)
+
+
+def test_what_is_painted_on_a_preview_is_stretched(tmp_path):
+    photo = upload(tmp_path, "photo.png", np.zeros((500, 1000, 3), np.uint8))
+    painted = np.zeros((50, 100), bool)
+    painted[10:20, 30:60] = True
+    mask = upload(tmp_path, "mask.png", painted)
+    result = pixels(complete(tmp_path, photo, mask, resize_mask="1").path)
+    expected = np.zeros((500, 1000), bool)
+    expected[100:200, 300:600] = True
+    assert ((result[..., 0] == 255) != expected).mean() < 0.001
+
+
+def test_the_summary_says_what_filled_and_what_is_unusual():
+    hole = np.zeros((30, 40), bool)
+    hole[:3] = True
+    assert summarize("telea", hole, 1.23, "PNG") == (
+        "Telea: 10 % filled in 1.2 s. All other pixels are unchanged."
+    )
+    hole[:] = True
+    text = summarize("my run", hole, 1.23, "JPEG")
+    assert text.startswith("my run: 100 % filled in 1.2 s. JPEG is re-encoded")
+    assert text.endswith("Note: the hole covers 100% of the image; is the mask inverted?")
 
 
 def test_alpha_in_a_format_without_alpha_gives_a_png(tmp_path):
-    photo, mask = tmp_path / "alpha.bmp", tmp_path / "mask.png"
-    pixels = np.full((20, 30, 4), 128, np.uint8)
-    cv2.imwrite(str(photo), pixels)
-    PIL.Image.new("L", (30, 20), 255).save(mask)
-    result = complete_upload(Whitener(), str(photo), str(mask), None, "none", tmp_path, LIMITS)
-    assert result.path.name == "alpha-completed.png" and result.lossless
-    assert result.after.mode == "RGBA"
-
-
-def test_errors_do_not_reveal_paths(tmp_path):
-    photo, mask = tmp_path / "wide.png", tmp_path / "mask.png"
-    for path in (photo, mask):
-        PIL.Image.new("L", (1100, 1000), 255).save(path)
-    limits = Limits(megapixels=1, megabytes=1, queue=1)
-    for name, message in (
-        ("gone.png", "gone.png has been deleted on the server"),
-        ("wide.png", "wide.png has"),
-    ):
-        with pytest.raises(UserError, match="^" + message):
-            path = str(tmp_path / name)
-            complete_upload(Whitener(), path, str(mask), None, "none", tmp_path, limits)
+    cv2.imwrite(str(tmp_path / "alpha.bmp"), np.full((20, 30, 4), 128, np.uint8))
+    mask = upload(tmp_path, "mask.png", np.ones((20, 30), bool))
+    result = complete(tmp_path, Upload("alpha.bmp", tmp_path / "alpha.bmp"), mask)
+    assert result.name == "alpha-completed.png"
+    assert pixels(result.path).shape == (20, 30, 4)
 
 
 def test_very_large_holes_are_not_blended(tmp_path):
-    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
-    PIL.Image.new("RGB", (3000, 2700)).save(photo)
+    photo = upload(tmp_path, "photo.png", PIL.Image.new("RGB", (3000, 2700)), compress_level=0)
     line = np.zeros((2700, 3000), np.uint8)
     cv2.line(line, (5, 5), (2990, 2690), 255, 3)
-    cv2.imwrite(str(mask), line)
-    arguments = Whitener(), str(photo), str(mask), None, "poisson", tmp_path, LIMITS
-    completed = np.array(complete_upload(*arguments).after)
-    assert (completed[line > 0] == 255).all()
+    result = complete(tmp_path, photo, upload(tmp_path, "mask.png", line), blend="poisson")
+    assert (pixels(result.path)[line > 0] == 255).all()
 
 
-def test_remove_older_removes_old_files_and_empty_folders(tmp_path):
-    for name, age in (("old", 100), ("new", 10)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "photo.png").touch()
-        os.utime(tmp_path / name / "photo.png", times=(time.time() - age,) * 2)
-    (tmp_path / "empty").mkdir()
-    os.utime(tmp_path / "empty", times=(time.time() - 100,) * 2)
-    remove_older(tmp_path, 50)
-    assert {path.name for path in tmp_path.rglob("*")} == {"old", "new", "photo.png"}
-    assert not (tmp_path / "old" / "photo.png").exists()
+def test_quality(tmp_path):
+    photo = upload(tmp_path, "photo.jpg", skimage.data.coffee()[:120, :160])
+    mask = upload(tmp_path, "mask.png", np.eye(120, 160) > 0)
+    sizes = [
+        complete(tmp_path, photo, mask, quality=quality).path.stat().st_size
+        for quality in ("10", "95")
+    ]
+    assert sizes[0] < sizes[1] / 3
+
+
+def test_checkpoints_get_short_names():
+    assert name_checkpoint("runs/demo/") == "demo"
+    assert name_checkpoint("runs/demo/checkpoints/20") == "demo 20"
+    assert name_checkpoint("places") == "places"
+    assert name_checkpoint("http://localhost/a/model.pth") == "model.pth"

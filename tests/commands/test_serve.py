@@ -1,0 +1,101 @@
+"""`serve` as a program, and its arguments."""
+
+import signal
+import socket
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+
+from glinpaint_jax import Completer
+from glinpaint_jax.commands import cli, serve
+from glinpaint_jax.errors import UserError
+from tests.helpers.programs import Started, free_address
+from tests.helpers.serving import wait_for
+
+
+def parse(*arguments):
+    parser = cli.ArgumentParser("serve", serve.__doc__)
+    serve.add_arguments(parser)
+    return parser.parse_args(list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--port=70000"], "--port=70000 must be in 1..65535"),
+        (["--max-megapixels=90"], "--max-megapixels=90 must be in 1..89"),
+        (["--host=::1"], "--host=::1 must be a host name or an IPv4 address"),
+        (["--port=1", "--host=192.0.2.1"], "cannot listen on 192.0.2.1:1; try another --port"),
+    ],
+)
+def test_invalid_arguments_are_rejected(arguments, expected):
+    with pytest.raises(UserError, match=expected):
+        serve.main(parse("--checkpoint=nowhere", *arguments))
+
+
+def test_a_port_in_use_is_reported():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}; try another"):
+            serve.main(parse(f"--port={port}"))
+
+
+def test_checkpoints_may_be_repeated(finished_run, capsys):
+    run, step = str(finished_run[0]), str(finished_run[0] / "checkpoints" / "10")
+    loaded = serve.load_completers(parse(f"--checkpoint={run}", f"--checkpoint={step}"))
+    assert list(loaded) == ["finished", "finished 10"]
+    with pytest.raises(UserError, match="two checkpoints are called 'finished'"):
+        serve.load_completers(parse(f"--checkpoint={run}", f"--checkpoint={run}/"))
+    with pytest.raises(UserError, match="no checkpoint in"):
+        serve.load_completers(parse("--checkpoint=nowhere"))
+    with pytest.raises(UserError, match="either --checkpoint or --method"):
+        serve.load_completers(parse("--checkpoint=nowhere", "--method=telea"))
+    assert list(serve.load_completers(parse("--method=telea"))) == ["telea"]
+    assert "filling by --method telea" in capsys.readouterr().err
+
+
+def test_a_network_completes_and_a_signal_leaves_no_file(finished_run, tmp_path):
+    image = np.ascontiguousarray(skimage.data.coffee()[:120, :160])
+    hole = np.zeros((120, 160), bool)
+    hole[30:70, 20:60] = True
+    PIL.Image.fromarray(image).save(tmp_path / "cup.png")
+    PIL.Image.fromarray(hole).save(tmp_path / "mask.png")
+    address, place = free_address(), tmp_path / "server"
+    place.mkdir()
+    port = f"--port={address.rpartition(':')[2]}"
+    started = Started(
+        "glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", port, TMPDIR=str(place)
+    )
+
+    def post(timeout=60):
+        files = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("mask", "cup")}
+        files["photo"] = ("cup.png", files.pop("cup"))
+        return httpx.post(f"http://{address}/complete", files=files, timeout=timeout)
+
+    wait_for(lambda: answers(f"http://{address}"), 120)
+    with pytest.raises(httpx.ConnectError):  # it listens on this machine only
+        httpx.get(f"http://127.0.0.2:{port.rpartition('=')[2]}")
+    answer = post()
+    (tmp_path / "filled.png").write_bytes(answer.content)
+    with PIL.Image.open(tmp_path / "filled.png") as filled:
+        got = np.array(filled).astype(int)
+    # The server's process has fewer devices, which changes the order of sums.
+    expected = Completer.load(finished_run[0])(image, hole).astype(int)
+    np.testing.assert_allclose(got, expected, atol=1)
+    assert (got != expected).mean() < 1e-3
+    with pytest.raises(httpx.ReadTimeout):
+        post(timeout=0.01)
+    started.process.send_signal(signal.SIGTERM)
+    result = started.result(60)
+    assert result.returncode == 0 and result.stderr == "stopped\n"
+    assert list(place.iterdir()) == []
+
+
+def answers(address):
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.TransportError:
+        return False
