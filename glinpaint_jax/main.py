@@ -47,12 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-<<<<<<< HEAD
-    workdir = arguments.workdir or Path("runs") / arguments.config.stem
-    train(config, workdir, arguments.xla_flags)
-=======
-    train(config, workdir, arguments.accept_changed_data)
->>>>>>> main
+    train(config, workdir, arguments.accept_changed_data, arguments.xla_flags)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,8 @@ from glinpaint_jax.distributed import (
     local_batch_size,
     make_mesh,
     replicated,
-<<<<<<< HEAD
-    split_into_groups,
-=======
     require_same,
->>>>>>> main
+    split_into_groups,
     to_global,
 )
 from glinpaint_jax.errors import UserError
@@ -49,36 +46,22 @@ from glinpaint_jax.weights import FOLDER, load_weights, read_json, steps_in
 SAMPLE_COLUMNS = 8
 
 
-<<<<<<< HEAD
-def train(config: Config, workdir: Path, xla_flags: str | None = None) -> None:
+def train(
+    config: Config, workdir: Path, accept_changed_data: bool = False, xla_flags: str | None = None
+) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
     SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated;
-    `xla_flags` is as for `compile_steps`.
-    Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
-=======
-def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
-    """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
-
-    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
-    Raises UserError for unusable data, batch sizes or workdirs, for processes that differ and for
-    failures during the run.
->>>>>>> main
+    `xla_flags` is as for `compile_steps`. Raises UserError for unusable data, batch sizes or
+    workdirs, for processes that differ and for failures during the run.
     """
     sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    require_same(config, sources.fingerprints() | {"--accept-changed-data": accept_changed_data})
+    flags = {"--accept-changed-data": accept_changed_data, "--xla-flags": xla_flags or ""}
+    require_same(config, sources.fingerprints() | flags)
     mesh = make_mesh()
-<<<<<<< HEAD
     local_batch = local_batch_size(config.global_batch_size, mesh, config.microbatches)
     split_into_groups(mesh, config.batch_norm_devices)  # otherwise an error comes much later
-    train_source, eval_sources, found = open_sources(
-        config.data.source, config.data.eval_source, config.data.eval_images
-    )
-    for source in eval_sources.values():
-=======
-    local_batch = local_batch_size(config.global_batch_size, mesh)
     for source in sources.evaluation.values():
->>>>>>> main
         paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
@@ -107,13 +90,8 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
             return
         checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
         closing.callback(checkpoints.close)
-<<<<<<< HEAD
-        run = Run(config, mesh, train_source, eval_sources, reporter, checkpoints, stop, xla_flags)
-        batches = open_batches(train_source, config, local_batch, examples)
-=======
-        run = Run(config, mesh, sources, reporter, checkpoints, stop)
+        run = Run(config, mesh, sources, reporter, checkpoints, stop, xla_flags)
         batches = open_batches(sources.train, config, local_batch, examples)
->>>>>>> main
         closing.callback(batches.close)
         step = run_steps(run, state, start, batches)
         checkpoints.finish()
