@@ -1,15 +1,20 @@
 """Flags, configs and errors, in this process."""
 
+import argparse
+import shutil
 import types
 import warnings
 
 import pytest
 
+import glinpaint_jax
 from glinpaint_jax import distributed
 from glinpaint_jax.commands import cli, export
+from glinpaint_jax.commands import config as config_command
 from glinpaint_jax.config import Config, settings
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS
+from tests.helpers.programs import ROOT
 
 DEMO = "--config=configs/demo.py"
 
@@ -87,7 +92,7 @@ def test_a_saved_config_is_used_without_a_config_file(small_config):
         load()
 
 
-NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as configs/demo.py"
+NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as our demo"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,40 @@ def test_a_config_file_must_be_a_file(tmp_path):
         load(f"--config={tmp_path}")
 
 
+@pytest.fixture(params=["checkout", "wheel"])
+def installed(request, tmp_path, monkeypatch):
+    """Our package as a checkout or a wheel has it; the working folder is empty."""
+    if request.param == "wheel":
+        shutil.copytree(ROOT / "configs", tmp_path / "glinpaint_jax" / "configs")
+        init = tmp_path / "glinpaint_jax" / "__init__.py"
+        monkeypatch.setattr(glinpaint_jax, "__file__", str(init))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+
+@pytest.mark.usefixtures("installed")
+def test_our_configs_are_found_by_name(tmp_path):
+    assert load("--config=demo") == load(f"--config={ROOT}/configs/demo.py")
+    assert parse("--config=places").config.name == "places.py"  # evaluate looks for this name
+    with pytest.raises(UserError, match=r"no config file 'place'; pass a file or one of .*places"):
+        load("--config=place")
+    text = (ROOT / "configs" / "demo.py").read_text().replace("num_steps=2300", "num_steps=7")
+    (tmp_path / "empty" / "demo").write_text(text)
+    assert load("--config=demo").num_steps == 7  # the file
+
+
+@pytest.mark.usefixtures("installed")
+def test_our_configs_are_printed(capsys):
+    names = {path.stem for path in ROOT.glob("configs/*.py")}
+    config_command.main(argparse.Namespace(name=None))
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == names
+    for name in names:
+        config_command.main(argparse.Namespace(name=name))
+        assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.py").read_text()
+    with pytest.raises(UserError, match=r"no config 'none'; ours are .*places"):
+        config_command.main(argparse.Namespace(name="none"))
+
+
 def test_help_describes_every_field():
     parser = cli.ArgumentParser("program", "What it does.")
     cli.add_config_arguments(parser, "config file")
@@ -136,7 +175,7 @@ def test_every_field_is_a_setting():
 
 
 def test_the_export_command_lists_all_formats():
-    assert tuple(FORMATS) == export.FORMATS
+    assert (*FORMATS, "hub") == export.FORMATS
 
 
 @pytest.fixture
