@@ -1,6 +1,6 @@
 """Trains a model. If the workdir already holds a checkpoint, training resumes from it.
 
-  python -m glinpaint_jax.main --config configs/places.py
+  python -m glinpaint_jax.main --config places
 
 Pass --config.FIELD=VALUE to change a field of the config.
 """
@@ -15,25 +15,39 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.files import LOCK, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.usage = "%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
-    cli.add_config_arguments(parser, "config file, such as configs/places.py")
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="resume even if the number or names of the training images have changed",
+    )
+    cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
+    parser.add_argument(
+        "--xla-flags",
+        metavar="FLAGS",
+        help="compiler flags of the steps instead of the program's own: 'NAME=VALUE NAME=VALUE'",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments)
+    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    # Before joining: a second process with the number of a joined one would end the first run.
+    require_unlocked(workdir / LOCK)
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+    train(config, workdir, arguments.accept_changed_data, arguments.xla_flags)
 
 
 if __name__ == "__main__":

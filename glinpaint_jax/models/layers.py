@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from glinpaint_jax.distributed import DATA_AXIS, device_count, sum_over_devices
 from glinpaint_jax.models.blocks import conv2d_on_blocks, conv_transpose_to_blocks
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
@@ -91,8 +92,9 @@ class Conv(nn.Module):
 class BatchNormRelu(nn.Module):
     """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
-    With a sharded batch under `jax.jit`, statistics are those of the global batch. They are at
-    least float32; the output has the input's type. With `blocks`, x holds blocks of 2x2 pixels.
+    Within a training step, statistics are those of all images along the mesh axis `DATA_AXIS`.
+    They are at least float32; the output has the input's type. With `blocks`, x holds blocks of 2x2
+    pixels.
     """
 
     blocks: bool = False
@@ -108,7 +110,7 @@ class BatchNormRelu(nn.Module):
             return _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
         y, mean, var = batch_norm_relu(x, scale, bias, running_mean.value)
         if not self.is_initializing():
-            n = x.size // channels
+            n = _count_pixels(x, channels)
             running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
             unbiased = var * (n / max(n - 1, 1))
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
@@ -133,9 +135,9 @@ def batch_norm_relu(
     bfloat16 arrays. No gradient flows through the returned mean and variance.
     """
     # On CPU, summing a two-dimensional array is ten times faster than summing over axes 0-2.
-    pixels, n = _flatten_pixels(x) - _repeat(shift, x), x.size // shift.size
-    offset = _sum_pixels(pixels, shift.size) / n
-    square = _sum_pixels(jnp.square(pixels), shift.size) / n
+    pixels = _flatten_pixels(x) - _repeat(shift, x)
+    sums = _sum_pixels(pixels, jnp.square(pixels), channels=shift.size)
+    offset, square = _mean_over_devices(sums, x)
     var = jnp.maximum(square - jnp.square(offset), 0)
     mean = shift + offset
     return _normalize_relu(x, scale, bias, mean, var), mean, var
@@ -160,27 +162,34 @@ def _batch_norm_relu_backward(residuals: Any, cotangents: Any) -> tuple[Array, A
     inverse_deviation = lax.rsqrt(var + BATCH_NORM_EPSILON)
     normalized = (_flatten_pixels(x) - _repeat(mean, x)) * _repeat(inverse_deviation, x)
     gradient = jnp.where(_flatten_pixels(y) > 0, _flatten_pixels(cotangents[0]), 0)
-    bias_gradient = _sum_pixels(gradient, scale.size)
-    scale_gradient = _sum_pixels(gradient * normalized, scale.size)
-    n = x.size // scale.size
-    centered = (
-        gradient - _repeat(bias_gradient / n, x) - normalized * _repeat(scale_gradient / n, x)
-    )
+    # The gradients of bias and scale: of this device's images only, as those of all parameters.
+    sums = _sum_pixels(gradient, gradient * normalized, channels=scale.size)
+    bias_mean, scale_mean = (_repeat(mean, x) for mean in _mean_over_devices(sums, x))
+    centered = gradient - bias_mean - normalized * scale_mean
     x_gradient = centered * _repeat(scale * inverse_deviation, x)
-    return x_gradient.reshape(x.shape).astype(x.dtype), scale_gradient, bias_gradient, None
+    return x_gradient.reshape(x.shape).astype(x.dtype), sums[1], sums[0], None
 
 
-def _flatten_pixels(x: Array) -> Float[Array, "pixels cs"]:
+def _sum_pixels(*arrays: Float[Array, "rows cs"], channels: int) -> Float[Array, "n c"]:
+    return jnp.stack([array.sum(axis=0).reshape(-1, channels).sum(axis=0) for array in arrays])
+
+
+def _mean_over_devices(sums: Float[Array, "2 c"], x: Array) -> Float[Array, "2 c"]:
+    """The mean over all pixels of x, from sums over those of this device: one reduction."""
+    return sum_over_devices(sums, (DATA_AXIS,)) / _count_pixels(x, sums.shape[1])
+
+
+def _count_pixels(x: Array, channels: int) -> int:
+    return x.size // channels * device_count((DATA_AXIS,))
+
+
+def _flatten_pixels(x: Array) -> Float[Array, "rows cs"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
 
 
 def _repeat(vector: Float[Array, " c"], x: Array) -> Float[Array, "1 cs"]:
     """`vector` for each pixel in the last axis of x."""
     return jnp.tile(vector, x.shape[-1] // vector.size)[None]
-
-
-def _sum_pixels(values: Float[Array, "pixels cs"], channels: int) -> Float[Array, " c"]:
-    return values.sum(axis=0).reshape(-1, channels).sum(axis=0)
 
 
 batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
