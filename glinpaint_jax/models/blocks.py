@@ -1,7 +1,7 @@
 """Full-resolution layers on blocks of 2x2 pixels, for TPUs. Equal to the same layers on pixels.
 
-A TPU computes on 128 channels at a time, even if there are only 64, 32 or 3. So training there
-keeps full-resolution arrays as blocks: the channels of four pixels side by side, [b, h, w, c] ->
+A TPU computes on 128 channels at a time, even if there are only 64, 32 or 3. With `pixel_blocks`,
+full-resolution arrays are kept as blocks: the channels of four pixels side by side, [b, h, w, c] ->
 [b, h/2, w/2, 4c]. A convolution between blocks is an ordinary one, with a larger kernel that holds
 the same numbers and zeros. It multiplies more, but wastes less.
 """
