@@ -21,7 +21,7 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
