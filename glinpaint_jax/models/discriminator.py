@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from glinpaint_jax.models.blocks import to_blocks
 from glinpaint_jax.models.layers import ConvNormRelu, Layer
 
 # Table 2 of the paper. Shapes are for width 64 and 256x256 images. Each branch ends in a linear
 # layer to 1024 features; another maps both to one logit.
 GLOBAL_BRANCH = (  # [256, 256, 3]
-    Layer("conv1", 1, kernel=5, stride=2, full_resolution=True),  # [128, 128, 64]
+    Layer("conv1", 1, kernel=5, stride=2),  # [128, 128, 64]
     Layer("conv2", 2, kernel=5, stride=2),  # [64, 64, 128]
     Layer("conv3", 4, kernel=5, stride=2),  # [32, 32, 256]
     Layer("conv4", 8, kernel=5, stride=2),  # [16, 16, 512]
@@ -23,7 +22,7 @@ GLOBAL_BRANCH = (  # [256, 256, 3]
     Layer("conv6", 8, kernel=5, stride=2),  # [4, 4, 512]
 )
 LOCAL_BRANCH = (  # [128, 128, 3]
-    Layer("conv1", 1, kernel=5, stride=2, full_resolution=True),  # [64, 64, 64]
+    Layer("conv1", 1, kernel=5, stride=2),  # [64, 64, 64]
     Layer("conv2", 2, kernel=5, stride=2),  # [32, 32, 128]
     Layer("conv3", 4, kernel=5, stride=2),  # [16, 16, 256]
     Layer("conv4", 8, kernel=5, stride=2),  # [8, 8, 512]
@@ -41,19 +40,15 @@ class Branch(nn.Module):
     table: tuple[Layer, ...]
     width: int
     dtype: Any = None
-    blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b features"]:
-        if self.blocks:
-            x = to_blocks(x)
         for layer in self.table:
             x = ConvNormRelu(
                 layer.features(self.width),
                 layer.kernel,
                 layer.stride,
                 dtype=self.dtype,
-                blocks=self.blocks and layer.full_resolution,
                 name=layer.name,
             )(x, train=train)
         x = x.reshape(x.shape[0], -1)
@@ -64,13 +59,11 @@ class Discriminator(nn.Module):
     """Scores a whole image together with the window around its hole.
 
     Convolutions compute in `dtype`, linear layers in the parameters' own precision. Unlike the
-    generator, it only accepts the image size it was initialized with. `blocks` is as for the
-    generator.
+    generator, it only accepts the image size it was initialized with.
     """
 
     width: int = 64
     dtype: Any = None
-    blocks: bool = False
 
     @nn.compact
     def __call__(
@@ -83,10 +76,10 @@ class Discriminator(nn.Module):
         """Image and local window in [-1, 1] -> logits, positive for images that look real."""
         features = jnp.concatenate(
             [
-                Branch(GLOBAL_BRANCH, self.width, self.dtype, self.blocks, name="global_disc")(
+                Branch(GLOBAL_BRANCH, self.width, self.dtype, name="global_disc")(
                     image, train=train
                 ),
-                Branch(LOCAL_BRANCH, self.width, self.dtype, self.blocks, name="local_disc")(
+                Branch(LOCAL_BRANCH, self.width, self.dtype, name="local_disc")(
                     window, train=train
                 ),
             ],

@@ -30,11 +30,11 @@ class Weights:
 
 
 def make_networks(config: Config, blocks: bool = False) -> tuple[Generator, Discriminator]:
-    """With `blocks`, they compute the same in the form that TPUs prefer (blocks.py)."""
+    """With `blocks`, the generator computes the same in the form that TPUs prefer (blocks.py)."""
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
     return (
         Generator(config.model.width, config.model.output, config.model.base, dtype, blocks),
-        Discriminator(config.model.width, dtype, blocks),
+        Discriminator(config.model.width, dtype),
     )
 
 

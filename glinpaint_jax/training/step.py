@@ -191,7 +191,7 @@ def discriminator_forward(
     config: Config, network: NetworkState, params: Any, image: Array, origins: Array
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
-    _, discriminator = make_networks(config, blocks=config.pixel_blocks == "on")
+    _, discriminator = make_networks(config)
     variables = {"params": params, "batch_stats": network.batch_stats}
 
     def forward(image: Array, window: Array) -> tuple[Array, Any]:

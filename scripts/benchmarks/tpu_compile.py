@@ -2,11 +2,11 @@
 
     pip install -e . libtpu==0.0.42.1
     python scripts/benchmarks/tpu_compile.py [--chips v5e v6e] [--phases joint]
-        [--precisions bfloat16] [--pixel-blocks off] [--hlo DIRECTORY]
+        [--precisions bfloat16] [--pixel-blocks off] [--images 16] [--hlo DIRECTORY]
 
 Steps are those of configs/places.py with 12 images on each of 8 chips. Nothing runs: times are the
-compiler's own estimates, which we have never compared with a TPU. A step takes minutes of one core.
---hlo keeps the compiled programs as text. With --pixel-blocks on, FLOP include multiplications by
+compiler's own estimates, which we have never compared with a TPU. A step takes 5 to 20 minutes of
+one core. --hlo keeps the compiled programs as text. With --pixel-blocks on, FLOP include multiplications by
 zeros: compare milliseconds, not shares of the peak.
 """
 
