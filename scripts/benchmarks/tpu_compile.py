@@ -4,9 +4,9 @@
     python scripts/benchmarks/tpu_compile.py [--chips v5e v6e] [--phases joint]
         [--precisions bfloat16] [--pixel-blocks off] [--images 16] [--hlo DIRECTORY]
 
-Steps are those of configs/places.py with 12 images on each of 8 chips. Nothing runs: times are the
-compiler's own estimates, which we have never compared with a TPU. A step takes 5 to 20 minutes of
-one core. --hlo keeps the compiled programs as text. With --pixel-blocks on, FLOP include multiplications by
+Steps are those of configs/places.py, for 8 chips. Nothing runs: times are the compiler's own
+estimates, which we have never compared with a TPU. Compiling a step takes 4 to 8 minutes of a core.
+--hlo keeps the compiled programs as text. With --pixel-blocks on, FLOP include multiplications by
 zeros: compare milliseconds, not shares of the peak.
 """
 
@@ -43,7 +43,6 @@ CHIPS = {
     # cycle (262,144) than the compiler expects of a large matrix product (369,000).
     "v6e": Chip("v6e-8", 1.75e9, 918e12),
 }
-IMAGES_PER_CHIP = 12
 
 
 class Instruction(NamedTuple):
@@ -64,6 +63,7 @@ def main() -> None:
     parser.add_argument("--phases", nargs="+", choices=phases, default=phases)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--pixel-blocks", choices=("on", "off"), default="on")
+    parser.add_argument("--images", type=int, default=12, help="on each chip")
     parser.add_argument("--hlo", type=Path, help="keep the compiled programs in this folder")
     options = parser.parse_args()
     # Otherwise libtpu asks the cloud's metadata server, and waits.
@@ -73,21 +73,23 @@ def main() -> None:
     for chip in options.chips:
         for precision in options.precisions:
             for phase in options.phases:
-                report(chip, precision, Phase(phase), options.pixel_blocks, options.hlo)
+                report(chip, precision, Phase(phase), options)
 
 
-def report(chip: str, precision: str, phase: Phase, blocks: str, folder: Path | None) -> None:
+def report(chip: str, precision: str, phase: Phase, options: argparse.Namespace) -> None:
+    blocks, images, folder = options.pixel_blocks, options.images, options.hlo
     started = time.perf_counter()
-    compiled = compile_step(chip, precision, phase, blocks)
+    compiled = compile_step(chip, precision, phase, blocks, images)
     seconds = time.perf_counter() - started
     text, cost, memory = compiled.as_text(), compiled.cost_analysis(), compiled.memory_analysis()
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{chip}_{precision}_{phase.value}_blocks_{blocks}.hlo").write_text(text)
+        name = f"{chip}_{precision}_{phase.value}_blocks_{blocks}_{images}.hlo"
+        (folder / name).write_text(text)
     instructions = read_entry(text)
     clock, peak = CHIPS[chip].clock, CHIPS[chip].peak
     step = sum(one.cycles for one in instructions) / clock
-    print(f"\n{chip}, {precision}, {phase.value} step, pixel_blocks={blocks}")
+    print(f"\n{chip}, {precision}, {phase.value} step, pixel_blocks={blocks}, {images} images")
     print(
         f"  {step * 1e3:.1f} ms by the compiler's estimate; {cost['flops'] / 1e12:.3f} TFLOP, "
         f"{cost['flops'] / step / peak:.1%} of the bfloat16 peak; compiled in {seconds:.0f} s"
@@ -108,13 +110,15 @@ def report(chip: str, precision: str, phase: Phase, blocks: str, folder: Path | 
     sys.stdout.flush()
 
 
-def compile_step(chip: str, precision: str, phase: Phase, blocks: str) -> jax.stages.Compiled:
+def compile_step(
+    chip: str, precision: str, phase: Phase, blocks: str, images_per_chip: int
+) -> jax.stages.Compiled:
     os.environ["TPU_ACCELERATOR_TYPE"] = CHIPS[chip].accelerator_type
     topology = topologies.get_topology_desc(f"{chip}:2x4", "tpu")
     mesh = make_mesh(list(topology.devices))
     config = get_config()
     config.precision, config.pixel_blocks = precision, blocks
-    config.global_batch_size = images = IMAGES_PER_CHIP * mesh.devices.size
+    config.global_batch_size = images = images_per_chip * mesh.devices.size
     shape = images, config.image_size, config.image_size, 3
     sharding = batch_sharding(mesh)
     batch = {
