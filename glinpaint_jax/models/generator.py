@@ -74,6 +74,8 @@ class Stack(nn.Module):
                 side=RGB_SIDE,
                 name="dec7",
             )(x)
+            if self.blocks:
+                x = to_pixels(x, RGB_SIDE)
         return x
 
 
@@ -122,8 +124,6 @@ class Generator(nn.Module):
             blocks=self.blocks,
             name="decoder",
         )(x, train=train)
-        if self.blocks:
-            x = to_pixels(x, RGB_SIDE)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)
