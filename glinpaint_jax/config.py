@@ -146,7 +146,7 @@ class Config:
         choices=MATMUL_PRECISIONS,
     )
     pixel_blocks: str = setting(
-        "off",
+        "auto",
         "train full resolution in blocks of 2x2 pixels; auto: on TPUs",
         choices=("auto", "on", "off"),
     )
