@@ -1,0 +1,402 @@
+"""The parts of accelerator.py. Each runs in its own process and prints its results as JSON lines.
+
+    python scripts/benchmarks/accelerator_parts.py PART SCRATCH RESULTS [--rehearse] [--train DIR]
+
+RESULTS is the JSON file of the parts before. Whatever else a part prints is for the log.
+"""
+
+import argparse
+import dataclasses
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BATCHES = (96, 12, 192, 48)  # the published one first: time may run out
+PRECISIONS = {  # name: (config.precision, config.matmul_precision)
+    "bfloat16": ("bfloat16", "tensorfloat32"),
+    "TF32": ("float32", "tensorfloat32"),
+    "float32": ("float32", "float32"),
+}
+SIDE = 256
+MINUTES_BETWEEN_SAVES = 2
+ROUNDS, ROUND_SECONDS = 5, 0.5
+LONGEST = 10  # operations
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("scratch", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--train", type=Path)
+    arguments = parser.parse_args()
+    for row in PARTS[arguments.part](arguments) or ():
+        print(json.dumps(row), flush=True)
+
+
+def device(arguments: argparse.Namespace) -> Iterator[Row]:
+    """What this machine is. Fails on a CPU, except in a rehearsal."""
+    import jax
+
+    first = jax.devices()[0]
+    if first.platform == "cpu" and not arguments.rehearse:
+        raise SystemExit(
+            "error: jax found no accelerator, only the CPU; install jax's plugin for it, or pass "
+            "--rehearse to try the command here"
+        )
+    names = ("jax", "jaxlib", "flax", "torch", "numpy")
+    yield {
+        "device": first.device_kind,
+        "devices": len(jax.devices()),
+        "memory_gb": ((first.memory_stats() or {}).get("bytes_limit") or 0) / 1e9 or None,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {
+            n: importlib.metadata.version(n) for n in names if importlib.util.find_spec(n)
+        },
+    }
+
+
+def parity(arguments: argparse.Namespace) -> Iterator[Row]:
+    from parity import parity_rows
+
+    yield from parity_rows("small" if arguments.rehearse else "full")
+
+
+def jax_steps(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The joint step in JAX: every batch and precision, and matrix products to compare with."""
+    import jax
+    from training import count_step_flop, jax_step, matrix_product
+
+    from glinpaint_jax.training.phases import Phase
+
+    for name, (dtype, precision) in PRECISIONS.items():
+        product = matrix_product(dtype, precision)
+        yield {"product": name, "flop_per_s": product.flop / time_runs(product.run)}
+    config = step_config(arguments, batches(arguments)[0], "float32")
+    yield {"flop_per_image": count_step_flop(config, Phase.JOINT) / config.global_batch_size}
+    for batch in batches(arguments):
+        for name in PRECISIONS:
+            row = {"framework": "JAX", "batch": batch, "precision": name}
+            program = None
+            try:
+                program = jax_step(step_config(arguments, batch, name), Phase.JOINT)
+                memory = {"gigabytes": program.bytes / 1e9, "compile_s": program.compile_s}
+                yield row | memory | speed(program.run, batch)
+            except Exception as error:  # such as out of memory: the next program may fit
+                yield row | {"failed": first_line(error)}
+            del program
+            gc.collect()
+            jax.clear_caches()
+
+
+def torch_steps(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The same in PyTorch, eagerly and compiled."""
+    if importlib.util.find_spec("torch") is None:
+        raise SystemExit("error: torch is not installed, so there is no comparison with it")
+    import torch
+    import training_torch
+    from training import random_batch
+
+    from glinpaint_jax.training.phases import Phase
+
+    cuda = training_torch.DEVICE.type == "cuda"
+    if not cuda and not arguments.rehearse:
+        raise SystemExit("error: torch sees no CUDA device, so there is no comparison with it")
+    for batch in batches(arguments):
+        for name, (_, matmul_precision) in PRECISIONS.items():
+            for compiled in (False, True) if not arguments.rehearse else (False,):
+                framework = "PyTorch compiled" if compiled else "PyTorch"
+                row = {"framework": framework, "batch": batch, "precision": name}
+                step = None
+                try:
+                    training_torch.multiply_in(matmul_precision)
+                    config = step_config(arguments, batch, name)
+                    if cuda:
+                        torch.cuda.reset_peak_memory_stats()
+                    step = training_torch.make_steps(
+                        config, random_batch(config), compiled=compiled
+                    )[Phase.JOINT]
+                    started = time.perf_counter()
+                    step()
+                    row["compile_s"] = time.perf_counter() - started
+                    row |= speed(step, batch)
+                    if cuda:
+                        row["gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+                    yield row
+                except Exception as error:
+                    yield row | {"failed": first_line(error)}
+                del step
+                torch.compiler.reset()
+                gc.collect()
+                torch.cuda.empty_cache()
+
+
+def profile(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Traces the joint step in bfloat16; saves the trace and lists the longest operations."""
+    import jax
+    from training import jax_step
+
+    from glinpaint_jax.training.phases import Phase
+
+    batch = largest_batch(arguments)
+    config = step_config(arguments, batch, "bfloat16")
+    program = jax_step(config, Phase.JOINT)
+    program.run()
+    folder, steps = arguments.scratch / "profile", 3
+    with jax.profiler.trace(str(folder)):
+        for _ in range(steps):
+            program.run()
+    (trace,) = folder.rglob("*.xplane.pb")
+    for viewable in folder.rglob("*.trace.json.gz"):
+        shutil.copy(viewable, arguments.scratch / "trace.json.gz")
+    yield {"batch": batch, "steps": steps}
+    yield from longest_operations(trace, layers_of(program.compiled.as_text()), steps)
+
+
+def layers_of(program: str) -> dict[str, str]:
+    """Operation -> where in the model it comes from, read from a compiled program's text."""
+    named = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]+)"', program, re.MULTILINE)
+    return {operation: re.sub(r"^jit\(\w+\)/", "", layer) for operation, layer in named}
+
+
+def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Iterator[Row]:
+    """The LONGEST operations of a trace: milliseconds and calls a step, share, and layer.
+
+    `layers` maps operations to where in the program they come from.
+    """
+    from jax.profiler import ProfileData
+
+    seconds, calls = defaultdict(float), defaultdict(int)
+    for plane in ProfileData.from_file(str(trace)).planes:
+        for line in plane.lines:
+            counted = 0
+            for event in line.events:
+                stats = dict(event.stats)
+                # TPUs have a line of operations; GPUs one of kernels per stream.
+                if not (
+                    "hlo_op" in stats
+                    or (plane.name.startswith("/device:TPU") and line.name == "XLA Ops")
+                    or (plane.name.startswith("/device:GPU") and line.name.startswith("Stream"))
+                ):
+                    continue
+                name = (str(stats.get("hlo_op", "")), event.name)
+                seconds[name] += event.duration_ns / 1e9 / steps
+                calls[name] += 1
+                counted += 1
+            print(f"trace: {plane.name} {line.name}: {counted} operations")
+    total = sum(seconds.values())
+    for name in sorted(seconds, key=seconds.get, reverse=True)[:LONGEST]:
+        operation, kernel = name
+        operation = operation or kernel.split(" = ")[0].lstrip("%")
+        yield {
+            "operation": operation,
+            "kernel": kernel.split(" = ")[0][:80],
+            "layer": layers.get(operation, ""),
+            "milliseconds": 1e3 * seconds[name],
+            "share": seconds[name] / total,
+            "calls": calls[name] / steps,
+        }
+
+
+def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The input pipeline alone, and the share of training time that waits for it."""
+    import input_pipeline
+
+    workers = 2 if arguments.rehearse else min(os.cpu_count(), 16)
+    for row in input_pipeline.input_rows(workers, 0.1 if arguments.rehearse else 1.0):
+        yield row | {"workers": workers}
+
+
+def completion(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Completes a photograph with random weights, which take as long as trained ones."""
+    import jax
+    from completion import complete, random_weights
+
+    height, width, hole = (600, 900, 100) if arguments.rehearse else (4000, 6000, 200)
+    weights = random_weights(8 if arguments.rehearse else 64)
+    seconds = complete("regions", height, width, hole, weights)
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    yield {
+        "width": width,
+        "height": height,
+        "hole": hole,
+        "seconds": [f(seconds) for f in (statistics.median, min, max)],
+        "gigabytes": peak and peak / 1e9,
+    }
+
+
+def train(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Trains until SIGTERM in SCRATCH/run."""
+    from absl import flags
+
+    from glinpaint_jax.training.loop import train
+
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
+    config = train_config(arguments)
+    yield {"batch": config.global_batch_size, "image_size": config.image_size}
+    train(config, arguments.scratch / "run")
+
+
+def export(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Writes the newest generator of the run to SCRATCH/generator.safetensors, kernels in float16.
+
+    A generator of width 64 is then 12 MB.
+    """
+    import jax
+    import numpy as np
+
+    from glinpaint_jax.files import write_atomically
+    from glinpaint_jax.interop.weight_files import safetensors_bytes
+    from glinpaint_jax.weights import load_weights
+
+    weights = load_weights(arguments.scratch / "run")
+    half = jax.tree.map(
+        lambda leaf: leaf.astype(np.float16) if leaf.ndim > 1 else leaf, weights.generator
+    )
+    generator = dataclasses.replace(weights, generator=half, discriminator=None)
+    write_atomically(arguments.scratch / "generator.safetensors", safetensors_bytes(generator))
+    yield {"step": weights.step}
+
+
+def batches(arguments: argparse.Namespace) -> tuple[int, ...]:
+    return (2,) if arguments.rehearse else BATCHES
+
+
+def step_config(arguments: argparse.Namespace, batch: int, name: str) -> Any:
+    """configs/places.py's step, in the precision `name`."""
+    from glinpaint_jax.config import Config, ModelConfig
+
+    precision, matmul_precision = PRECISIONS[name]
+    return Config(
+        global_batch_size=batch,
+        image_size=64 if arguments.rehearse else SIDE,
+        precision=precision,
+        matmul_precision=matmul_precision,
+        model=ModelConfig(width=8 if arguments.rehearse else 64),
+    )
+
+
+def train_config(arguments: argparse.Namespace) -> Any:
+    """Training for as long as there is time: a smooth base, no discriminator, a constant rate."""
+    from glinpaint_jax.config import (
+        Config,
+        DataConfig,
+        MaskConfig,
+        ModelConfig,
+        OptimizerConfig,
+        PhasesConfig,
+    )
+
+    steps, side = 10**6, 64 if arguments.rehearse else SIDE
+    batch = 4 if arguments.rehearse else min(96, largest_batch(arguments))
+    saves = 2 if arguments.rehearse else steps_between_saves(arguments, batch)
+    return Config(
+        num_steps=steps,
+        global_batch_size=batch,
+        image_size=side,
+        precision="bfloat16",
+        log_every=1 if arguments.rehearse else 50,
+        eval_every=saves,
+        checkpoint_every=saves,
+        ema_decay=0.998,
+        model=ModelConfig(width=8 if arguments.rehearse else 64, base="smooth"),
+        data=DataConfig(
+            source=f"folder:{arguments.train}" if arguments.train else "photos",
+            eval_images=8 if arguments.rehearse else 64,
+            num_workers=0 if arguments.rehearse else min(os.cpu_count(), 16),
+            crop="resize_then_crop",
+            crop_size=side * 3 // 2,
+            horizontal_flip=True,
+        ),
+        mask=MaskConfig(
+            kind="mixed",
+            mixed="rectangle:0.6,free_form:0.4",
+            max_size=side // 2,
+            max_delta=side // 2,
+            margin=side // 16,
+            min_area=0.02,
+            max_area=0.3,
+        ),
+        phases=PhasesConfig(completion_end=steps, discriminator_end=steps),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0),
+    ).validate()
+
+
+def measured(arguments: argparse.Namespace) -> list[Row]:
+    """The bfloat16 steps that JAX has run."""
+    parts = json.loads(arguments.results.read_text())["parts"]
+    return [
+        row
+        for row in parts.get("jax_steps", {}).get("rows", ())
+        if row.get("precision") == "bfloat16" and "failed" not in row
+    ]
+
+
+def largest_batch(arguments: argparse.Namespace) -> int:
+    """The largest batch, up to 96, that has run; else the smallest of all."""
+    ran = [row["batch"] for row in measured(arguments) if row["batch"] <= 96]
+    return max(ran, default=min(batches(arguments)))
+
+
+def steps_between_saves(arguments: argparse.Namespace, batch: int) -> int:
+    rates = [row["images_per_s"] for row in measured(arguments) if row["batch"] == batch]
+    per_minute = 60 * rates[0] / batch if rates else 50
+    return max(1, int(MINUTES_BETWEEN_SAVES * per_minute))
+
+
+def speed(run: Callable[[], Any], batch: int) -> Row:
+    """Images per second of `run`, which waits for its end."""
+    return {"images_per_s": batch / time_runs(run)}
+
+
+def time_runs(run: Callable[[], Any]) -> float:
+    """Seconds of one run: the median of rounds of at least ROUND_SECONDS, after two warm-ups."""
+    run()
+    started = time.perf_counter()
+    run()
+    count = int(ROUND_SECONDS / (time.perf_counter() - started)) + 1
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(count):
+            run()
+        rounds.append((time.perf_counter() - started) / count)
+    return statistics.median(rounds)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0][:200]
+
+
+PARTS = {
+    part.__name__: part
+    for part in (
+        device,
+        parity,
+        jax_steps,
+        torch_steps,
+        profile,
+        input_rate,
+        completion,
+        train,
+        export,
+    )
+}
+
+if __name__ == "__main__":
+    main()
