@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ SHARES = {
     "input_rate": 0.05,
     "completion": 0.06,
 }
+SHORTEST = 60  # seconds that each of them gets in any case
 SAVING = 60  # seconds kept for the end of training: saving and exporting
 TICK = 5  # seconds between looks at the training run
 MOST_BYTES = 16 * 10**6
@@ -94,9 +96,10 @@ class Session:
         """Runs all parts; returns the status to exit with."""
         try:
             for name, share in SHARES.items():
-                self.run_part(name, share * self.seconds)
+                self.run_part(name, max(share * self.seconds, SHORTEST))
                 if name == "device" and self.results["parts"][name]["status"] != "finished":
                     return 1
+                self.collect()
             self.train()
         except KeyboardInterrupt:
             say("interrupted")
@@ -146,7 +149,7 @@ class Session:
             say(f"  {status}")
 
     def collect(self) -> None:
-        """Copies what the profile and the training run have written; exports a new checkpoint."""
+        """Copies what the parts have written so far; exports a new checkpoint."""
         run_folder = self.scratch / "run"
         samples = sorted(run_folder.glob("samples/step_*.png"))[-1:]
         for path in (*samples, run_folder / "curves.png", self.scratch / "trace.json.gz"):
@@ -248,16 +251,23 @@ def copy_if_small(path: Path, target: Path) -> None:
 
 def install_missing(wheels: Path, target: Path) -> Path:
     """Unpacks the packages in `wheels` that are not installed to `target`; returns it."""
-    installed = {
-        d.metadata["Name"].lower().replace("-", "_") for d in importlib.metadata.distributions()
-    }
-    names = {path.name.split("-")[0].lower() for path in wheels.glob("*.whl")}
+    installed = {plain(d.metadata["Name"] or "") for d in importlib.metadata.distributions()}
+    names = {plain(path.name.split("-")[0]) for path in wheels.glob("*.whl")}
     missing = sorted(names - installed)
     if missing:
         options = ["--quiet", "--no-index", "--no-deps", "--target", str(target)]
         pip = [sys.executable, "-m", "pip", "install", *options, "--find-links", str(wheels)]
-        subprocess.run([*pip, *missing], check=True)
+        if subprocess.run([*pip, *missing]).returncode:
+            sys.exit(
+                f"error: pip cannot install {', '.join(missing)} from {wheels}; the wheels must be "
+                f"for Python {sys.version_info.major}.{sys.version_info.minor} and this machine"
+            )
     return target
+
+
+def plain(name: str) -> str:
+    """A distribution's name as in the names of wheels."""
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def say(text: str) -> None:

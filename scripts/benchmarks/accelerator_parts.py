@@ -78,23 +78,28 @@ def parity(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def jax_steps(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The joint step in JAX: every batch and precision, and matrix products to compare with."""
+    """The joint step in JAX on one device: every batch and precision; and matrix products."""
     import jax
     from training import count_step_flop, jax_step, matrix_product
 
+    from glinpaint_jax.distributed import make_mesh
     from glinpaint_jax.training.phases import Phase
 
+    mesh = make_mesh(jax.devices()[:1])
     for name, (dtype, precision) in PRECISIONS.items():
         product = matrix_product(dtype, precision)
         yield {"product": name, "flop_per_s": product.flop / time_runs(product.run)}
-    config = step_config(arguments, batches(arguments)[0], "float32")
-    yield {"flop_per_image": count_step_flop(config, Phase.JOINT) / config.global_batch_size}
+    config = step_config(arguments, min(batches(arguments)), "float32")
+    try:
+        yield {"flop_per_image": count_step_flop(config, Phase.JOINT) / config.global_batch_size}
+    except Exception as error:  # only the shares need it
+        print("cannot count FLOP:", first_line(error))
     for batch in batches(arguments):
         for name in PRECISIONS:
             row = {"framework": "JAX", "batch": batch, "precision": name}
             program = None
             try:
-                program = jax_step(step_config(arguments, batch, name), Phase.JOINT)
+                program = jax_step(step_config(arguments, batch, name), Phase.JOINT, mesh)
                 memory = {"gigabytes": program.bytes / 1e9, "compile_s": program.compile_s}
                 yield row | memory | speed(program.run, batch)
             except Exception as error:  # such as out of memory: the next program may fit
@@ -151,11 +156,12 @@ def profile(arguments: argparse.Namespace) -> Iterator[Row]:
     import jax
     from training import jax_step
 
+    from glinpaint_jax.distributed import make_mesh
     from glinpaint_jax.training.phases import Phase
 
     batch = largest_batch(arguments)
     config = step_config(arguments, batch, "bfloat16")
-    program = jax_step(config, Phase.JOINT)
+    program = jax_step(config, Phase.JOINT, make_mesh(jax.devices()[:1]))
     program.run()
     folder, steps = arguments.scratch / "profile", 3
     with jax.profiler.trace(str(folder)):
@@ -214,7 +220,7 @@ def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Itera
 
 
 def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The input pipeline alone, and the share of training time that waits for it."""
+    """The input pipeline alone."""
     import input_pipeline
 
     workers = 2 if arguments.rehearse else min(os.cpu_count(), 16)
@@ -241,7 +247,7 @@ def completion(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def train(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Trains until SIGTERM in SCRATCH/run."""
+    """Trains in SCRATCH/run until SIGTERM, in a rehearsal for four steps."""
     from absl import flags
 
     from glinpaint_jax.training.loop import train
@@ -302,7 +308,7 @@ def train_config(arguments: argparse.Namespace) -> Any:
         PhasesConfig,
     )
 
-    steps, side = 10**6, 64 if arguments.rehearse else SIDE
+    steps, side = (4, 64) if arguments.rehearse else (10**6, SIDE)
     batch = 4 if arguments.rehearse else min(96, largest_batch(arguments))
     saves = 2 if arguments.rehearse else steps_between_saves(arguments, batch)
     return Config(

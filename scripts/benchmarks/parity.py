@@ -10,6 +10,7 @@ whose stream never changes. Of each tensor, parity.npz holds the root mean squar
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,14 +118,22 @@ def run_step(size: str, phase: Phase, precision: str) -> Summaries:
         precision="bfloat16" if precision == "bfloat16" else "float32",
         matmul_precision="float32",
     )
-    mesh, rng = make_mesh(jax.devices()[:1]), np.random.RandomState(0)
-    networks = [random_variables(shapes, rng) for shapes in abstract_variables(config)]
+    mesh = make_mesh(jax.devices()[:1])
+    networks, batch = make_inputs(size)
     if precision == "float64":
         networks = jax.tree.map(lambda leaf: leaf.astype(np.float64), networks)
     state = jax.jit(lambda *networks: create_state(config, *networks))(*networks)
-    batch = to_global(random_batch(config, rng), mesh)
-    state, losses = make_steps(config, mesh)[phase](jax.device_put(state, replicated(mesh)), batch)
+    state = jax.device_put(state, replicated(mesh))
+    state, losses = make_steps(config, mesh)[phase](state, to_global(batch, mesh))
     return summarize(phase, state, losses)
+
+
+@functools.cache
+def make_inputs(size: str) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """The variables of both networks, and a batch."""
+    config, rng = SIZES[size], np.random.RandomState(0)
+    networks = [random_variables(shapes, rng) for shapes in abstract_variables(config)]
+    return networks, random_batch(config, rng)
 
 
 def random_variables(shapes: Any, rng: np.random.RandomState) -> Any:

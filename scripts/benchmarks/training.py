@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
 from glinpaint_jax.config import PRECISIONS, Config
 from glinpaint_jax.data.datasets import TRAINING_PHOTOS
@@ -231,7 +232,10 @@ def step_programs(phase: Phase, arguments: argparse.Namespace) -> dict[str, Prog
     programs = {}
     for precision in PRECISIONS:
         config = Config(global_batch_size=arguments.batch, precision=precision)
-        programs[f"JAX {precision}"] = jax_step(config, phase)
+        program = jax_step(config, phase, make_mesh())
+        programs[f"JAX {precision}"] = dataclasses.replace(
+            program, flop=count_step_flop(config, phase)
+        )
         for kind, compiled in torch_kinds(precision, arguments):
             batch = random_batch(config)
             step = training_torch.make_steps(config, batch, compiled=compiled)[phase]
@@ -252,9 +256,8 @@ def torch_kinds(precision: str, arguments: argparse.Namespace) -> list[tuple[str
     return [eager] if arguments.no_compile else [eager, (f"PyTorch {precision} compiled", True)]
 
 
-def jax_step(config: Config, phase: Phase) -> Program:
+def jax_step(config: Config, phase: Phase, mesh: Mesh) -> Program:
     """A training step; each call continues from the state of the previous one."""
-    mesh = make_mesh()
     batch = to_global(random_batch(config), mesh)
     state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
     step, program = compiled_program(make_steps(config, mesh)[phase], state, batch)
@@ -265,7 +268,7 @@ def jax_step(config: Config, phase: Phase) -> Program:
         return losses
 
     run = lambda: jax.block_until_ready((advance(batch), state))  # noqa: E731
-    return dataclasses.replace(program, run=run, step=advance, flop=count_step_flop(config, phase))
+    return dataclasses.replace(program, run=run, step=advance)
 
 
 def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Program]:

@@ -146,18 +146,17 @@ def test_the_page_gives_the_share_of_a_product_and_the_reasons():
 
 def test_the_whole_command_on_the_cpu(tmp_path, soak):
     if not soak:
-        pytest.skip("trains on the CPU for a minute; pass --soak")
+        pytest.skip("takes minutes; pass --soak")
     output = tmp_path / "out"
     script = BENCHMARKS / "accelerator.sh"
     subprocess.run(
-        ["bash", script, "--rehearse", "--minutes=8", f"--output={output}"],
+        ["bash", script, "--rehearse", f"--output={output}"],
         env=environment(PYTHON=sys.executable, JAX_NUM_CPU_DEVICES="1"),
         cwd=tmp_path,
         check=True,
     )
     results = json.loads((output / "results.json").read_text())
     statuses = {name: part["status"] for name, part in results["parts"].items()}
-    assert statuses.pop("train").startswith("stopped")
     assert set(statuses.values()) == {"finished"}, statuses
     assert len(list(output.iterdir())) == 7
     assert all(row["close"] for row in results["parts"]["parity"]["rows"])
