@@ -74,6 +74,7 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace, scratch: Path):
         self.output, self.scratch = arguments.output, scratch
+        self.newest = 0  # the last checkpoint that was exported, or failed to be
         self.seconds = 60 * arguments.minutes
         self.deadline = time.monotonic() + self.seconds
         self.flags = ["--rehearse"] if arguments.rehearse else []
@@ -155,16 +156,18 @@ class Session:
         for path in (*samples, run_folder / "curves.png", self.scratch / "trace.json.gz"):
             copy_if_small(path, self.output / ("samples.png" if path in samples else path.name))
         training = self.results.setdefault("training", {})
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or being written
             lines = (run_folder / "metrics.jsonl").read_text().split("\n")[:-1]
             training["records"] = [json.loads(line) for line in lines]
         saved = [path.parent for path in run_folder.glob("checkpoints/*/manifest.sha256")]
         newest = max((int(path.name) for path in saved if path.name.isdigit()), default=0)
-        if newest > training.get("exported", 0):
-            training["exported"] = newest  # tried once
+        if newest > self.newest:
+            self.newest = newest
             self.run_part("export", 120, JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
-            exported = self.scratch / "generator.safetensors"
-            copy_if_small(exported, self.output / exported.name)
+            for row in self.results["parts"]["export"]["rows"]:
+                training["exported"] = row["step"]
+                exported = self.scratch / "generator.safetensors"
+                copy_if_small(exported, self.output / exported.name)
         self.write()
 
     def write(self) -> None:
