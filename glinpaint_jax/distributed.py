@@ -1,5 +1,6 @@
 """Data parallelism over one mesh of all devices, in one process or several."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import glinpaint_jax
+from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
 
 DATA_AXIS = "data"
@@ -17,6 +20,11 @@ DATA_AXIS = "data"
 JOIN_TIMEOUT = 300
 HEARTBEAT_TIMEOUT = 40
 SHUTDOWN_TIMEOUT = 120
+LISTING_TIMEOUT = 3600  # until all processes have listed their images
+
+# Fields that may differ between the processes of a run. Of sources, the images are compared.
+OWN_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
+MOST_DIFFERENCES = 5  # in an error message
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -113,6 +121,63 @@ def _check_coordinator(address: str, listens: bool) -> None:
                 f"process 0 cannot listen on port {port}: {os.strerror(error.errno)}; pass "
                 "another one in --coordinator to all processes"
             ) from None
+
+
+def require_same(config: Config, others: dict[str, Any]) -> None:
+    """Compares the config, the versions and `others`, by name, with those of the other processes.
+
+    If anything differs, leaves them and raises UserError in every process. Call it before the
+    first computation: with different programs, the processes would wait for each other forever.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    # jax has no public way to its key-value store, and comparing on the devices could block.
+    from jax._src.distributed import global_state
+
+    client, number = global_state.client, global_state.process_id
+    fields = flatten(to_dict(config)).items()
+    mine = {name: value for name, value in fields if name not in OWN_FIELDS} | others
+    mine |= {
+        "glinpaint_jax": glinpaint_jax.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+    }
+    client.key_value_set(f"glinpaint_jax/{number}", json.dumps(mine), allow_overwrite=True)
+    found = [
+        json.loads(client.blocking_key_value_get(f"glinpaint_jax/{i}", LISTING_TIMEOUT * 1000))
+        for i in range(global_state.num_processes)
+    ]
+    differences = describe_differences(found)
+    if differences:
+        jax.distributed.shutdown()  # waits for the others: jax aborts those that lose process 0
+        raise UserError(
+            f"the processes of this run differ: {differences}; start all of them with the same "
+            "command, data and versions"
+        )
+
+
+def describe_differences(found: list[dict[str, Any]]) -> str:
+    """Returns what differs between the processes, such as "seed: 0 on process 0, 1 on process 1".
+
+    `found` holds the values of each process by name. Returns an empty string if all are equal.
+    """
+    parts = []
+    for name in dict.fromkeys(name for own in found for name in own):
+        processes: dict[str, list[int]] = {}
+        for number, own in enumerate(found):
+            value = repr(own[name]) if name in own else "missing"
+            processes.setdefault(value, []).append(number)
+        if len(processes) > 1:
+            values = (f"{value} on {_name_processes(own)}" for value, own in processes.items())
+            parts.append(f"{name}: {', '.join(values)}")
+    more = len(parts) - MOST_DIFFERENCES
+    return "; ".join(parts[:MOST_DIFFERENCES]) + f"; and {more} more" * (more > 0)
+
+
+def _name_processes(numbers: list[int]) -> str:
+    if len(numbers) > 4:
+        return f"{len(numbers)} processes"
+    return f"process{'es' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
 
 
 def exit_now(status: int) -> NoReturn:

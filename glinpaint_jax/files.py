@@ -15,6 +15,7 @@ from pathlib import Path
 from glinpaint_jax.errors import UserError
 
 MANIFEST_NAME = "manifest.sha256"
+LOCK = "lock"  # in a workdir, held by its run
 
 
 @contextlib.contextmanager
@@ -91,11 +92,7 @@ def lock_file(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{path.parent} is in use by another run, {file.read().strip()}; wait for it, "
-                "stop it, or pass another --workdir"
-            ) from None
+            raise _locked(path) from None
         except OSError as error:
             warnings.warn(
                 f"cannot lock {path.parent} ({error.strerror}); make sure no second run uses it",
@@ -105,6 +102,22 @@ def lock_file(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
             path.write_text(owner)
         yield
+
+
+def require_unlocked(path: Path) -> None:
+    """Raises UserError if another process holds the lock of `lock_file`."""
+    with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _locked(path) from None
+
+
+def _locked(path: Path) -> UserError:
+    return UserError(
+        f"{path.parent} is in use by another run, {path.read_text().strip()}; wait for it, stop "
+        "it, or pass another --workdir"
+    )
 
 
 def write_manifest(folder: Path) -> None:

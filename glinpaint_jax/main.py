@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.files import LOCK, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
@@ -24,16 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="resume even if the number or names of the training images have changed",
+    )
     cli.add_config_arguments(parser, "config file, such as configs/places.py")
     cli.add_distributed_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments)
+    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    # Before joining: a second process with the number of a joined one would end the first run.
+    require_unlocked(workdir / LOCK)
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, arguments.workdir or Path("runs") / arguments.config.stem)
+    train(config, workdir, arguments.accept_changed_data)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from glinpaint_jax.errors import UserError
 from tests.helpers.programs import (
     ROOT,
     SMALL,
+    STILL,
+    Started,
     assert_rejected,
     execute,
     free_address,
@@ -20,13 +22,11 @@ from tests.helpers.programs import (
     start_processes,
 )
 
-COMPLETION = [
+ENDLESS = [
     "glinpaint_jax.main",
-    *SMALL,
+    *STILL,
     "--config.num_steps=100000",
     "--config.checkpoint_every=1",
-    "--config.phases.completion_end=200000",
-    "--config.phases.discriminator_end=200000",
 ]
 
 
@@ -168,24 +168,76 @@ def test_a_process_whose_peers_never_join_times_out(process):
     assert time.monotonic() - started < 60
 
 
+def test_processes_that_differ_all_stop_and_say_how(tmp_path):
+    """Any of these fields alone would block or abort both, or train a mixture of two runs."""
+    address = free_address()
+    values = {"global_batch_size": (4, 6), "model.width": (4, 6), "losses.l1_hole": (1.0, 2.0)}
+    both = [
+        Started(
+            "glinpaint_jax.main",
+            *SMALL,
+            *(f"--config.{name}={pair[number]}" for name, pair in values.items()),
+            f"--config.data.num_workers={number}",  # may differ
+            f"--workdir={tmp_path}/run",
+            f"--coordinator={address}",
+            "--process-count=2",
+            f"--process-id={number}",
+        )
+        for number in (0, 1)
+    ]
+    expected = "; ".join(
+        f"{name}: {first} on process 0, {second} on process 1"
+        for name, (first, second) in values.items()
+    )
+    for result in [started.result() for started in both]:
+        assert_rejected(result, f"error: the processes of this run differ: {expected}; start all")
+
+
+def test_differences_are_named_with_their_processes():
+    found = [{"seed": 0, "jax": "1", "a": 1.0, "images": "9, names x"} for _ in range(8)]
+    assert distributed.describe_differences(found) == ""
+    found[5]["images"] = "9, names y"
+    found[2]["seed"] = found[6]["seed"] = "0"
+    del found[7]["a"]
+    found[1]["new"] = None  # a field of another version
+    assert distributed.describe_differences(found).split("; ") == [
+        "seed: 0 on 6 processes, '0' on processes 2 and 6",
+        "a: 1.0 on 7 processes, missing on process 7",
+        "images: '9, names x' on 7 processes, '9, names y' on process 5",
+        "new: missing on 7 processes, None on process 1",
+    ]
+    found = [dict.fromkeys("abcdefg", number) for number in (0, 1)]
+    assert distributed.describe_differences(found).endswith(
+        "e: 0 on process 0, 1 on process 1; and 2 more"
+    )
+
+
 def newest(workdir):
     path = workdir / "newest_checkpoint"
     return int(path.read_text()) if path.exists() else 0
 
 
+def wait_for_step_after(step, workdir, both):
+    deadline = time.monotonic() + 240
+    while newest(workdir) <= step:
+        assert all(started.process.poll() is None for started in both), both[0].lines
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
-    """Kills the second process, then, in the resumed run, the first (the coordinator)."""
+    """Kills the second process, then, in the resumed run, the first (the coordinator).
+
+    Before, a second start of process 1 is rejected, and the run goes on.
+    """
     workdir = tmp_path / "run"
     for victim in (1, 0):
         before = newest(workdir)
-        both = start_processes(
-            2, *COMPLETION, f"--workdir={workdir}", JAX_DISABLE_MOST_OPTIMIZATIONS="1"
-        )
-        deadline = time.monotonic() + 240
-        while newest(workdir) == before:
-            assert all(started.process.poll() is None for started in both), both[0].lines
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        both = start_processes(2, *ENDLESS, f"--workdir={workdir}")
+        wait_for_step_after(before, workdir, both)
+        if victim == 1:
+            assert_rejected(run(*both[1].process.args[2:]), f"{workdir} is in use by another run")
+            wait_for_step_after(newest(workdir), workdir, both)
         both[victim].process.kill()
         results = [started.result(120) for started in both]
         assert results[1 - victim].returncode in (1, -6), results  # an exception, or aborted by jax

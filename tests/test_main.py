@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,11 +185,13 @@ def test_a_low_limit_of_open_files_is_named():
 
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     rng = np.random.default_rng(0)
-    for i in range(120):
+    for i in range(240):
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i:03d}.jpg")
-    (tmp_path / "061.jpg").write_bytes((tmp_path / "061.jpg").read_bytes()[:300])
-    result = run(
+    broken = [f"{tmp_path}/{name}.jpg" for name in ("060", "067")]  # the first is held out
+    for name in broken:
+        Path(name).write_bytes(Path(name).read_bytes()[:300])
+    arguments = [
         "glinpaint_jax.main",
         *SMALL,
         f"--workdir={tmp_path}/run",
@@ -198,8 +201,13 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
         "--config.checkpoint_every=100",
         "--config.phases.completion_end=30",
         "--config.phases.discriminator_end=30",
-    )
+    ]
+    result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
-    assert f"skipped, cannot be decoded: {tmp_path}/061.jpg" in result.stderr
-    assert "116 training images; evaluation: held_out 4" in result.stderr
+    for name in broken:
+        assert result.stderr.count(f"skipped, cannot be decoded: {name}") == 1
+    assert "236 training images; evaluation: held_out 4" in result.stderr
+
+    (tmp_path / "100.jpg").rename(tmp_path / "1000.jpg")
+    assert_rejected(run(*arguments), "236 training images", "names differ", "--accept-changed-data")

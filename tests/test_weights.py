@@ -19,6 +19,7 @@ from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.weights import FOLDER, load_weights, save_imported
 from tests.helpers.configs import make_small_config
 from tests.helpers.downloads import file, serve
+from tests.helpers.sources import Numbered
 
 
 def assert_equal(first, second):
@@ -148,4 +149,4 @@ def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
     state = abstract_state(weights.config, mesh1)
     with pytest.raises(UserError, match=r"config\.init_from"):
-        restore(tmp_path / "x", weights.step, weights.config, 7, state, pytest.fail)
+        restore(tmp_path / "x", weights.step, weights.config, Numbered(7), state, pytest.fail)

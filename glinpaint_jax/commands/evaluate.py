@@ -93,7 +93,8 @@ def score(
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
-    from glinpaint_jax.distributed import make_mesh, replicated
+    from glinpaint_jax.data.pipeline import FailureLog
+    from glinpaint_jax.distributed import make_mesh, replicated, require_same
     from glinpaint_jax.evaluation.baselines import BASELINES
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
@@ -106,10 +107,13 @@ def score(
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
 
-    mesh, data = make_mesh(), config.data
-    _, sources, found = open_sources(data.source, data.eval_source, data.eval_images)
+    data = config.data
+    sources = open_sources(data.source, data.eval_source, data.eval_images)
+    require_same(config, sources.fingerprints())
+    mesh = make_mesh()
+    failures = FailureLog(sources.images, warn)
     if jax.process_index() == 0:
-        warn(found)
+        warn(sources.description)
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
     model = make_generator_completion(config, generator, mesh)(variables)
@@ -117,10 +121,10 @@ def score(
     others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
 
     scores = {}
-    for set_name, source in sources.items():
+    for set_name, source in sources.evaluation.items():
         own = with_pictures(model, source, pictures / set_name) if pictures else model
         scores[set_name] = {
-            method: evaluate(completion, source, config, mesh, warn)
+            method: evaluate(completion, source, config, mesh, failures)
             for method, completion in {f"model, step {weights.step}": own, **others}.items()
         }
     return scores

@@ -9,6 +9,7 @@ A|B                       the first that exists
 
 import glob
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,19 @@ class Sources(NamedTuple):
     train: Source
     evaluation: dict[str, Source]
     description: str  # one line: what was found where, and the numbers of images
+
+    @property
+    def images(self) -> int:
+        """The number of all images; a set that is the training source counts once."""
+        distinct = {id(source): source for source in (self.train, *self.evaluation.values())}
+        return sum(map(len, distinct.values()))
+
+    def fingerprints(self) -> dict[str, str]:
+        """The number of images of each source and its fingerprint."""
+        named = {"training images": self.train} | {
+            f"evaluation images ({name})": source for name, source in self.evaluation.items()
+        }
+        return {name: f"{len(part)}, names {part.fingerprint()}" for name, part in named.items()}
 
 
 def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
@@ -135,6 +149,10 @@ def _open(spec: str, eval_images: int) -> Sources:
             "array_record:GLOB, or several joined by |"
         )
     train, val, description = openers[kind](rest)
+    left_out = sum((getattr(part, "left_out", Counter()) for part in (train, val)), Counter())
+    if left_out:
+        counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
+        description = f"{description}; left out: {counts}".removeprefix("; ")
     return Sources(train, {} if val is None else {"val": val}, description)
 
 
@@ -159,7 +177,10 @@ def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
     def open_split(split: str) -> Source:
         decoders = {"image": tfds.decode.SkipDecoding()}
         records = builder.as_data_source(split, decoders=decoders)
-        return RecordSource(records, f"tfds {name}:{split}", key="image")
+        files = builder.info.splits[split].file_instructions
+        parts = [(os.path.basename(file.filename), file.skip, file.take) for file in files]
+        identity = repr((builder.info.full_name, parts))
+        return RecordSource(records, f"tfds {name}:{split}", identity, key="image")
 
     try:
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
@@ -200,8 +221,9 @@ def _open_array_record(pattern: str) -> tuple[Source, Source | None, str]:
 def _open_shards(paths: list[str], pattern: str) -> Source:
     from grain.sources import ArrayRecordDataSource
 
+    identity = repr([(os.path.basename(path), os.path.getsize(path)) for path in paths])
     try:
-        return RecordSource(ArrayRecordDataSource(paths), pattern)
+        return RecordSource(ArrayRecordDataSource(paths), pattern, identity)
     except RuntimeError as error:
         if not str(error).startswith((*DAMAGE, "ArrayRecord")):
             raise

@@ -68,7 +68,8 @@ def mask_files(config: MaskConfig) -> list[Path]:
             ) from None
         files = [find_base([folder], list_file) / name for name in read_list(list_file)]
     else:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        images = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        files = sorted(path for path in images if path.is_file())
     if not files:
         raise UserError(
             f"config.mask.{'list' if config.list else 'folder'}={config.list or config.folder} "

@@ -1,6 +1,7 @@
 """Lists the images of a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,37 +10,54 @@ from glinpaint_jax.errors import UserError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-def find_images(folder: Path) -> Iterator[str]:
+def find_images(folder: Path, left_out: Counter[str]) -> Iterator[str]:
     """Yields the images below `folder`, relative to it, in sorted order. Follows links to folders.
 
-    Like os.walk, skips folders that cannot be read, such as lost+found.
+    Like os.walk, skips folders that cannot be read, such as lost+found. Counts in `left_out`:
+    folders that links reach again, and images that are not regular files (pipes, broken links).
     """
     stack = [""]  # files, and folders with a trailing slash; the next path is the last
+    entered = set()
     while stack:
         path = stack.pop()
         if path and not path.endswith("/"):
             yield path
             continue
         try:
+            status = os.stat(os.path.join(folder, path))
+            if (status.st_dev, status.st_ino) in entered:
+                left_out["folders that links reach again"] += 1
+                continue
+            entered.add((status.st_dev, status.st_ino))
             with os.scandir(os.path.join(folder, path)) as entries:
-                # With its slash, a folder sorts as the paths below it do.
-                names = [entry.name + "/" * _is_folder(entry) for entry in entries]
+                names = [name for entry in entries if (name := _listed_name(entry, left_out))]
         except OSError:
             continue
-        names = [name for name in names if name.lower().endswith(("/", *EXTENSIONS))]
         stack += [path + name for name in sorted(names, reverse=True)]
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _listed_name(entry: os.DirEntry, left_out: Counter[str]) -> str:
+    """The name of an image or, with a slash, of a folder, so that it sorts as the paths below it.
+
+    Empty for anything else.
+    """
     try:
-        return entry.is_dir()
-    except OSError:
-        return False
+        if entry.is_dir():
+            return f"{entry.name}/"
+        is_file = entry.is_file()
+    except OSError:  # a link to itself
+        is_file = False
+    if not entry.name.lower().endswith(EXTENSIONS):
+        return ""
+    if not is_file:  # a pipe would block its reader
+        left_out["images that are not regular files"] += 1
+        return ""
+    return entry.name
 
 
 def is_list(path: Path) -> bool:
-    """Whether a text file starts with the name of an image."""
-    return next(read_list(path), "").lower().endswith(EXTENSIONS)
+    """Whether this is a text file that starts with the name of an image."""
+    return path.is_file() and next(read_list(path), "").lower().endswith(EXTENSIONS)
 
 
 def read_list(list_file: Path) -> Iterator[str]:

@@ -32,8 +32,9 @@ MAX_EXAMPLES = 2**48  # length of an "endless" stream
 MIN_INDEX_SHUFFLE = 2**16  # for fewer, grain's index shuffle is slow: 5 ms per index for 7 records
 MAX_CROPS = 1000  # random crops to try until one shows a part of a paired mask's hole
 MAX_ATTEMPTS = 4  # records to try per example until one can be decoded
-MAX_FAILED_SHARE = 0.01  # of the records read, before the run stops
-MIN_READ = 1000  # records read, or one epoch, before that share is judged
+MAX_FAILED_SHARE = 0.01  # of all images, before the run stops
+MIN_READ = 1000  # images read before a sample is judged
+CERTAINTY = 5  # standard deviations by which a sample must exceed that share
 
 
 def train_batches(
@@ -203,38 +204,43 @@ def take_crop(
 
 
 class FailureLog:
-    """Counts and reports undecodable records; stops the run if there are too many."""
+    """Counts and reports undecodable images; stops the program if there are too many.
 
-    def __init__(self, source: Source, warn: Callable[[str], Any]):
-        self._source = source
+    One log serves all sources, which hold `images` images together.
+    """
+
+    def __init__(self, images: int, warn: Callable[[str], Any]):
+        self._images = images
         self._warn = warn
         self._read = 0
-        self._failed = 0
-        self._named: set[int] = set()
+        self._broken: dict[str, None] = {}  # names, in the order in which they were found
 
-    @property
-    def failed(self) -> int:
-        return self._failed
+    def take(self, batch: Example, source: Source) -> Example:
+        """Returns the source's batch without `failed`, whose images are reported once each.
 
-    def take(self, batch: Example) -> Example:
-        """Returns the batch without `failed`, whose records are counted, and reported once each.
-
-        Raises UserError if over MAX_FAILED_SHARE of the records fail.
+        Raises UserError once it is clear that over MAX_FAILED_SHARE of all images are broken.
         """
         batch = dict(batch)
         failed = batch.pop("failed")
-        numbers = failed[failed >= 0]
-        self._failed += numbers.size
-        self._read += failed.shape[0] + numbers.size
-        for number in sorted(set(numbers.tolist()) - self._named):
-            self._named.add(number)
-            self._warn(f"skipped, cannot be decoded: {self._source.name(number)}")
-        if self._read >= min(MIN_READ, len(self._source)) and (
-            self._failed > MAX_FAILED_SHARE * self._read
-        ):
-            names = ", ".join(self._source.name(n) for n in sorted(self._named)[:3])
+        numbers = failed[failed >= 0].tolist()
+        self._read += failed.shape[0] + len(numbers)
+        for name in map(source.name, sorted(set(numbers))):
+            if name not in self._broken:
+                self._broken[name] = None
+                self._warn(f"skipped, cannot be decoded: {name}")
+        if len(self._broken) > self._limit():
+            names = ", ".join([*self._broken][:3])
             raise UserError(
-                f"{self._failed} of {self._read} images read cannot be decoded, over "
-                f"{MAX_FAILED_SHARE:.0%}; remove or replace them, among them {names}"
+                f"{len(self._broken)} images cannot be decoded, after reading {self._read} of "
+                f"{self._images}: over {MAX_FAILED_SHARE:.0%}; remove or replace them, among them "
+                f"{names}"
             )
         return batch
+
+    def _limit(self) -> float:
+        """The largest number of broken images that allows less than MAX_FAILED_SHARE of all."""
+        limit = MAX_FAILED_SHARE * self._images
+        if self._read < MIN_READ:
+            return limit
+        expected = MAX_FAILED_SHARE * self._read
+        return min(limit, expected + CERTAINTY * expected**0.5)

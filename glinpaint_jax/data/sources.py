@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import hashlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,13 +24,18 @@ DAMAGE = ("Corrupted", "Invalid")  # first words of ArrayRecord's errors on dama
 
 @runtime_checkable
 class Source(Protocol):
-    """`source[i]` returns an image or raises UndecodableImage; `name(i)` is for messages."""
+    """`source[i]` returns an image or raises UndecodableImage; `name(i)` is for messages.
+
+    `fingerprint()` identifies the images and their order, wherever they are, without reading them.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image: ...
 
     def name(self, index: int) -> str: ...
+
+    def fingerprint(self) -> str: ...
 
 
 @runtime_checkable
@@ -61,6 +68,10 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
     if pixels is None:
         raise UndecodableImage(f"{name}: not a whole JPEG, PNG, WebP or BMP ({data.size} bytes)")
     return pixels
+
+
+def _digest(content: bytes | np.ndarray) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _read_photo(name: str) -> bytes:
@@ -97,6 +108,9 @@ class PhotoSource:
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"
 
+    def fingerprint(self) -> str:
+        return _digest(repr((self._names, self._length)).encode())
+
 
 class FolderSource:
     """Image files below a folder, in sorted order or in the order of a list file.
@@ -109,7 +123,8 @@ class FolderSource:
         if not folder.is_dir():
             raise SourceNotFoundError(f"no folder {folder}")
         self.folder = folder
-        names = read_list(list_file) if list_file else find_images(folder)
+        self.left_out = Counter()  # numbers of things that `find_images` does not list
+        names = read_list(list_file) if list_file else find_images(folder, self.left_out)
         self._names = np.array([os.fsencode(name) for name in names], dtype="S")
         self._first = 0  # index of the first name
 
@@ -129,6 +144,10 @@ class FolderSource:
     def name(self, index: int) -> str:
         return str(self.folder / os.fsdecode(self._names[index - self._first]))
 
+    def fingerprint(self) -> str:
+        # Not sizes: on a network disk, asking for those of a million files takes minutes.
+        return _digest(self._names.view(np.uint8))
+
     def folders(self) -> Iterator[str]:
         """Yields the folders of the images, relative to this one."""
         for folder, _ in itertools.groupby(self._names, os.path.dirname):
@@ -143,11 +162,15 @@ class FolderSource:
 
 
 class RecordSource:
-    """Encoded images in ArrayRecord files or a TensorFlow dataset."""
+    """Encoded images in ArrayRecord files or a TensorFlow dataset.
 
-    def __init__(self, records: Any, description: str, key: str | None = None):
+    `identity` is what its fingerprint is made of.
+    """
+
+    def __init__(self, records: Any, description: str, identity: str, key: str | None = None):
         self._records = records
         self._description = description
+        self._identity = identity
         self._key = key
 
     def __len__(self) -> int:
@@ -167,6 +190,9 @@ class RecordSource:
 
     def name(self, index: int) -> str:
         return f"{self._description} record {index}"
+
+    def fingerprint(self) -> str:
+        return _digest(self._identity.encode())
 
 
 def mean_pixel(source: Source, most: int = 1000) -> Float64[np.ndarray, "3"]:
@@ -216,3 +242,7 @@ class HoldOut:
 
     def name(self, index: int) -> str:
         return self._source.name(self._map_index(index))
+
+    def fingerprint(self) -> str:
+        part = (self._source.fingerprint(), self._count, self._held_out)
+        return _digest(repr(part).encode())

@@ -48,7 +48,7 @@ def evaluate(
     source: Source,
     config: Config,
     mesh: Mesh,
-    warn: Callable[[str], Any],
+    failures: FailureLog,
 ) -> dict[str, float]:
     """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
 
@@ -57,7 +57,7 @@ def evaluate(
     """
     score = make_score(config.mask.fill, mesh)
     totals = None
-    for host_batch, batch in _iterate_batches(source, config, mesh, warn):
+    for host_batch, batch in _iterate_batches(source, config, mesh, failures):
         scores = score(complete_batch(host_batch, batch), batch)
         totals = scores if totals is None else totals.merge(scores)
     return {name: float(value) for name, value in totals.compute().items()}
@@ -134,13 +134,18 @@ def draw_masks(batch: HostBatch) -> np.ndarray:
 
 
 def sample_rows(
-    complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, columns: int
+    complete_batch: CompleteBatch,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    failures: FailureLog,
+    columns: int,
 ) -> np.ndarray:
     """Returns this process's first images, masked, completed and original.
 
     The result is uint8 [3, columns, h, w, 3].
     """
-    host_batch, batch = next(_iterate_batches(source, config, mesh, warn=lambda _: None))
+    host_batch, batch = next(_iterate_batches(source, config, mesh, failures))
     return picture_rows(host_batch, complete_batch(host_batch, batch))[:, :columns]
 
 
@@ -180,9 +185,8 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
 
 
 def _iterate_batches(
-    source: Source, config: Config, mesh: Mesh, warn: Callable[[str], Any]
+    source: Source, config: Config, mesh: Mesh, failures: FailureLog
 ) -> Iterator[tuple[HostBatch, GlobalBatch]]:
-    failures = FailureLog(source, warn)
     images = min(config.data.eval_images, len(source))
     per_device = min(EVAL_BATCH, -(-images // mesh.devices.size))
     for host_batch in eval_batches(
@@ -192,5 +196,5 @@ def _iterate_batches(
         process=jax.process_index(),
         count=jax.process_count(),
     ):
-        host_batch = failures.take(host_batch)
+        host_batch = failures.take(host_batch, source)
         yield host_batch, to_global(host_batch, mesh)

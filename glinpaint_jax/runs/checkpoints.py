@@ -63,11 +63,12 @@ class Checkpoints:
         images: int,
         phase: str,
         scores: dict[str, float] | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         """Starts saving; returns once `state` may be donated.
 
-        `images` is the length of the training source; `scores` rank the checkpoint among those of
-        its `phase`.
+        `images` and `fingerprint` are those of the training source; `scores` rank the checkpoint
+        among those of its `phase`.
         """
         self.settle()
         try:
@@ -79,7 +80,11 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state),
                     config=ocp.args.JsonSave(to_dict(config)),
                     data=ocp.args.JsonSave(
-                        {"examples": step * config.global_batch_size, "images": images}
+                        {
+                            "examples": step * config.global_batch_size,
+                            "images": images,
+                            "fingerprint": fingerprint,
+                        }
                     ),
                 ),
                 metrics=None if scores is None else {"phase": phase} | scores,

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, differences, from_dict
+from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
@@ -27,7 +28,7 @@ FREE_FIELDS = (
     "best_by",
     "max_skipped_updates",
     "max_failed_saves",
-    "data.source",  # may have moved; the number of its images must not change
+    "data.source",  # may have moved; the number and names of its images must not change
     "data.num_workers",
     "data.eval_source",
     "data.eval_images",
@@ -51,12 +52,19 @@ def newest_complete_step(workdir: Path, say: Say) -> int | None:
 
 
 def restore(
-    workdir: Path, step: int, config: Config, images: int, abstract_state: Any, say: Say
+    workdir: Path,
+    step: int,
+    config: Config,
+    source: Source,
+    abstract_state: Any,
+    say: Say,
+    accept_changed_data: bool = False,
 ) -> tuple[Any, int]:
     """Returns the state saved at `step` and the number of examples it has seen.
 
-    `abstract_state` holds shapes, types and shardings; `images` is the length of the training
-    source. Raises UserError if `config` or `images` differ from the saved ones in ways that matter.
+    `abstract_state` holds shapes, types and shardings; `source` has the training images. Raises
+    UserError if `config` differs from the saved one in ways that matter, or if the images differ,
+    unless `accept_changed_data`.
     """
     step_path = (workdir / FOLDER / str(step)).absolute()
     if is_imported(step_path):
@@ -66,17 +74,9 @@ def restore(
         )
     saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
     check_config_changes(saved, config)
-    if data["images"] != images:
-        raise UserError(
-            f"config.data.source={config.data.source} has {images} training images, but the run "
-            f"began with {data['images']} ({saved.data.source}), so the data would "
-            "differ; pass the old source, or start in another --workdir with --config.init_from"
-        )
-    if saved.data.source != config.data.source and jax.process_index() == 0:
-        say(
-            f"config.data.source was {saved.data.source}, is {config.data.source}: assuming that "
-            f"its {images} images are the same"
-        )
+    note = check_data_changes(saved, data, config, source, accept_changed_data)
+    if note and jax.process_index() == 0:
+        say(note)
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(step_path / "state", abstract_state)
     return state, data["examples"]
@@ -97,6 +97,32 @@ def check_config_changes(saved: Config, wanted: Config) -> None:
             f"the workdir holds a run with a different config: {', '.join(changes)}; "
             "pass the old values to resume it, or another --workdir to start a new run"
         )
+
+
+def check_data_changes(
+    saved: Config, data: dict[str, Any], config: Config, source: Source, accept: bool
+) -> str:
+    """Returns a line that says what changed in the training images; empty if nothing did.
+
+    `data` is the checkpoint's; earlier versions saved no fingerprint. Raises UserError if the
+    number or the names of the images have changed, unless `accept`.
+    """
+    old, new = saved.data.source, config.data.source
+    if data["images"] != len(source):
+        change = f"has {len(source)} training images, but the run began with {data['images']}"
+    elif data.get("fingerprint") not in (None, source.fingerprint()):
+        change = f"has {len(source)} training images, as before, but their names differ"
+    elif old != new:
+        return f"config.data.source was {old}, is {new}: assuming that its images are the same"
+    else:
+        return ""
+    change = f"config.data.source={new} {change}" + f" ({old})" * (old != new)
+    if accept:
+        return f"{change}: going on, as --accept-changed-data says"
+    raise UserError(
+        f"{change}, so the data would differ; pass the old source, pass --accept-changed-data to "
+        "go on with these images, or start in another --workdir with --config.init_from"
+    )
 
 
 def _sort_steps(workdir: Path, say: Say) -> int | None:

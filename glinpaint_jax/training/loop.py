@@ -16,15 +16,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config, from_dict
-from glinpaint_jax.data.datasets import open_sources
+from glinpaint_jax.data.datasets import Sources, open_sources
 from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source, mean_pixel
 from glinpaint_jax.data.workers import restart_dead_workers
-from glinpaint_jax.distributed import local_batch_size, make_mesh, replicated, to_global
+from glinpaint_jax.distributed import (
+    local_batch_size,
+    make_mesh,
+    replicated,
+    require_same,
+    to_global,
+)
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import lock_file, report_unwritable
+from glinpaint_jax.files import LOCK, lock_file, report_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -39,47 +45,48 @@ from glinpaint_jax.weights import FOLDER, load_weights, read_json, steps_in
 SAMPLE_COLUMNS = 8
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
     SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
-    Raises UserError for unusable data, batch sizes or workdirs and for failures during the run.
+    Raises UserError for unusable data, batch sizes or workdirs, for processes that differ and for
+    failures during the run.
     """
+    sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
+    require_same(config, sources.fingerprints() | {"--accept-changed-data": accept_changed_data})
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh)
-    train_source, eval_sources, found = open_sources(
-        config.data.source, config.data.eval_source, config.data.eval_images
-    )
-    for source in eval_sources.values():
+    for source in sources.evaluation.values():
         paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
         if jax.process_index() == 0:
-            closing.enter_context(lock_file(workdir / "lock"))
+            closing.enter_context(lock_file(workdir / LOCK))
         newest = newest_complete_step(workdir, say)
-        config = resolve_fill(config, train_source, workdir, newest)
+        config = resolve_fill(config, sources.train, workdir, newest)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))
         else:
+            abstract = abstract_state(config, mesh)
             state, examples = restore(
-                workdir, newest, config, len(train_source), abstract_state(config, mesh), say
+                workdir, newest, config, sources.train, abstract, say, accept_changed_data
             )
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
         with report_unwritable(workdir):
             reporter = Reporter(workdir, start, config.num_steps, active=jax.process_index() == 0)
         closing.callback(reporter.close)
-        describe(reporter, config, mesh, state, found)
+        describe(reporter, config, mesh, state, sources.description)
         reporter.say(origin)
         if start >= config.num_steps:
             reporter.say(f"nothing to do: the run has finished its {start} steps")
             return
         checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        run = Run(config, mesh, train_source, eval_sources, reporter, checkpoints, stop)
-        batches = open_batches(train_source, config, local_batch, examples)
+        run = Run(config, mesh, sources, reporter, checkpoints, stop)
+        batches = open_batches(sources.train, config, local_batch, examples)
         closing.callback(batches.close)
         step = run_steps(run, state, start, batches)
         checkpoints.finish()
@@ -92,8 +99,7 @@ class Run(NamedTuple):
 
     config: Config
     mesh: Mesh
-    train_source: Source
-    eval_sources: dict[str, Source]
+    sources: Sources
     reporter: Reporter
     checkpoints: Checkpoints
     stop: Stop
@@ -104,12 +110,14 @@ def run_steps(
 ) -> int:
     """Trains from step `start` to the end or a request to stop; returns the last step."""
     config, mesh, checkpoints = run.config, run.mesh, run.checkpoints
-    evaluate_state = make_evaluation(config, mesh, run.eval_sources, run.reporter, run.stop)
-    progress = Progress(run.reporter, config, run.train_source)
-    failures = FailureLog(run.train_source, say)
+    source = run.sources.train
+    data = {"images": len(source), "fingerprint": source.fingerprint()}
+    failures = FailureLog(run.sources.images, say)
+    evaluate_state = make_evaluation(run, failures)
+    progress = Progress(run.reporter, config, source)
     for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
-        batch = to_global(failures.take(next(batches)), mesh)
+        batch = to_global(failures.take(next(batches), source), mesh)
         if step == start + 1:
             with progress.paused():
                 steps = compile_steps(config, mesh, state, batch, start, run.reporter)
@@ -126,7 +134,7 @@ def run_steps(
         if is_last or stopped or is_saved(step, config):
             period = period_at(step - 1, config.phases).value
             with progress.paused():
-                checkpoints.save(state, config, step, len(run.train_source), period, scores)
+                checkpoints.save(state, config, step, phase=period, scores=scores, **data)
         if stopped:
             break
         checkpoints.settle(wait=False)
@@ -266,12 +274,13 @@ def unreached_phase(config: Config) -> str:
 
 
 def make_evaluation(
-    config: Config, mesh: Mesh, sources: dict[str, Source], reporter: Reporter, stop: Stop
+    run: Run, failures: FailureLog
 ) -> Callable[[TrainState, int, str], dict[str, float] | None]:
     """Returns a function (state, step, phase) -> scores of the first set; it reports all scores.
 
     If the run is asked to stop, it ends early and returns None.
     """
+    config, mesh, sources = run.config, run.mesh, run.sources.evaluation
     generator, _ = make_networks(config)
     completion_for = make_generator_completion(config, generator, mesh)
     columns = SAMPLE_COLUMNS // len(sources)
@@ -280,19 +289,19 @@ def make_evaluation(
         completion = completion_for(state.eval_variables)
 
         def until_stopped(*batch: Any) -> Array:
-            if stop.is_agreed():
+            if run.stop.is_agreed():
                 raise StopEvaluation
             return completion(*batch)
 
         scores, rows = {}, []
         try:
             for name, source in sources.items():
-                scores[name] = evaluate(until_stopped, source, config, mesh, say)
-                rows.append(sample_rows(completion, source, config, mesh, columns))
+                scores[name] = evaluate(until_stopped, source, config, mesh, failures)
+                rows.append(sample_rows(completion, source, config, mesh, failures, columns))
         except StopEvaluation:
             return None
-        reporter.evaluation(step, phase, scores)
-        reporter.samples(step, np.concatenate(rows, axis=1))
+        run.reporter.evaluation(step, phase, scores)
+        run.reporter.samples(step, np.concatenate(rows, axis=1))
         return next(iter(scores.values()))
 
     return evaluate_state

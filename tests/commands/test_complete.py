@@ -14,7 +14,7 @@ from glinpaint_jax.commands import complete as command
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from tests.helpers.completers import Whitener
-from tests.helpers.programs import assert_rejected, run
+from tests.helpers.programs import assert_rejected, run, run_here
 
 HOLE = (slice(20, 40), slice(30, 60))
 
@@ -36,7 +36,7 @@ def files(tmp_path):
 def complete(finished_run, image, mask, output, *more):
     masks = [] if mask is None else [f"--mask={mask}"]
     arguments = [f"--checkpoint={finished_run[0]}", f"--image={image}", *masks]
-    return run("glinpaint_jax", "complete", *arguments, f"--output={output}", *more)
+    return run_here("complete", *arguments, f"--output={output}", *more)
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def pixels(path):
 
 def test_one_image(finished_run, files):
     source, output = files / "images" / "coffee.png", files / "out.png"
-    result = complete(finished_run, source, files / "masks" / "coffee.bmp", output)
+    mask, workdir = files / "masks" / "coffee.bmp", finished_run[0]
+    flags = [f"--checkpoint={workdir}", f"--image={source}", f"--mask={mask}", f"--output={output}"]
+    result = run("glinpaint_jax", "complete", *flags)
     assert (result.returncode, result.stderr) == (0, "")
     before, after = pixels(source), pixels(output)
     assert (before[HOLE] != after[HOLE]).any()

@@ -21,7 +21,7 @@ from PIL import Image
 from glinpaint_jax.commands import prepare as prepare_command
 from glinpaint_jax.data.datasets import open_parts, open_sources
 from glinpaint_jax.errors import UserError
-from tests.helpers.programs import ROOT, assert_rejected, command, environment, run
+from tests.helpers.programs import ROOT, assert_rejected, command, environment, run, run_here
 
 SHARDS = 4
 PIPES = ("25.png", "35.png")
@@ -370,13 +370,14 @@ def test_check_finds_damage_and_its_advice_repairs_it(
 )
 def test_changed_or_impossible_plans_are_rejected(more, expected, images, whole):
     before = read_all(whole[0])
-    assert_rejected(prepare(images, whole[0], *more), *expected)
+    _, *arguments = arguments_for(images, whole[0], *more)
+    assert_rejected(run_here(*arguments), *expected)
     assert read_all(whole[0]) == before
 
 
 def test_another_source_is_rejected(images, whole, tmp_path):
     folder = whole[0]
-    result = run("glinpaint_jax", "prepare", "photos", f"--output={folder}", "--shards=4")
+    result = run_here("prepare", "photos", f"--output={folder}", "--shards=4")
     assert_rejected(result, f"{folder} holds shards of source 'folder:{images}', not 'photos'")
     shutil.copytree(folder, tmp_path / "shards")
     more = tmp_path / "more"
@@ -384,7 +385,8 @@ def test_another_source_is_rejected(images, whole, tmp_path):
     plan = json.loads((folder / "plan.json").read_bytes()) | {"source": f"folder:{more}"}
     (tmp_path / "shards" / "plan.json").write_text(json.dumps(plan))
     shutil.copy(images / "00.png", more / "99.png")
-    assert_rejected(prepare(more, tmp_path / "shards"), "length 40, not 41")
+    _, *arguments = arguments_for(more, tmp_path / "shards")
+    assert_rejected(run_here(*arguments), "length 40, not 41")
 
 
 @pytest.mark.parametrize(
@@ -411,7 +413,7 @@ def test_bad_arguments_are_rejected_in_one_line(arguments, expected, tmp_path):
     (tmp_path / "damaged" / "plan.json").write_text('{"source": "photos"')
     before = sorted(tmp_path.rglob("*"))
     arguments = [argument.format(tmp_path) for argument in arguments]
-    assert_rejected(run("glinpaint_jax", "prepare", *arguments), *expected)
+    assert_rejected(run_here("prepare", *arguments), *expected)
     assert sorted(tmp_path.rglob("*")) == before
 
 

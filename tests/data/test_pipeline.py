@@ -1,3 +1,4 @@
+import os
 import platform
 import resource
 
@@ -15,7 +16,7 @@ from glinpaint_jax.data.pipeline import (
     eval_batches,
     record_numbers,
 )
-from glinpaint_jax.data.sources import FolderSource, decode
+from glinpaint_jax.data.sources import FolderSource, HoldOut, decode
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, assert_equal, numbers, take
@@ -48,6 +49,7 @@ def test_masks_are_read_from_a_folder(tmp_path):
         pixels = np.zeros((40, 40), np.uint8)
         pixels[:, columns] = 255
         Image.fromarray(pixels).save(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.png")  # left out: a reader would wait for it
     config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
     (batch,) = take(Numbered(10), config, 1, local_batch_size=16)
     assert {tuple(box) for box in batch["bbox"].tolist()} == {(0, 0, 32, 16), (0, 16, 32, 16)}
@@ -124,10 +126,9 @@ def test_broken_images_are_replaced_counted_and_reported(tmp_path):
     source = FolderSource(tmp_path)
     broken = [source.name(i) for i in range(200)].index(str(tmp_path / "7.png"))
     lines = []
-    log = FailureLog(source, lines.append)
+    log = FailureLog(len(source), lines.append)
     batches = take(source, make_small_config(), 50)
-    assert all("failed" not in log.take(batch) for batch in batches)
-    assert log.failed == 1
+    assert all("failed" not in log.take(batch, source) for batch in [*batches, *batches])
     assert lines == [f"skipped, cannot be decoded: {tmp_path / '7.png'}"]
     assert sum((batch["failed"] == broken).sum() for batch in batches) == 1
     assert_equal(batches, take(source, make_small_config(), 50))
@@ -135,11 +136,42 @@ def test_broken_images_are_replaced_counted_and_reported(tmp_path):
 
 def test_over_one_percent_of_broken_images_stops_the_run(small_config):
     source = Numbered(100, broken=[3, 50])
-    log = FailureLog(source, lambda _: None)
-    with pytest.raises(UserError, match="cannot be decoded, over 1%") as error:
+    log = FailureLog(len(source), lambda _: None)
+    with pytest.raises(UserError, match=r"2 images cannot be decoded, .* of 100: over 1%") as error:
         for batch in take(source, small_config, 25):
-            log.take(batch)
+            log.take(batch, source)
     assert "image 3" in str(error.value) and "image 50" in str(error.value)
+
+
+def test_the_limit_counts_all_images_of_training_and_evaluation():
+    """Of 900 images, those held out for evaluation come with 9 broken ones; the tenth stops it."""
+    train, held_out = (HoldOut(Numbered(900), 66, held_out=side) for side in (False, True))
+    log = FailureLog(len(train) + len(held_out), lambda _: None)
+
+    def read(source, *broken):
+        log.take({"failed": np.array([[*broken, -1]] + [[-1] * (len(broken) + 1)] * 65)}, source)
+
+    for _ in range(100):  # evaluations
+        read(held_out, *range(9))
+    with pytest.raises(UserError, match=r"10 images cannot be decoded"):
+        read(train, 5)
+
+
+@pytest.mark.parametrize(("per_mille", "stops"), [(9, False), (20, True)])
+def test_a_sample_of_a_large_source_stops_the_run_only_if_it_is_clear(per_mille, stops):
+    """The first 200,000 of 10 million images are read; a true share of 0.9% never stops it."""
+    source = Numbered(10_000_000)
+    for seed in range(20):
+        log = FailureLog(len(source), lambda _: None)
+        broken = np.random.default_rng(seed).random((2000, 100)) < per_mille / 1000
+        numbers = np.where(broken, np.arange(200_000).reshape(broken.shape), -1)
+        try:
+            for batch in numbers[..., None]:
+                log.take({"failed": batch}, source)
+        except UserError:
+            assert stops
+        else:
+            assert not stops
 
 
 @pytest.mark.parametrize("workers", [0, 1])

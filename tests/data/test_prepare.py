@@ -295,6 +295,9 @@ class Counted:
     def name(self, index):
         raise AssertionError("only broken records need a name")
 
+    def fingerprint(self):
+        raise NotImplementedError
+
 
 def begin_training(length, monkeypatch):
     """Starts in the middle of the second epoch; returns the records read and the peak memory."""

@@ -153,6 +153,9 @@ def test_hold_out_splits_any_source(length, count):
         def name(self, index):
             return str(index)
 
+        def fingerprint(self):
+            return str(length)
+
     sides = [HoldOut(Numbers(), count, held_out=side) for side in (True, False)]
     numbers = [[int(side.name(i)) for i in range(len(side))] for side in sides]
     assert len(numbers[0]) == count
@@ -191,6 +194,8 @@ def test_tfds_datasets_are_read_with_their_validation_split(tmp_path, monkeypatc
     assert sorted(reds(train)) == [0, 1, 2]
     assert sorted(reds(evaluation["val"])) == [100, 101]
     assert train.name(2) == "tfds tiny_photos:train record 2"
+    specs = ("train", "train[:2]", "train[1:]", "validation")
+    assert len({fingerprint(f"tfds:tiny_photos:{split}") for split in specs}) == len(specs)
     with pytest.raises(UserError, match="no split 'test', only train, validation"):
         open_sources("tfds:tiny_photos:test", "", 100)
 
@@ -220,6 +225,44 @@ def test_tfds_is_evaluated_on_the_named_split(tmp_path, monkeypatch):
     for spec, expected in {"train": [0, 1, 2], "validation": [100, 101]}.items():
         evaluation = open_sources("photos", f"tfds:tiny_photos:{spec}", 100)[1]
         assert sorted(reds(evaluation["val"])) == expected
+
+
+def fingerprint(spec, eval_images=5):
+    return open_sources(spec, "", eval_images).train.fingerprint()
+
+
+def test_fingerprints_of_folders_depend_on_the_names_and_their_order(tmp_path):
+    write_images(tmp_path / "a", 20)
+    before = fingerprint(f"folder:{tmp_path}/a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert fingerprint(f"folder:{tmp_path}/b") == before
+    assert fingerprint(f"folder:{tmp_path}/b", eval_images=1) != before  # holds out others
+    lists = {"sorted": [0, 1, 2], "reversed": [2, 1, 0]}
+    for name, numbers in lists.items():
+        lines = "".join(f"{number:03d}.png\n" for number in numbers)
+        (tmp_path / name).write_text(lines)
+    by_list = [fingerprint(f"folder:{tmp_path}/b:{tmp_path / name}") for name in lists]
+    assert len({before, *by_list}) == 3
+    (tmp_path / "b" / "007.png").rename(tmp_path / "b" / "7.png")
+    assert fingerprint(f"folder:{tmp_path}/b") != before
+
+
+def test_fingerprints_of_shards_depend_on_their_names_and_sizes(tmp_path):
+    def write(folder, name, value):
+        folder.mkdir(exist_ok=True)
+        writer = ArrayRecordWriter(str(folder / name), "group_size:1,uncompressed")
+        writer.write(bytes(value))
+        writer.close()
+        return fingerprint(f"array_record:{folder}/*.array_record")
+
+    found = [
+        write(tmp_path / "a", "0.array_record", 1),
+        write(tmp_path / "b", "1.array_record", 1),
+        write(tmp_path / "c", "0.array_record", 100_000),
+    ]
+    assert len(set(found)) == 3
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert fingerprint(f"array_record:{tmp_path}/moved/*.array_record") == found[0]
 
 
 def test_the_first_existing_alternative_is_used(tmp_path):

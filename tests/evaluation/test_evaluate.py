@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.data.datasets import open_sources
-from glinpaint_jax.data.pipeline import eval_batches
+from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.evaluation import metrics
 from glinpaint_jax.evaluation.baselines import BASELINES, mean_fill
 from glinpaint_jax.evaluation.evaluate import (
@@ -18,8 +18,8 @@ from glinpaint_jax.models.generator import Generator
 from tests.helpers.configs import make_small_config
 
 
-def no_warning(line):
-    raise AssertionError(line)
+def no_failures():
+    return FailureLog(0, pytest.fail)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_means_are_exact_with_a_partial_last_batch(kind, images, mesh8, mesh1):
     expected = expected_scores(config, mean_fill)
     for mesh in (mesh8, mesh1):
         complete_batch = make_baseline_completion(mean_fill, mesh)
-        scores = evaluate(complete_batch, open_held_out(config), config, mesh, no_warning)
+        scores = evaluate(complete_batch, open_held_out(config), config, mesh, no_failures())
         assert list(scores) == ["l1", "psnr", "ssim"]
         np.testing.assert_allclose(list(scores.values()), expected, rtol=1e-5)
 
@@ -74,8 +74,10 @@ def test_generator_completions_change_only_the_hole(generator_and_variables, mes
     scores = []
     for mesh in (mesh8, mesh1):
         complete_batch = make_generator_completion(config, generator, mesh)(variables)
-        scores.append(evaluate(complete_batch, open_held_out(config), config, mesh, no_warning))
-        rows = sample_rows(complete_batch, open_held_out(config), config, mesh, columns=4)
+        scores.append(evaluate(complete_batch, open_held_out(config), config, mesh, no_failures()))
+        rows = sample_rows(
+            complete_batch, open_held_out(config), config, mesh, no_failures(), columns=4
+        )
         masked, completed, original = rows
         assert rows.shape == (3, 4, 32, 32, 3)
         outside = (masked == original).all(-1)
@@ -87,7 +89,7 @@ def test_generator_completions_change_only_the_hole(generator_and_variables, mes
 def test_evaluating_again_compiles_nothing(mesh1):
     config = make_small_config()
     complete_batch = make_baseline_completion(mean_fill, mesh1)
-    first = evaluate(complete_batch, open_held_out(config), config, mesh1, no_warning)
+    first = evaluate(complete_batch, open_held_out(config), config, mesh1, no_failures())
     compiled = []
 
     def listen(event, duration, **details):
@@ -96,7 +98,9 @@ def test_evaluating_again_compiles_nothing(mesh1):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        assert evaluate(complete_batch, open_held_out(config), config, mesh1, no_warning) == first
+        assert (
+            evaluate(complete_batch, open_held_out(config), config, mesh1, no_failures()) == first
+        )
         assert compiled == []
         jax.jit(lambda x: x * 3.25)(1.0)
         assert compiled  # the listener works

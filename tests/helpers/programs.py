@@ -1,19 +1,24 @@
 """Runs the programs as users do, in separate processes."""
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from glinpaint_jax import __main__ as programs
 from glinpaint_jax.config import from_dict
 from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.training.state import abstract_state
@@ -34,6 +39,13 @@ SMALL = [
     "--config.phases.completion_end=2",
     "--config.phases.discriminator_end=5",
     "--config.optimizer.schedule=constant",
+]
+# Completion only, and no weight changes. The tests with two processes share this compiled program.
+STILL = [
+    *SMALL,
+    "--config.optimizer.learning_rate=1e-30",
+    "--config.phases.completion_end=1000000",
+    "--config.phases.discriminator_end=1000000",
 ]
 
 
@@ -61,6 +73,27 @@ def execute(arguments, **changes):
     )
 
 
+def run_here(*arguments):
+    """Like `run("glinpaint_jax", ...)`, but in this process, where jax and PyTorch are loaded."""
+    written, errors, status = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(written),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["glinpaint_jax", *map(str, arguments)]),
+        mock.patch.object(warnings, "formatwarning"),  # the program replaces it
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        try:
+            programs.main()
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(
+        arguments, status, stdout=written.getvalue(), stderr=errors.getvalue()
+    )
+
+
 def shared_run(name, tmp_path_factory, *arguments):
     """Runs the program once for all parallel test processes; returns its workdir and stderr."""
     folder = tmp_path_factory.getbasetemp()
@@ -82,9 +115,10 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def run_processes(count, *arguments, devices=1):
+def run_processes(count, *arguments, devices=1, **changes):
     """Like `run`, but in `count` processes that join each other, with `devices` devices each."""
-    return [started.result() for started in start_processes(count, *arguments, devices=devices)]
+    started = start_processes(count, *arguments, devices=devices, **changes)
+    return [process.result() for process in started]
 
 
 def start_processes(count, *arguments, devices=1, **changes):

@@ -32,6 +32,9 @@ class Numbered:
     def name(self, index):
         return f"image {index}"
 
+    def fingerprint(self):
+        return f"{self._length} numbers"
+
 
 def take(source, config, batches, *, start=0, local_batch_size=4, process=0, count=1):
     stream = train_batches(

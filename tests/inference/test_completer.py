@@ -1,5 +1,6 @@
 """Compares completing by regions with one pass over the whole image."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,11 +19,14 @@ from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
 
+CONFIG = make_small_config()
+predict = jax.jit(partial(make_networks(CONFIG)[0].apply, train=False))
+
 
 @pytest.fixture(scope="module")
 def weights():
     """Non-trivial running statistics and biases, so that borders matter far inside the image."""
-    return make_weights(make_small_config())
+    return make_weights(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +41,13 @@ def photo(height, width):
 
 def whole(weights, image, hole):
     """One pass over the whole image, padded to multiples of 4 with its last pixels."""
-    generator, _ = make_networks(weights.config)
     height, width = hole.shape
     rows = np.minimum(np.arange(-(-height // 4) * 4), height - 1)
     columns = np.minimum(np.arange(-(-width // 4) * 4), width - 1)
     pixels, mask = image[rows][:, columns], hole[rows][:, columns, None].astype(np.float32)
     masked_image = (pixels.astype(np.float32) / 127.5 - 1) * (1 - mask)
-    predict = jax.jit(lambda *args: generator.apply(weights.generator, *args, train=False))
-    prediction = np.asarray(predict(masked_image[None], mask[None])[0])[:height, :width]
+    prediction = predict(weights.generator, masked_image[None], mask[None])[0]
+    prediction = np.asarray(prediction)[:height, :width]
     return np.clip(prediction * 127.5 + 127.5, 0, 255)
 
 

@@ -1,6 +1,7 @@
 """Compares one training step of each phase with PyTorch: autograd, BatchNorm2d, torch.optim.Adam.
 
-The PyTorch step follows MMagic's GLInpaintor: same order, same losses.
+The PyTorch step follows MMagic's GLInpaintor: same order, same losses. Ours runs on 8 devices, with
+every loss.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
-from tests.helpers.networks import to_torch, torch_networks
+from tests.helpers.networks import make_weights, to_torch, torch_networks
 from tests.helpers.steps import make_batch, place
 
 # Relative, for losses, gradients (to the tensor's largest value) and running statistics.
@@ -26,7 +27,7 @@ TOLERANCES = {np.float32: (1e-5, 1e-3, 1e-5), np.float64: (1e-8, 1e-8, 1e-8)}
 
 def torch_step(phase, networks, batch, config, dtype):
     """Returns losses; leaves gradients, new parameters and running statistics in the networks."""
-    rate = config.optimizer.learning_rate
+    rate, weights = config.optimizer.learning_rate, config.losses
     generator, discriminator = (network.train().requires_grad_() for network in networks)
     bboxes = np.asarray(batch["bbox"])
     # Scale with XLA: its float32 division differs from PyTorch's in the last bit.
@@ -36,35 +37,47 @@ def torch_step(phase, networks, batch, config, dtype):
     for i, (top, left, height, width) in enumerate(bboxes):
         mask[i, :, top : top + height, left : left + width] = 1
 
-    def windows(images):
-        size, cut = config.local_size, []
-        for one, (top, left, height, width) in zip(images, bboxes, strict=True):
-            y = min(max(top - (size - height) // 2, 0), config.image_size - size)
-            x = min(max(left - (size - width) // 2, 0), config.image_size - size)
-            cut.append(one[:, y : y + size, x : x + size])
-        return torch.stack(cut)
+    size, last = config.local_size, config.image_size - config.local_size
+    around_holes = [
+        (min(max(y - (size - height) // 2, 0), last), min(max(x - (size - width) // 2, 0), last))
+        for y, x, height, width in bboxes
+    ]
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    anywhere = jax.random.randint(key, (len(bboxes), 2), 0, last + 1).tolist()
 
-    def adversarial_loss(images, target):
-        logits = discriminator(images, windows(images))
+    def adversarial_loss(images, target, corners):
+        windows = [
+            one[:, y : y + size, x : x + size] for one, (y, x) in zip(images, corners, strict=True)
+        ]
+        logits = discriminator(images, torch.stack(windows))
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+    def mean(values, region):
+        return (values * region).sum() / (3 * region.sum())
 
     losses = {}
     prediction = generator(torch.cat([image * (1 - mask), mask], dim=1))
     completed = image * (1 - mask) + prediction * mask
     if phase is not Phase.COMPLETION:
-        losses["discriminator_fake"] = adversarial_loss(completed.detach(), 0.0)
-        losses["discriminator_real"] = adversarial_loss(image, 1.0)
-        (losses["discriminator_fake"] + losses["discriminator_real"]).backward()
+        fake = adversarial_loss(completed.detach(), 0.0, around_holes)
+        real = adversarial_loss(image, 1.0, anywhere)
+        shift = (fake**2 + real**2) / 2
+        losses |= {"discriminator_fake": fake, "discriminator_real": real, "disc_shift": shift}
+        (fake + real + weights.disc_shift * shift).backward()
         torch.optim.Adam(discriminator.parameters(), rate).step()
     if phase is not Phase.DISCRIMINATOR:
-        hole_error = ((prediction - image).abs() * mask).sum()
-        losses["l1_hole"] = hole_error / (3 * mask.sum())
-        total = losses["l1_hole"]
+        error, down, right = prediction - image, completed.diff(dim=2), completed.diff(dim=3)
+        terms = {
+            "l1_hole": mean(error.abs(), mask),
+            "mse_hole": mean(error**2, mask),
+            "l1_valid": mean(error.abs(), 1 - mask),
+            "tv": mean(down.abs(), mask[:, :, :-1]) + mean(right.abs(), mask[..., :-1]),
+        }
         if phase is Phase.JOINT:
             discriminator.requires_grad_(False)
-            losses["adversarial"] = adversarial_loss(completed, 1.0)
-            total = total + config.losses.adversarial * losses["adversarial"]
-        total.backward()
+            terms["adversarial"] = adversarial_loss(completed, 1.0, around_holes)
+        sum(getattr(weights, name) * term for name, term in terms.items()).backward()
+        losses |= terms
         torch.optim.Adam(generator.parameters(), rate).step()
     return {name: loss.item() for name, loss in losses.items()}
 
@@ -75,10 +88,15 @@ def assert_close(got, expected, tolerance, name):
     assert np.abs(got - expected).max() <= tolerance * largest, name
 
 
+@pytest.fixture(scope="module")
+def weights(step_config):
+    return make_weights(step_config)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("phase", Phase)
-def test_a_step_matches_pytorch(phase, dtype, weights, torch_config, mesh1):
-    config = torch_config
+def test_a_step_matches_pytorch(phase, dtype, weights, step_config, mesh8):
+    config = step_config
 
     def cast(leaf):
         return leaf.astype(dtype) if leaf.dtype == np.float32 else leaf
@@ -89,12 +107,12 @@ def test_a_step_matches_pytorch(phase, dtype, weights, torch_config, mesh1):
         discriminator=jax.tree.map(cast, weights.discriminator),
     )
     with jax.enable_x64(dtype is np.float64):
-        batch = make_batch(0, config, mesh1)
+        batch = make_batch(0, config, mesh8)
         networks = torch_networks(weights)
         expected = torch_step(phase, networks, batch, config, dtype)
         create = jax.jit(lambda *networks: create_state(config, *networks))
-        state = place(create(weights.generator, weights.discriminator), mesh1)
-        state, losses = make_steps(config, mesh1)[phase](state, batch)
+        state = place(create(weights.generator, weights.discriminator), mesh8)
+        state, losses = make_steps(config, mesh8)[phase](state, batch)
         assert losses.pop("skipped") == 0
         assert {leaf.dtype for leaf in jax.tree.leaves(state.generator.params)} == {np.dtype(dtype)}
         after = jax.device_get((state.generator, state.discriminator))

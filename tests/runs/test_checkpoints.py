@@ -14,6 +14,7 @@ from glinpaint_jax.runs.checkpoints import Checkpoints, delete_superseded
 from glinpaint_jax.runs.resume import newest_complete_step, restore
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import FOLDER, steps_in
+from tests.helpers.sources import Numbered
 
 IMAGES = 7
 
@@ -34,7 +35,7 @@ def save(checkpoints, state, config, mesh, step, scores=None, phase="completion"
 
 
 def restore_step(workdir, config, mesh, step=1, images=IMAGES, say=pytest.fail):
-    return restore(workdir, step, config, images, abstract_state(config, mesh), say)
+    return restore(workdir, step, config, Numbered(images), abstract_state(config, mesh), say)
 
 
 def open_checkpoints(workdir, max_failed_saves=1):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.helpers.programs import (
     SMALL,
+    STILL,
     final_state,
     read_jsonl,
     run,
@@ -29,7 +30,6 @@ RUN = [
     "--config.phases.discriminator_end=2",  # steps: 2 completion, 1 discriminator, 3 joint
     "--config.phases.completion_end=1",
 ]
-COMPLETION = [*RUN, "--config.phases.discriminator_end=100", "--config.phases.completion_end=100"]
 
 
 def losses(workdir):
@@ -74,11 +74,7 @@ def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path
 def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     workdir = tmp_path / "run"
     first, second = start_processes(
-        2,
-        *COMPLETION,
-        *(f"--config.{name}=1000000" for name in ("num_steps", "phases.discriminator_end")),
-        "--config.phases.completion_end=1000000",
-        f"--workdir={workdir}",
+        2, "glinpaint_jax.main", *STILL, "--config.num_steps=1000000", f"--workdir={workdir}"
     )
     first.wait_for("step 4/")
     second.process.send_signal(signal.SIGTERM)

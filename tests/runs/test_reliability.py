@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from glinpaint_jax.files import find_damage
+from glinpaint_jax.weights import FOLDER, steps_in
 from tests.helpers.programs import (
     SMALL,
     Started,
@@ -22,18 +24,12 @@ from tests.helpers.programs import (
 )
 
 STEPS, EVERY = 24, 4
-RUN = [
+COMPLETION = [  # starts twice as fast as a run with all phases
     "glinpaint_jax.main",
     *SMALL,
     f"--config.num_steps={STEPS}",
     f"--config.checkpoint_every={EVERY}",
-    "--config.eval_every=1000",
     f"--config.log_every={EVERY}",  # as checkpoint_every: a resumed run logs the same means
-    "--config.phases.completion_end=2",
-    "--config.phases.discriminator_end=4",
-]
-COMPLETION = [  # starts twice as fast
-    *RUN,
     "--config.phases.completion_end=1000000",
     "--config.phases.discriminator_end=1000000",
 ]
@@ -64,8 +60,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def assert_as_uninterrupted(workdir, uninterrupted):
-    assert_same_state(final_state(workdir, STEPS), final_state(uninterrupted, STEPS))
+def assert_complete(workdir):
+    assert steps_in(workdir)
+    for step in steps_in(workdir):
+        assert find_damage(workdir / FOLDER / str(step)) is None
+
+
+def assert_as_uninterrupted(workdir, uninterrupted, steps=STEPS):
+    assert_same_state(final_state(workdir, steps), final_state(uninterrupted, steps))
     records = [
         [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(folder)]
         for folder in (workdir, uninterrupted)
@@ -75,7 +77,7 @@ def assert_as_uninterrupted(workdir, uninterrupted):
 
 def run_until_killed(workdir, rng):
     """Runs until a random kill -9 while starting, training or saving; returns the newest step."""
-    started = Started(*RUN, f"--workdir={workdir}")
+    started = Started("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
     if rng.random() < 0.8:
         started.wait_for("starting from", "resuming at", "nothing to do")
         time.sleep(rng.uniform(0, 8))
@@ -89,40 +91,51 @@ def run_until_killed(workdir, rng):
     return int(newest.read_text()) if newest.exists() else 0
 
 
-def test_a_run_killed_at_random_moments_ends_bitwise_identical(tmp_path, soak):
+def test_a_run_killed_at_random_moments_ends_bitwise_identical(finished_run, tmp_path, soak):
     """Through all phases."""
     rng, workdir = random.Random(0), tmp_path / "run"
     steps = [run_until_killed(workdir, rng) for _ in range(SOAK_KILLS if soak else KILLS)]
     assert steps == sorted(steps)  # no kill loses a complete checkpoint
-    last = run(*RUN, f"--workdir={workdir}")
+    last = run("glinpaint_jax.main", *SMALL, f"--workdir={workdir}")
     assert last.returncode == 0, last.stderr
-    uninterrupted = tmp_path / "uninterrupted"
-    assert run(*RUN, f"--workdir={uninterrupted}").returncode == 0
-    assert_as_uninterrupted(workdir, uninterrupted)
+    assert_as_uninterrupted(workdir, finished_run[0], steps=10)
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [(signal.SIGTERM, "training"), (signal.SIGTERM, "saving"), (signal.SIGINT, "training")],
-)
-def test_a_signal_saves_and_stops_and_the_run_resumes(number, moment, uninterrupted, tmp_path):
-    workdir = tmp_path / "run"
-    started = Started(*COMPLETION, f"--workdir={workdir}")
-    if moment == "training":
-        started.wait_for(f"step {EVERY}/")
-    else:
-        deadline = time.monotonic() + 240
-        while not list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")):
-            assert started.process.poll() is None and time.monotonic() < deadline
-    started.process.send_signal(number)
-    result = started.result()
-    assert result.returncode == 0, result.stderr
-    assert f"{number.name}: finishing the step and saving" in result.stderr
-    step = int((workdir / "newest_checkpoint").read_text())
-    assert 0 < step < STEPS
-    last = result.stderr.splitlines()[-1]
-    assert last == f"stopped at step {step} of {STEPS}; rerun to resume"
-    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+def wait_for_a_save(started, workdir):
+    deadline = time.monotonic() + 240
+    while not list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")):
+        assert started.process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_signals_save_and_stop_and_the_run_resumes(uninterrupted, tmp_path):
+    """Ctrl-C while training, SIGTERM while saving, and SIGTERM twice within a second at a start."""
+    workdir, step = tmp_path / "run", 0
+    for number, moment in (
+        (signal.SIGINT, "training"),
+        (signal.SIGTERM, "saving"),
+        (signal.SIGTERM, "starting"),
+    ):
+        started = Started(*COMPLETION, f"--workdir={workdir}")
+        if moment == "training":
+            started.wait_for(f"step {EVERY}/")
+        elif moment == "saving":
+            wait_for_a_save(started, workdir)
+        else:
+            started.wait_for("resuming at")
+        started.process.send_signal(number)
+        if moment == "starting":
+            started.wait_for("SIGTERM: finishing the step")
+            started.process.send_signal(number)
+        result = started.result()
+        assert result.returncode == 0, result.stderr
+        assert f"{number.name}: finishing the step and saving" in result.stderr
+        assert (f"resuming at step {step} of {STEPS}" in result.stderr) == (step > 0)
+        before, step = step, int((workdir / "newest_checkpoint").read_text())
+        assert before < step < STEPS
+        last = result.stderr.splitlines()[-1]
+        assert last == f"stopped at step {step} of {STEPS}; rerun to resume"
+        assert_complete(workdir)
 
     result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
@@ -144,22 +157,36 @@ def test_a_second_signal_exits_at_once(tmp_path):
     assert "stopped at step" not in result.stderr
 
 
-def test_a_repeated_signal_within_a_second_counts_once(tmp_path):
-    started = Started(*ENDLESS, f"--workdir={tmp_path}/run")
-    started.wait_for("starting from")
-    started.process.send_signal(signal.SIGTERM)
-    started.wait_for("SIGTERM: finishing the step")
-    started.process.send_signal(signal.SIGTERM)
-    assert started.result().returncode == 0
+def workers_of(started):
+    """Process ids of a run's data workers."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(number) for number in found.stdout.split()]
 
 
-def test_a_second_run_in_the_same_workdir_fails(tmp_path):
-    first = Started(*ENDLESS, f"--workdir={tmp_path}/run")
-    first.wait_for("starting from")
+def test_a_second_run_in_the_same_workdir_fails_and_workers_exit_with_their_run(tmp_path):
+    first = Started(
+        *ENDLESS,
+        f"--config.log_every={EVERY}",
+        "--config.data.num_workers=2",
+        f"--workdir={tmp_path}/run",
+    )
+    first.wait_for(f"step {EVERY}/")
     second = run(*ENDLESS, f"--workdir={tmp_path}/run")
     assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
-    first.process.send_signal(signal.SIGTERM)
-    assert first.result().returncode == 0
+
+    children = workers_of(first)
+    assert len(children) == 2
+    first.process.kill()
+    first.result()
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{child}") for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tmp_path):
@@ -193,7 +220,7 @@ def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted)
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot save step 20 in {folder}: No space left on device")
     assert {path.name for path in folder.iterdir()} == {"4", "8"}
-    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+    assert_complete(workdir)
 
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     result = run(*COMPLETION, f"--workdir={workdir}")
@@ -235,18 +262,7 @@ def test_a_diverging_run_stops_with_intact_checkpoints(tmp_path):
         for line in lines
     ), lines
     assert lines[-1].startswith("error: 4 updates in a row were not finite, the last at step 5")
-    assert run("glinpaint_jax", "verify", f"{tmp_path}/run").returncode == 0
-
-
-def workers_of(started):
-    """Process ids of a run's data workers."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(number) for number in found.stdout.split()]
+    assert_complete(tmp_path / "run")
 
 
 def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
@@ -258,21 +274,3 @@ def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "a data worker died with exit code -9" in result.stderr
     assert_as_uninterrupted(tmp_path / "run", uninterrupted)
-
-
-def test_workers_exit_when_their_run_is_killed(tmp_path):
-    started = Started(
-        *ENDLESS,
-        f"--config.log_every={EVERY}",
-        "--config.data.num_workers=2",
-        f"--workdir={tmp_path}/run",
-    )
-    started.wait_for(f"step {EVERY}/")
-    children = workers_of(started)
-    assert len(children) == 2
-    started.process.kill()
-    started.result()
-    deadline = time.monotonic() + 60
-    while any(os.path.exists(f"/proc/{child}") for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -1,5 +1,6 @@
 """Every kind of damage to a checkpoint."""
 
+import functools
 import shutil
 
 import jax
@@ -10,8 +11,10 @@ from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import SET_ASIDE, newest_complete_step
+from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, newest_complete_step, restore
+from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import FOLDER, load_weights
+from tests.helpers.sources import Numbered
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,8 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 5):
         state = jax.device_put(initial_state, replicated(mesh1))
-        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)})
+        fingerprint = Numbered(7).fingerprint()
+        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)}, fingerprint)
     checkpoints.close()
     return workdir
 
@@ -189,6 +193,34 @@ def test_damaged_steps_behind_a_symlink_stay_on_their_disk(workdir, tmp_path):
 
 def test_a_new_workdir_has_no_step(tmp_path):
     assert newest_complete_step(tmp_path, pytest.fail) is None
+
+
+class Renamed(Numbered):
+    def fingerprint(self):
+        return "other names"
+
+
+def test_changed_images_are_accepted_only_if_asked(workdir, step_config, mesh1):
+    for source, change in {
+        Renamed(7): "has 7 training images, as before, but their names differ",
+        Numbered(8): "has 8 training images, but the run began with 7",
+    }.items():
+        resume = functools.partial(
+            restore, workdir, 5, step_config, source, abstract_state(step_config, mesh1)
+        )
+        with pytest.raises(UserError, match=f"{change}, .*pass --accept-changed-data"):
+            resume(pytest.fail)
+    said = []
+    resume(said.append, accept_changed_data=True)
+    assert change in said[0]
+
+
+def test_checkpoints_without_a_fingerprint_accept_any_names(step_config):
+    """Earlier versions saved none."""
+    for data in ({"images": 7}, {"images": 7, "fingerprint": None}):
+        assert check_data_changes(step_config, data, step_config, Renamed(7), False) == ""
+    data["fingerprint"] = Numbered(7).fingerprint()
+    assert check_data_changes(step_config, data, step_config, Numbered(7), False) == ""
 
 
 def test_loading_weights_skips_damaged_steps(workdir):

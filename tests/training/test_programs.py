@@ -1,5 +1,6 @@
 """Memory and arithmetic of the compiled steps."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -46,15 +47,14 @@ def test_the_suggested_batch_is_shared_by_all_devices(mesh8):
         check_fit(Phase.JOINT, 13 * GB, GB // 2, GB // 2, Config(), mesh8)
 
 
-def test_a_run_that_does_not_fit_stops_before_its_first_step(mesh1, tmp_path, monkeypatch):
+def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_path, monkeypatch):
     def add(*_):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr(loop, "make_mesh", lambda: mesh1)
     monkeypatch.setattr(programs, "free_memory", lambda: 10_000)
     monkeypatch.setattr(loop.Progress, "add", add)
     with pytest.raises(UserError, match=r"the completion step needs \d MB .* only 2 MB are"):
-        loop.train(make_small_config(num_steps=2), tmp_path)
+        loop.train(dataclasses.replace(step_config, num_steps=2), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -135,12 +135,18 @@ def test_non_finite_updates_are_skipped(
         assert sum(broken_leaves) == (name == broken)
 
 
-def test_overfits_one_batch(mesh1):
-    config = make_small_config(
+def make_fast_learner(precision="float32"):
+    """A config for two images, shared by the tests on one device so that they compile once."""
+    return make_small_config(
+        precision=precision,
         global_batch_size=2,
         losses=LossConfig(l1_valid=1.0),
         optimizer=OptimizerConfig(learning_rate=1e-2),
     )
+
+
+def test_overfits_one_batch(mesh1):
+    config = make_fast_learner()
     state, batch = make_state(config, mesh1), make_batch(0, config, mesh1)
     smooth = jnp.broadcast_to(
         jnp.arange(32, dtype=jnp.uint8)[None, :, None, None] * 8, batch["image"].shape
@@ -165,7 +171,7 @@ def test_discriminator_learns_to_tell_real_from_fake(steps, initial_state, step_
 def test_bfloat16_keeps_the_state_in_float32_and_stays_close(mesh1):
     results = {}
     for precision in ("float32", "bfloat16"):
-        config = make_small_config(precision=precision)
+        config = make_fast_learner(precision)
         state, metrics = make_steps(config, mesh1)[Phase.COMPLETION](
             make_state(config, mesh1), make_batch(0, config, mesh1)
         )
