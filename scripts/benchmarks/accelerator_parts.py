@@ -171,52 +171,62 @@ def profile(arguments: argparse.Namespace) -> Iterator[Row]:
     for viewable in folder.rglob("*.trace.json.gz"):
         shutil.copy(viewable, arguments.scratch / "trace.json.gz")
     yield {"batch": batch, "steps": steps}
-    yield from longest_operations(trace, layers_of(program.compiled.as_text()), steps)
+    try:
+        text = program.compiled.as_text()
+    except Exception as error:  # a program from the compilation cache may have lost it
+        print("no layers:", first_line(error))
+        text = ""
+    yield from longest_operations(trace, layers_of(text), steps)
 
 
 def layers_of(program: str) -> dict[str, str]:
     """Operation -> where in the model it comes from, read from a compiled program's text."""
     named = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]+)"', program, re.MULTILINE)
-    return {operation: re.sub(r"^jit\(\w+\)/", "", layer) for operation, layer in named}
+    return {as_kernel(operation): re.sub(r"^jit\(\w+\)/", "", layer) for operation, layer in named}
+
+
+def as_kernel(operation: str) -> str:
+    """The name that XLA gives a GPU kernel made from an operation."""
+    return re.sub(r"[.-]", "_", operation)
 
 
 def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Iterator[Row]:
     """The LONGEST operations of a trace: milliseconds and calls a step, share, and layer.
 
-    `layers` maps operations to where in the program they come from.
+    `layers` is what `layers_of` returns.
     """
-    from jax.profiler import ProfileData
-
     seconds, calls = defaultdict(float), defaultdict(int)
-    for plane in ProfileData.from_file(str(trace)).planes:
-        for line in plane.lines:
-            counted = 0
-            for event in line.events:
-                stats = dict(event.stats)
-                # TPUs have a line of operations; GPUs one of kernels per stream.
-                if not (
-                    "hlo_op" in stats
-                    or (plane.name.startswith("/device:TPU") and line.name == "XLA Ops")
-                    or (plane.name.startswith("/device:GPU") and line.name.startswith("Stream"))
-                ):
-                    continue
-                name = (str(stats.get("hlo_op", "")), event.name)
-                seconds[name] += event.duration_ns / 1e9 / steps
-                calls[name] += 1
-                counted += 1
-            print(f"trace: {plane.name} {line.name}: {counted} operations")
+    for event in operations_of(trace):
+        kernel = event.name.split(" = ")[0].lstrip("%")  # TPUs give the whole instruction
+        name = (dict(event.stats).get("hlo_op") or kernel, kernel)
+        seconds[name] += event.duration_ns / 1e9 / steps
+        calls[name] += 1
     total = sum(seconds.values())
     for name in sorted(seconds, key=seconds.get, reverse=True)[:LONGEST]:
         operation, kernel = name
-        operation = operation or kernel.split(" = ")[0].lstrip("%")
         yield {
             "operation": operation,
-            "kernel": kernel.split(" = ")[0][:80],
-            "layer": layers.get(operation, ""),
+            "kernel": kernel[:80],
+            "layer": layers.get(as_kernel(operation), ""),
             "milliseconds": 1e3 * seconds[name],
             "share": seconds[name] / total,
             "calls": calls[name] / steps,
         }
+
+
+def operations_of(trace: Path) -> list[Any]:
+    """The trace's events that are operations: of the device, or if it has none, of the CPU."""
+    from jax.profiler import ProfileData
+
+    planes = list(ProfileData.from_file(str(trace)).planes)
+    print("trace:", *(f"{plane.name}/{line.name}," for plane in planes for line in plane.lines))
+    lines = [line for plane in planes if "/device:" in plane.name for line in plane.lines]
+    for kind in ("XLA Ops", "Stream"):  # of TPUs; of GPUs, one for each stream
+        events = [event for line in lines if line.name.startswith(kind) for event in line.events]
+        if events:
+            return events
+    every = (event for plane in planes for line in plane.lines for event in line.events)
+    return [event for event in every if any(name == "hlo_op" for name, _ in event.stats)]
 
 
 def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
