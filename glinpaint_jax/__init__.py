@@ -1,8 +1,14 @@
 """Global&Local image completion (Iizuka, Simo-Serra, Ishikawa, SIGGRAPH 2017) in JAX."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from glinpaint_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glinpaint_jax.inference.completer import Completer
 
 __version__ = "0.1.0"
+__all__ = ["Completer", "UserError"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,3 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return Completer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "Completer"]

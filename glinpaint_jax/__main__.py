@@ -1,17 +1,19 @@
-"""python -m glinpaint_jax COMMAND [--flags]
+"""glinpaint COMMAND [--flags]        or: python -m glinpaint_jax COMMAND [--flags]
 
 Commands:
-  train         train a model: --config FILE [--workdir DIR]
-  evaluate      score a checkpoint: --checkpoint PATH [--config FILE] [--baselines]
+  train         train a model: --config CONFIG [--workdir DIR]
+  evaluate      score a checkpoint: --checkpoint PATH [--config CONFIG] [--baselines]
   complete      fill holes in photographs: --checkpoint PATH --image I --mask M --output O
   serve         complete photographs in the browser: --checkpoint PATH
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
   import-torch  convert MMagic weights to a checkpoint: FILE.pth --output DIR
   export        write weights for other tools: PATH --format FORMAT --output FILE
   verify        check checkpoints against their checksums: DIR
+  config        print one of our configs, to start your own: NAME > FILE
 
-PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, or the name of MMagic's
-weights: places or celeba_hq. COMMAND --help lists all flags.
+PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, hf://USER/REPO, or the
+name of MMagic's weights: places or celeba_hq. CONFIG is a file or the name of one of ours; `config`
+lists them. COMMAND --help lists all flags.
 """
 
 from glinpaint_jax import startup
@@ -22,6 +24,7 @@ if __name__ == "__main__":
 import difflib
 import importlib
 import sys
+from pathlib import Path
 
 from glinpaint_jax.commands import cli
 
@@ -34,22 +37,23 @@ COMMANDS = {
     "import-torch": "commands.import_torch",
     "export": "commands.export",
     "verify": "commands.verify",
+    "config": "commands.config",
 }
 
 
 def main() -> None:
+    program = "glinpaint" if Path(sys.argv[0]).stem == "glinpaint" else "python -m glinpaint_jax"
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
     elif command in COMMANDS:
         module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
-        cli.run(module, f"python -m glinpaint_jax {command}", arguments)
+        cli.run(module, f"{program} {command}", arguments)
     else:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         advice = f"did you mean {close[0]}? " if close else ""
         sys.exit(
-            f"error: unknown command {command!r}; {advice}"
-            "`python -m glinpaint_jax --help` lists all commands"
+            f"error: unknown command {command!r}; {advice}`{program} --help` lists all commands"
         )
 
 

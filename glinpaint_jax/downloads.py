@@ -1,4 +1,4 @@
-"""Finds weights by path, name or URL. Downloads are checked and kept in a cache."""
+"""Finds weights by path, name, URL or Hugging Face repository. Downloads are kept in a cache."""
 
 import hashlib
 import http.client
@@ -16,12 +16,15 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathn
 from tqdm import tqdm
 
 import glinpaint_jax
-from glinpaint_jax.errors import UserError
+from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import checksum, replace_atomically, report_unwritable
 
 BASE_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
 BASE_VARIABLE = "GLINPAINT_WEIGHTS_URL"
 SCHEMES = ("http", "https")
+HUB_SCHEME = "hf://"
+HUB_PLACE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the weights
 MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -55,14 +58,16 @@ OFFICIAL = {
 
 
 def locate(place: str | Path, report: Report | None = None) -> Path:
-    """Returns the local path of a file or folder, a URL, or a name in OFFICIAL.
+    """Returns the local path of a file or folder, a URL, hf://USER/REPO, or a name in OFFICIAL.
 
     Downloads what is not in the cache yet; `report` is called with the bytes received so far and
     the size, if known. An existing file or folder wins over a name. Raises
     UserError if the download fails, or if a file's name holds a checksum that is not the file's.
     """
     text = str(place)
-    if "://" in text:
+    if text.startswith(HUB_SCHEME):
+        path = _locate_in_hub(text)
+    elif "://" in text:
         path = _locate_url(text, report)
     elif text in OFFICIAL and not Path(text).exists():
         base = os.environ.get(BASE_VARIABLE) or BASE_URL
@@ -126,6 +131,26 @@ def _locate_url(url: str, report: Report | None) -> Path:
     if not os.path.exists(cached):  # unlike Path.exists, takes names of any length
         download(url, cached, report)
     return cached
+
+
+def _locate_in_hub(place: str) -> Path:
+    """Returns the weights of hf://USER/REPO[@REVISION] in huggingface_hub's own cache.
+
+    huggingface_hub downloads them if they are not the newest, and works offline if it has them.
+    """
+    match = HUB_PLACE.fullmatch(place)
+    if match is None:
+        raise UserError(f"{place} must be hf://USER/REPO or hf://USER/REPO@REVISION")
+    hub = import_extra("huggingface_hub")
+    try:
+        return Path(hub.hf_hub_download(match[1], HUB_WEIGHTS, revision=match[2]))
+    except (OSError, ValueError) as error:  # all of its errors are one of these
+        is_unreachable = isinstance(error, FileNotFoundError)  # and not in the cache; caused by:
+        reason = type(error.__cause__ if is_unreachable else error).__name__
+        raise UserError(
+            f"cannot download {HUB_WEIGHTS} of {place}: {reason}; check the name and the network; "
+            "for a private repository, run `hf auth login`"
+        ) from None
 
 
 def download(url: str, path: Path, report: Report | None = None) -> None:

@@ -1,6 +1,7 @@
 """Errors that the user can fix."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 
@@ -15,6 +16,7 @@ class UserError(Exception):
 EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "huggingface_hub": "hub",
     "python_multipart": "web",
     "starlette": "web",
     "uvicorn": "web",
@@ -28,8 +30,14 @@ def import_extra(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
         extra = EXTRA_OF.get(package, package)
-        if extra not in ("torch", "onnx", "web"):
+        if extra not in ("torch", "onnx", "web", "hub"):
             raise
         raise UserError(
-            f"this needs {package}, which is not installed; pip install -e '.[{extra}]'"
+            f"this needs {package}, which is not installed; pip install {_ourselves(extra)}"
         ) from None
+
+
+def _ourselves(extra: str) -> str:
+    """What pip installs this package by, with an extra: the checkout it runs from, or its name."""
+    is_checkout = (Path(__file__).parent.parent / "pyproject.toml").is_file()
+    return f"-e '.[{extra}]'" if is_checkout else f"'glinpaint_jax[{extra}]'"

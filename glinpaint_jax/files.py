@@ -1,7 +1,7 @@
 """Writing files and folders whole or not at all; locks; checksums."""
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from glinpaint_jax.errors import UserError
 
@@ -45,9 +46,10 @@ def report_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    with replace_atomically(path) as temporary:
-        temporary.write_bytes(content)
-        fsync_path(temporary)
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fsync_path(path: Path) -> None:
@@ -90,7 +92,7 @@ def lock_file(path: Path) -> Iterator[None]:
         opened = path.open("a+")
     with opened as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, exclusive=True)
         except BlockingIOError:
             raise _locked(path) from None
         except OSError as error:
@@ -108,9 +110,18 @@ def require_unlocked(path: Path) -> None:
     """Raises UserError if another process holds the lock of `lock_file`."""
     with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(file, exclusive=False)
         except BlockingIOError:
             raise _locked(path) from None
+
+
+def _flock(file: IO[str], *, exclusive: bool) -> None:
+    """Raises BlockingIOError if another process holds the lock, OSError if there are no locks."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        raise OSError(errno.ENOSYS, "Windows has no flock") from None
+    fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 def _locked(path: Path) -> UserError:
@@ -128,7 +139,7 @@ def write_manifest(folder: Path) -> None:
     lines = []
     for path in _list_files(folder):
         fsync_path(path)
-        lines.append(f"{checksum(path)}  {path.relative_to(folder)}\n")
+        lines.append(f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n")
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
         fsync_path(path)
@@ -141,7 +152,7 @@ def find_damage(folder: Path) -> str | None:
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if rest:
             return f"{MANIFEST_NAME} does not end with its last line"
-        found = {str(path.relative_to(folder)): path for path in _list_files(folder)}
+        found = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
         for name in sorted(listed.keys() | found.keys()):
             if name not in found:
                 return f"{name} is missing"

@@ -1,6 +1,6 @@
 """Trains a model. If the workdir already holds a checkpoint, training resumes from it.
 
-  python -m glinpaint_jax.main --config configs/places.py
+  python -m glinpaint_jax.main --config places
 
 Pass --config.FIELD=VALUE to change a field of the config.
 """
@@ -21,7 +21,7 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.usage = "%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume even if the number or names of the training images have changed",
     )
-    cli.add_config_arguments(parser, "config file, such as configs/places.py")
+    cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
 
 

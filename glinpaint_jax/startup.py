@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import runpy
 import signal
 import sys
 from types import FrameType
 from typing import Any, NoReturn
+
+
+def main() -> None:
+    """The command `glinpaint`: the same as `python -m glinpaint_jax`."""
+    runpy.run_module("glinpaint_jax", run_name="__main__")
 
 
 def prepare() -> None:

@@ -1,12 +1,14 @@
 """Loads trained weights and saves imported ones.
 
-Weights come from a workdir, one of its step directories (runs/checkpoints.py), or a `.pth` or
-`.safetensors` file with MMagic's keys, which may be given by name or URL (downloads.py).
+Weights come from a workdir, one of its step directories (runs/checkpoints.py), a `.pth` or
+`.safetensors` file with MMagic's keys, which may be given by name or URL (downloads.py), or a
+folder that holds such a file for the Hugging Face Hub (interop/hub.py).
 `import-torch` turns such a file into a workdir:
 
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict, to_dict
-from glinpaint_jax.downloads import OFFICIAL, locate
+from glinpaint_jax.downloads import HUB_WEIGHTS, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
@@ -40,6 +42,8 @@ def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
     there are no averaged weights.
     """
     path = locate(place)
+    if (path / HUB_WEIGHTS).is_file():
+        path /= HUB_WEIGHTS
     if path.is_file():
         weights, _ = read_weights(path)
         averaged = False
@@ -102,8 +106,8 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder)
+    """Reads what orbax's JsonSave wrote; its own reader would wait for all other processes."""
+    return json.loads((folder / "metadata").read_text())
 
 
 def _read_arrays(folder: Path, abstract: Any) -> Any:
@@ -158,8 +162,8 @@ def _find_newest_step(workdir: Path) -> Path:
         raise UserError(f"no checkpoint in {workdir} is complete: {'; '.join(damaged)}")
     raise UserError(
         f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
-        f"directory such as WORKDIR/{FOLDER}/1000, a .pth or .safetensors file, its URL, or "
-        f"{' or '.join(OFFICIAL)} (MMagic's weights)"
+        f"directory such as WORKDIR/{FOLDER}/1000, a .pth or .safetensors file, its URL, "
+        f"hf://USER/REPO, or {' or '.join(OFFICIAL)} (MMagic's weights)"
     )
 
 

@@ -31,15 +31,15 @@ def towers(size: tuple[int, int]) -> np.ndarray:
     """The two lightning towers beside the rocket."""
     return polygons(
         size,
-        [(194, 118), (208, 118), (209, 190), (211, 372), (164, 372), (184, 190)],
-        [(440, 118), (454, 118), (461, 190), (481, 426), (444, 426), (438, 370), (436, 190)],
+        [(102, 118), (116, 118), (117, 190), (118, 330), (77, 330), (92, 190)],
+        [(348, 118), (362, 118), (369, 190), (383, 330), (345, 330), (344, 190)],
     )
 
 
 def badge(size: tuple[int, int]) -> np.ndarray:
-    """The round badge on the astronaut's suit."""
+    """The round badge on the astronaut's suit, with the cloth it is sewn on."""
     hole = np.zeros(size, np.uint8)
-    cv2.circle(hole, (171, 385), 45, 1, cv2.FILLED)
+    cv2.circle(hole, (170, 390), 47, 1, cv2.FILLED)
     return hole > 0
 
 
@@ -51,7 +51,7 @@ def scratches(size: tuple[int, int], seed: int) -> np.ndarray:
             angle += rng.normal(0, 0.25)
             step = rng.uniform(15, 40) * np.array([np.cos(angle), np.sin(angle)])
             points.append(points[-1] + step)
-        cv2.polylines(hole, [np.array(points, np.int32)], False, 1, int(rng.integers(2, 6)))
+        cv2.polylines(hole, [np.array(points, np.int32)], False, 1, int(rng.integers(2, 5)))
     return hole > 0
 
 
@@ -62,7 +62,8 @@ def spoon(size: tuple[int, int]) -> np.ndarray:
 
 
 def load(name: str) -> np.ndarray:
-    return np.array(PIL.Image.open(PHOTOS / name).convert("RGB"))
+    photo = np.array(PIL.Image.open(PHOTOS / name).convert("RGB"))
+    return photo[:330, 92:560] if name == "rocket.jpg" else photo  # without the lit ground
 
 
 def paint(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def draw_methods(checkpoint: str) -> None:
     ]
     grid = []
     for name, draw, top, left in (
-        ("rocket.jpg", towers, 100, 80),
+        ("rocket.jpg", towers, 90, 0),
         ("coffee.png", spoon, 150, 230),
         ("chelsea.png", lambda size: scratches(size, seed=5), 30, 120),
     ):

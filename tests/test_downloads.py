@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import sys
 import warnings
+from pathlib import Path
 from urllib.request import Request
 
 import pytest
@@ -12,6 +14,7 @@ from glinpaint_jax.commands import cli, import_torch
 from glinpaint_jax.downloads import OFFICIAL, download, identify, locate
 from glinpaint_jax.errors import UserError
 from tests.helpers.downloads import break_a_chunk, file, redirect, serve, stall, trickle
+from tests.helpers.programs import execute
 
 CONTENT = b"weights " * 50_000  # several reads
 NAME = f"model-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
@@ -139,6 +142,40 @@ def test_names_stand_for_mmagics_addresses(monkeypatch):
         f"{base}/gl_256x256_8x12_places_20200619-52a040a8.pth",
         f"{base}/gl_256x256_8x12_celeba_20200619-5af0493f.pth",
     ]
+
+
+def locate_in_new_process(place, **environment):
+    """huggingface_hub reads its environment when it is imported."""
+    code = "import sys; from glinpaint_jax.downloads import locate; print(locate(sys.argv[1]))"
+    return execute([sys.executable, "-c", code, place], **environment)
+
+
+def test_repositories_are_downloaded_and_then_found_offline(tmp_path):
+    hub = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "*"}
+    headers = {"X_Repo_Commit": "0" * 40, "ETag": '"123"'}
+    answers = {
+        "/me/model/resolve/v1/model.safetensors": file(CONTENT, **headers),
+        "/me/other/resolve/main/model.safetensors": file(
+            b"", status=404, X_Error_Code="RepoNotFound"
+        ),
+    }
+    with serve(answers) as (url, _):
+        found = locate_in_new_process("hf://me/model@v1", HF_ENDPOINT=url, **hub)
+        assert found.returncode == 0, found.stderr
+        missing = locate_in_new_process("hf://me/other", HF_ENDPOINT=url, **hub)
+    path = Path(found.stdout.strip())
+    assert path.read_bytes() == CONTENT
+    assert path.name == "model.safetensors" and path.is_relative_to(tmp_path)
+    error = "cannot download model.safetensors of hf://me/other: RepositoryNotFoundError; check"
+    assert error in missing.stderr.splitlines()[-1]
+    offline = locate_in_new_process("hf://me/model@v1", HF_HUB_OFFLINE="1", **hub)
+    assert offline.stdout == found.stdout, offline.stderr
+
+
+@pytest.mark.parametrize("place", ["hf://me", "hf://me/model/file", "hf://me/model@", "hf:///a"])
+def test_unusable_repositories_are_rejected(place):
+    with pytest.raises(UserError, match=f"{place} must be hf://USER/REPO or hf://USER/REPO@REV"):
+        locate(place)
 
 
 @pytest.mark.parametrize("is_folder", [True, False])

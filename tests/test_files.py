@@ -1,9 +1,10 @@
 import hashlib
 import subprocess
+import sys
 
 import pytest
 
-from glinpaint_jax.files import MANIFEST_NAME, find_damage, write_manifest
+from glinpaint_jax.files import MANIFEST_NAME, find_damage, lock_file, write_manifest
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
 
@@ -54,3 +55,10 @@ def test_unlisted_files_are_reported(folder):
 
 def test_a_missing_folder_is_reported(tmp_path):
     assert MANIFEST_NAME in find_damage(tmp_path / "nowhere")
+
+
+def test_where_no_files_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    warned = pytest.warns(UserWarning, match=r"cannot lock .* make sure no second run uses it")
+    with warned, lock_file(tmp_path / "lock"):
+        pass

@@ -61,6 +61,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
         "Telea",
         "Navier-Stokes",
         "smooth fill",
+        "biharmonic",
     ]
     last = read_jsonl(workdir)[-1]
     assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)

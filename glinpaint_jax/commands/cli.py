@@ -15,7 +15,6 @@ import functools
 import inspect
 import os
 import re
-import resource
 import runpy
 import shutil
 import sys
@@ -30,6 +29,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, set_value, settings
+from glinpaint_jax.configs import FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.methods import METHODS
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, or the name of "
-    "MMagic's weights: places or celeba_hq"
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, hf://USER/REPO, or "
+    "the name of MMagic's weights: places or celeba_hq"
 )
 
 
@@ -73,6 +73,10 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
 
 def _check_open_files() -> None:
     """Raises UserError if this process may open so few files that it would fail anywhere."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= limit < MIN_OPEN_FILES:
         raise UserError(
@@ -162,8 +166,8 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
-    """--config FILE, and --config.FIELD=VALUE for every field."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    """--config CONFIG, and --config.FIELD=VALUE for every field."""
+    parser.add_argument("--config", type=find_config, metavar="CONFIG", help=help)
     groups = {}
     for path, setting in settings():
         section = ".".join(["config", *path.split(".")[:-1]])
@@ -221,17 +225,31 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
     elif saved is not None:
         config = copy.deepcopy(saved)
     else:
-        raise UserError("no config; pass --config configs/demo.py or another file of configs/")
+        raise UserError(
+            f"no config; pass --config with a file or one of {', '.join(our_configs())}"
+        )
     for name, value in vars(arguments).items():
         if name.startswith("config."):
             set_value(config, name.removeprefix("config."), value)
     return config.validate()
 
 
+def find_config(place: str) -> Path:
+    """Returns the file of one of our configs, by name, or else `place`. An existing file wins."""
+    return Path(place) if Path(place).is_file() else our_configs().get(place, Path(place))
+
+
+def our_configs() -> dict[str, Path]:
+    """Our config files by name, such as places."""
+    return {path.stem: path for path in sorted(FOLDER.glob("[!_]*.py"))}
+
+
 def read_config(path: Path) -> Config:
     """Runs a config file. Raises UserError, with the line, if it has no usable get_config()."""
     if not path.is_file():
-        raise UserError(f"no config file {str(path)!r}; this project's configs are in configs/")
+        raise UserError(
+            f"no config file {str(path)!r}; pass a file or one of {', '.join(our_configs())}"
+        )
     try:
         source = path.read_bytes()
         if b"\0" in source:
@@ -247,7 +265,7 @@ def read_config(path: Path) -> Config:
         line = get_config.__code__.co_firstlineno if inspect.isfunction(get_config) else 1
         raise UserError(
             f"{path}, line {line}: the file must define get_config() -> glinpaint_jax.config.Config"
-            f", as configs/demo.py does; found {type(config).__name__}"
+            f", as our demo does; found {type(config).__name__}"
         )
     return config
 

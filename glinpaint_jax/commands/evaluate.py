@@ -8,7 +8,7 @@ it has them.
 
 MMagic's weights on their data, with the published scores beside ours:
 
-  python -m glinpaint_jax evaluate --checkpoint places --config configs/places.py
+  python -m glinpaint_jax evaluate --checkpoint places --config places
 """
 
 import argparse
@@ -30,14 +30,14 @@ Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --checkpoint PATH [--config FILE] [--config.FIELD=VALUE ...]"
+    parser.usage = "%(prog)s --checkpoint PATH [--config CONFIG] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     cli.add_checkpoint_argument(parser)
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
     add("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     add("--output", type=Path, metavar="DIR", help="also write a picture of every image, as PNG")
     add("--baselines", action="store_true", help="also score methods that need no training")
-    cli.add_config_arguments(parser, "config file [the checkpoint's own config]")
+    cli.add_config_arguments(parser, "a config file or name [the checkpoint's own config]")
     cli.add_distributed_arguments(parser)
 
 
@@ -95,7 +95,7 @@ def score(
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
     from glinpaint_jax.distributed import make_mesh, replicated, require_same
-    from glinpaint_jax.evaluation.baselines import BASELINES
+    from glinpaint_jax.evaluation.baselines import BASELINES, BIHARMONIC_SIZE
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
         make_baseline_completion,
@@ -117,7 +117,9 @@ def score(
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
     model = make_generator_completion(config, generator, mesh)(variables)
-    baselines = BASELINES if with_baselines else {}
+    baselines = dict(BASELINES) if with_baselines else {}
+    if config.image_size > BIHARMONIC_SIZE and baselines.pop("biharmonic", None):
+        warn(f"biharmonic is left out: image_size={config.image_size}, up to {BIHARMONIC_SIZE}")
     others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
 
     scores = {}

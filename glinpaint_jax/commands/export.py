@@ -5,6 +5,7 @@
   torchscript  function of image and mask that returns the completed image; IOPaint loads it
   onnx         the same; the mask is float
   stablehlo    the same for jax.export, with NHWC arrays; runs on cpu, cuda and tpu
+  hub          folder for the Hugging Face Hub: safetensors, config.json and a model card
 
 Images are RGB in 0..1 with the hole not yet filled; masks are 1 in the hole. Batch and size are
 free; sides must be multiples of 4. Before the file is put in place, it is run and compared with
@@ -14,10 +15,14 @@ JAX.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
 
-FORMATS = ("mmagic", "safetensors", "torchscript", "onnx", "stablehlo")
+if TYPE_CHECKING:
+    from glinpaint_jax.interop.hub import History
+
+FORMATS = ("mmagic", "safetensors", "torchscript", "onnx", "stablehlo", "hub")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=cli.CHECKPOINT_HELP,
     )
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", required=True, help="a new file; hub: a new folder"
+    )
+    parser.add_argument(
+        "--license", default="unknown", metavar="ID", help="hub: of the weights, such as cc-by-4.0"
+    )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -43,12 +53,46 @@ def main(arguments: argparse.Namespace) -> None:
 
     start()
     weights = load_weights(arguments.checkpoint, arguments.ema)
-    difference = export_weights(weights, arguments.format, arguments.output)
+    output = arguments.output
+    if arguments.format == "hub":
+        from glinpaint_jax.interop.hub import export_folder
+
+        history = read_history(Path(arguments.checkpoint), weights.step)
+        difference = export_folder(weights, history, arguments.license, output)
+    else:
+        difference = export_weights(weights, arguments.format, output)
     if arguments.format == "mmagic":
         for note in mmagic_differences(weights.config):
             print(f"note: {note}", file=sys.stderr)
-    megabytes = arguments.output.stat().st_size / 1e6
+    files = output.iterdir() if output.is_dir() else [output]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
     print(
-        f"wrote {arguments.output} ({megabytes:.1f} MB): differs from JAX by at most "
+        f"wrote {output} ({megabytes:.1f} MB): differs from JAX by at most "
         f"{difference:.1e} (allowed {TOLERANCE:.0e})"
     )
+    if arguments.format == "hub":
+        repository = f"USER/{output.absolute().name}"
+        print(f"check {output / 'README.md'}, then: hf upload {repository} {output}")
+
+
+def read_history(checkpoint: Path, step: int) -> "History":
+    """What the workdir of a run, or of one of its steps, records up to `step`; maybe nothing."""
+    from glinpaint_jax.interop.hub import History
+    from glinpaint_jax.runs.report import read_records
+    from glinpaint_jax.weights import FOLDER
+
+    path = checkpoint.absolute()
+    workdir = path.parent.parent if path.parent.name == FOLDER else path
+    scored_step, scores = 0, {}
+    for record in read_records(workdir):
+        evaluated = [name.split("/") for name in record if name.startswith("eval/")]
+        if evaluated and record["step"] <= step:
+            scored_step, scores = record["step"], {}
+            for _, images, metric in evaluated:
+                scores.setdefault(images, {})[metric] = record[f"eval/{images}/{metric}"]
+    drawn = [
+        picture
+        for picture in sorted(workdir.glob("samples/step_*.png"))
+        if int(picture.stem.removeprefix("step_")) <= step
+    ]
+    return History(scored_step, scores, drawn[-1].read_bytes() if drawn else None)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
@@ -19,7 +20,13 @@ from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
-from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
+from glinpaint_jax.inference.scale import (
+    enlarge,
+    large_holes,
+    shrink,
+    trained_size,
+    trained_window,
+)
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.complete import predict_filled
 from glinpaint_jax.models.generator import STRIDE
@@ -38,14 +45,15 @@ class Completer:
     """Fills holes with a trained generator or, without weights, by `method`: one of METHODS.
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
-    radius. The result equals one pass over the whole image. A smaller tile needs less memory and
-    more time.
+    radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
+    memory and more time.
 
     `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
     generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
-    than those of the training until they fit; 1 never does; 0.5 halves everything.
+    than those of the training until they fit, and shows generators trained on small images no
+    larger crops; 1 does neither; 0.5 halves everything.
     """
 
     def __init__(
@@ -68,11 +76,13 @@ class Completer:
         if blend == "auto":
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
         self._scale = check_scale(scale)
-        if weights is None:
-            self._method, self._trained_size = method, None
-        else:
-            self._method, self._trained_size = None, trained_size(weights.config)
+        self._method = method if weights is None else None
+        self._trained_size = self._window = None
+        if weights is not None:
             self._prepare_generator(weights)
+            if self._scale == "auto":
+                self._trained_size = trained_size(weights.config)
+                self._window = trained_window(weights.config)
 
     def _prepare_generator(self, weights: Weights) -> None:
         generator, _ = make_networks(weights.config)
@@ -113,10 +123,11 @@ class Completer:
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.
 
-        For a uint8 array [h, w, 3], returns an array; for a PIL image or a path, a PIL image (8-bit
-        grey or RGB, with or without alpha). `mask` has the same size: a bool array [h, w], True =
-        hole, or an image or path, white = hole. Raises UserError for unsupported images or masks;
-        warns of holes that are empty or cover most of the image.
+        For a uint8 array [h, w, 3], of numpy or jax, returns a numpy array; for a PIL image or a
+        path, a PIL image (8-bit grey or RGB, with or without alpha). `mask` has the same size: a
+        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole. Raises
+        UserError for unsupported images or masks; warns of holes that are empty or cover most of
+        the image.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
@@ -150,7 +161,7 @@ class Completer:
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
-        completed = self.fill_exactly(*map(list, zip(*pairs, strict=True)))
+        completed = self.fill_unscaled(*map(list, zip(*pairs, strict=True)))
         return [
             blend(*pair, self._blend, self._max_blended)
             for pair in zip(completed, holes, strict=True)
@@ -167,12 +178,12 @@ class Completer:
             groups = [(self._scale, hole)] if self._scale < 1 else []
         for scale, part in groups:
             small_image, small_hole = shrink(image, hole, scale)
-            (small,) = self.fill_exactly([small_image], [small_hole])
-            image = np.where(part[..., None], enlarge(small, *hole.shape), image)
+            (small,) = self.fill_unscaled([small_image], [small_hole])
+            image = enlarge(small, image, part)
             hole = hole & ~part
         return image, hole
 
-    def fill_exactly(self, images: Images, holes: Holes) -> Images:
+    def fill_unscaled(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes filled at scale 1, without blending."""
         if self._method:
             pairs = zip(images, holes, strict=True)
@@ -200,7 +211,7 @@ class Completer:
         holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
-            for region in plan_regions(hole, self._tile):
+            for region in plan_regions(hole, self._tile, self._window):
                 by_size.setdefault(region.crop.size, []).append((index, region))
         for waiting in by_size.values():
             while waiting:
@@ -225,17 +236,38 @@ def check_scale(scale: int | float | str) -> int | float | str:
 
 def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
     """Returns the photo (None if `image` is an array), its pixels and its hole."""
+    image, mask = _to_numpy(image), _to_numpy(mask)
     photo = None if isinstance(image, np.ndarray) else read_photo(image)
     pixels = image if photo is None else photo.rgb
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]")
+        raise UserError(
+            f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]; convert it, for "
+            "example by np.rint(255 * image).astype(np.uint8) if its values are in 0..1"
+        )
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.uint8:
+        mask = PIL.Image.fromarray(mask)
     hole = mask if isinstance(mask, np.ndarray) else read_mask(mask, pixels)
-    if hole.dtype != bool:
-        raise UserError(f"the mask is {hole.dtype}, must be bool; pass mask > 127, for example")
+    if hole.dtype != bool or hole.ndim != 2:
+        raise UserError(
+            f"the mask is {hole.dtype} {hole.shape}, must be bool [h, w], True = hole, or uint8 "
+            "[h, w], white = hole; pass mask > 0.5, for example"
+        )
     check_same_size(pixels.shape[:2], hole.shape)
     if doubt := describe_doubt(hole):
         warnings.warn(doubt, stacklevel=3)
     return photo, pixels, hole
+
+
+def _to_numpy(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
+    """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
+    if isinstance(given, str | Path | PIL.Image.Image):
+        return given
+    if hasattr(given, "__array__"):
+        return np.asarray(given)
+    raise UserError(
+        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
+        "several of them to Completer.batch"
+    )
 
 
 def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:

@@ -11,9 +11,12 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
+from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
+SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
 
 
 def trained_size(config: Config) -> int:
@@ -25,6 +28,16 @@ def trained_size(config: Config) -> int:
     return max(
         config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size for kind in kinds
     )
+
+
+def trained_window(config: Config) -> int | None:
+    """Side in pixels of the largest image a generator should see; None if any size will do.
+
+    Some weights of the dilated convolutions have seen nothing but padding if the training images
+    were smaller than the dilation. Those weights are still random.
+    """
+    reach = STRIDE * max(layer.dilation for layer in DILATION_NECK)
+    return config.image_size if config.image_size <= reach else None
 
 
 def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " holes"]]:
@@ -53,7 +66,7 @@ def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
 
 def shrink(
     image: Image, hole: Hole, scale: float
-) -> tuple[UInt8[np.ndarray, "small_h small_w 3"], Bool[np.ndarray, "small_h small_w"]]:
+) -> tuple[SmallImage, Bool[np.ndarray, "small_h small_w"]]:
     """Shrinks both. A pixel is the mean of the valid pixels in it, and a hole if they are few."""
     height, width = hole.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -64,7 +77,12 @@ def shrink(
     return np.rint(mean).clip(0, 255).astype(np.uint8), share < 0.5
 
 
-def enlarge(
-    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
+    """Returns `image` with its hole filled from `small`, the same image completed at some scale.
+
+    Shifts the enlarged colours smoothly, so that they meet the sharp pixels around the hole. What
+    `small` adds to a smooth fill is thus added to the smooth fill at full size.
+    """
+    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    filled = enlarged + fill_smoothly(image - enlarged, hole)
+    return np.where(hole[..., None], np.rint(filled).clip(0, 255).astype(np.uint8), image)

@@ -50,26 +50,33 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
     Raises UserError and leaves no file if the difference exceeds TOLERANCE, `path` exists or cannot
     be written, or a package is missing.
     """
-    packages, to_bytes, compare = FORMATS[kind]
     base = weights.config.model.base
     if kind in ("mmagic", "safetensors") and base != "none":
         raise UserError(
             f"--format {kind} cannot hold a network with model.base={base}, which MMagic does not "
             "have; use --format torchscript, onnx or stablehlo"
         )
+    packages, *_ = FORMATS[kind]
     for package in packages:
         import_extra(package)
     with report_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
-        with replace_atomically(path) as temporary, _quiet():
-            temporary.write_bytes(to_bytes(weights))
-            difference = compare(weights, temporary)
-            if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
-                raise UserError(
-                    f"the {kind} file differs from JAX by {difference:.1e}, at most "
-                    f"{TOLERANCE:.0e} is allowed; no file was written"
-                )
+        with replace_atomically(path) as temporary:
+            return write_compared(weights, kind, temporary)
+
+
+def write_compared(weights: Weights, kind: str, path: Path) -> float:
+    """Writes `path` and returns its difference from JAX; raises UserError above TOLERANCE."""
+    _, to_bytes, compare = FORMATS[kind]
+    with _quiet():
+        path.write_bytes(to_bytes(weights))
+        difference = compare(weights, path)
+    if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
+        raise UserError(
+            f"the {kind} file differs from JAX by {difference:.1e}, at most {TOLERANCE:.0e} is "
+            "allowed; no file was written"
+        )
     return difference
 
 

@@ -17,7 +17,7 @@ CYCLES = 8
 SMOOTHINGS = 2  # Jacobi iterations before and after each coarser level
 COARSEST_SMOOTHINGS = 8
 DAMPING = 0.8  # of the Jacobi iterations
-UNKNOWN_SIZE_LEVELS = 7  # in programs for any size
+UNKNOWN_SIZE_LEVELS = 8  # in programs for any size; enough for holes of up to 1,900 pixels
 # Coarse weights are sums over two links, scaled by the longer distance: two fine pixels to the next
 # coarse one, one and a half to a known pixel.
 COARSE_LINK, COARSE_ANCHOR = 1 / 2, 2 / 3

@@ -1,5 +1,8 @@
 """Flags, configs and errors, in this process."""
 
+import argparse
+import runpy
+import shutil
 import types
 import warnings
 
@@ -7,9 +10,11 @@ import pytest
 
 from glinpaint_jax import distributed
 from glinpaint_jax.commands import cli, export
+from glinpaint_jax.commands import config as config_command
 from glinpaint_jax.config import Config, settings
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS
+from tests.helpers.programs import ROOT
 
 DEMO = "--config=configs/demo.py"
 
@@ -87,7 +92,7 @@ def test_a_saved_config_is_used_without_a_config_file(small_config):
         load()
 
 
-NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as configs/demo.py"
+NO_CONFIG = "the file must define get_config() -> glinpaint_jax.config.Config, as our demo"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,39 @@ def test_a_config_file_must_be_a_file(tmp_path):
         load(f"--config={tmp_path}")
 
 
+@pytest.mark.parametrize("is_wheel", [True, False])
+def test_configs_lie_in_the_package_or_beside_it(is_wheel, tmp_path):
+    folder = tmp_path / "glinpaint_jax" / "configs"
+    if is_wheel:
+        shutil.copytree(ROOT / "configs", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "glinpaint_jax" / "configs" / "__init__.py", folder)
+    found = runpy.run_path(str(folder / "__init__.py"))["FOLDER"]
+    assert found == (folder if is_wheel else tmp_path / "configs")
+
+
+def test_our_configs_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("--config=demo") == load(f"--config={ROOT}/configs/demo.py")
+    assert parse("--config=places").config.name == "places.py"  # evaluate looks for this name
+    with pytest.raises(UserError, match=r"no config file 'place'; pass a file or one of .*places"):
+        load("--config=place")
+    text = (ROOT / "configs" / "demo.py").read_text().replace("num_steps=2300", "num_steps=7")
+    (tmp_path / "demo").write_text(text)
+    assert load("--config=demo").num_steps == 7  # the file
+
+
+def test_our_configs_are_printed(capsys):
+    names = {path.stem for path in ROOT.glob("configs/*.py")}
+    config_command.main(argparse.Namespace(name=None))
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == names
+    for name in names:
+        config_command.main(argparse.Namespace(name=name))
+        assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.py").read_text()
+    with pytest.raises(UserError, match=r"no config 'none'; ours are .*places"):
+        config_command.main(argparse.Namespace(name="none"))
+
+
 def test_help_describes_every_field():
     parser = cli.ArgumentParser("program", "What it does.")
     cli.add_config_arguments(parser, "config file")
@@ -136,7 +174,7 @@ def test_every_field_is_a_setting():
 
 
 def test_the_export_command_lists_all_formats():
-    assert tuple(FORMATS) == export.FORMATS
+    assert (*FORMATS, "hub") == export.FORMATS
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -14,7 +15,7 @@ from glinpaint_jax.commands import complete as command
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from tests.helpers.completers import Whitener
-from tests.helpers.programs import assert_rejected, run, run_here
+from tests.helpers.programs import assert_rejected, execute, run, run_here
 
 HOLE = (slice(20, 40), slice(30, 60))
 
@@ -70,6 +71,18 @@ def test_one_image(finished_run, files):
     assert (before[HOLE] != after[HOLE]).any()
     after[HOLE] = before[HOLE]
     np.testing.assert_array_equal(after, before)
+
+
+def test_it_runs_without_the_modules_that_windows_lacks(files):
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['fcntl', 'grp', 'pwd', 'resource', 'termios'])\n"
+        "from glinpaint_jax.__main__ import main; main()"
+    )
+    names = {"image": "images/coffee.png", "mask": "masks/coffee.bmp", "output": "out.png"}
+    paths = [f"--{flag}={files / name}" for flag, name in names.items()]
+    result = execute([sys.executable, "-c", code, "complete", "--method=telea", *paths])
+    assert result.returncode == 0, result.stderr
+    assert (pixels(files / "out.png") != pixels(files / "images" / "coffee.png")).any()
 
 
 @pytest.mark.parametrize("more", [[], ["--method=telea"]])

@@ -10,6 +10,7 @@ import pytest
 from glinpaint_jax.commands import cli, evaluate
 from glinpaint_jax.downloads import BASE_VARIABLE, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.evaluation import baselines
 from glinpaint_jax.interop.weight_files import safetensors_bytes
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
@@ -59,7 +60,11 @@ def run(*arguments):
     evaluate.main(parse(*arguments))
 
 
-def test_the_test_command_prints_the_published_scores_and_writes_pictures(folder, capsys):
+def test_the_test_command_prints_the_published_scores_and_writes_pictures(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(baselines, "BASELINES", {"biharmonic": baselines.biharmonic})
+    monkeypatch.setattr(baselines, "BIHARMONIC_SIZE", 16)
     output, scores = folder / "pictures", folder / "scores.json"
     run(
         "--checkpoint=places",
@@ -68,8 +73,11 @@ def test_the_test_command_prints_the_published_scores_and_writes_pictures(folder
         f"--json={scores}",
         "--limit=9",
         "--config.mask.kind=rectangle",
+        "--baselines",
     )
-    first, second, third = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "biharmonic is left out: image_size=32, up to 16" in printed.err
+    first, second, third = printed.out.splitlines()
     assert first.split() == ["val", "l1", "%", "PSNR", "SSIM"]
     assert third == ROW
     assert len(first) == len(second) == len(third)

@@ -6,7 +6,7 @@ import pytest
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.evaluation.baselines import BASELINES, mean_fill
+from glinpaint_jax.evaluation.baselines import BASELINES, biharmonic, mean_fill
 from glinpaint_jax.evaluation.evaluate import (
     draw_masks,
     evaluate,
@@ -120,3 +120,12 @@ def test_baselines_use_only_valid_pixels():
         np.testing.assert_array_equal(filled[~hole], image[~hole])
         np.testing.assert_array_equal(filled, fill(changed, mask))  # ignores pixels in the hole
     np.testing.assert_allclose(mean_fill(image, mask)[6, 6], image[~hole].mean(0), atol=0.5)
+
+
+def test_biharmonic_inpainting_continues_slopes():
+    y, x = np.mgrid[:20, :24]
+    image = np.stack([5 * y + 3 * x, 200 - 4 * y, 7 * x], axis=-1).astype(np.uint8)
+    mask = np.zeros((20, 24, 1), np.uint8)
+    mask[5:13, 6:19] = 1
+    broken = np.where(mask, np.uint8(0), image)
+    np.testing.assert_allclose(biharmonic(broken, mask), image.astype(int), atol=1)

@@ -13,6 +13,9 @@ def serve(answers):
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
         def do_GET(self):
             server.asked.append(self.path)
             self.close_connection = True
@@ -44,7 +47,8 @@ def send(handler, content, *, status=200, length=None, **headers):
     if length != "":
         handler.send_header("Content-Length", str(length))
     handler.end_headers()
-    handler.wfile.write(content)
+    if handler.command != "HEAD":
+        handler.wfile.write(content)
 
 
 def file(content, **options):

@@ -203,17 +203,41 @@ def test_a_mask_of_another_size_is_rejected(completer):
         completer(photo(60, 80), np.zeros((60, 81), bool))
 
 
+IMAGE, MASK = np.full((8, 8, 3), 9, np.uint8), np.eye(8, dtype=bool)
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "message"),
     [
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), "mask is uint8, must be bool"),
-        (np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), bool), "must be uint8"),
-        (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), r"must be uint8 \[h, w, 3\]"),
+        (IMAGE, MASK.astype(np.float32), r"mask is float32 \(8, 8\), must be bool \[h, w\]"),
+        (IMAGE, MASK[..., None], r"mask is bool \(8, 8, 1\), must be bool \[h, w\]"),
+        (IMAGE, MASK.astype(np.uint8), "its brightest pixels are 1, white is 255"),
+        (IMAGE / np.float32(255), MASK, r"image is float32 .* must be uint8 .* if .* in 0\.\.1"),
+        (IMAGE[..., 0], MASK, r"must be uint8 \[h, w, 3\]"),
+        (IMAGE.tolist(), MASK, "must be paths, PIL images or arrays, not list; .*batch"),
+        ([Path("a.jpg")], [Path("a.png")], "not list; .*batch"),
+        (IMAGE, None, "not NoneType"),
     ],
+    ids=["float mask", "3-d mask", "ones", "float", "grey", "list", "paths", "none"],
 )
-def test_arrays_of_other_types_are_rejected(image, mask, message, completer):
+def test_other_inputs_are_rejected(image, mask, message, completer):
     with pytest.raises(UserError, match=message):
         completer(image, mask)
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jax.numpy.asarray])
+def test_masks_may_be_bytes_and_arrays_may_be_jaxs(as_array):
+    completer = Completer(method="telea")
+    expected = completer(IMAGE, MASK)
+    for mask in (MASK, np.uint8(255) * MASK):
+        completed = completer(as_array(IMAGE), as_array(mask))
+        assert type(completed) is np.ndarray
+        np.testing.assert_array_equal(completed, expected)
+
+
+def test_the_package_exports_its_names():
+    assert {"Completer", "UserError"} <= set(dir(glinpaint_jax)) & set(glinpaint_jax.__all__)
+    assert (glinpaint_jax.Completer, glinpaint_jax.UserError) == (Completer, UserError)
 
 
 @pytest.mark.parametrize("as_place", [Path, Path.as_uri])

@@ -1,5 +1,7 @@
 """Working scales compared with brute force, and holes of 10, 40 and 200 pixels."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -9,8 +11,16 @@ from scipy import ndimage
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.inference.scale import hole_sizes, large_holes, shrink, trained_size
+from glinpaint_jax.inference.scale import (
+    enlarge,
+    hole_sizes,
+    large_holes,
+    shrink,
+    trained_size,
+    trained_window,
+)
 from tests.helpers.configs import make_small_config
+from tests.helpers.laplace import solve_directly
 from tests.helpers.networks import make_weights
 
 TRAINED = 16  # mask.max_size of the small config
@@ -104,7 +114,7 @@ def test_the_generator_sees_no_hole_larger_than_in_training(sides, weights, monk
             original = cv2.resize(image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
             yield np.where(small_hole[..., None], original, small)
 
-    monkeypatch.setattr(completer, "fill_exactly", lambda *args: list(paint_the_original(*args)))
+    monkeypatch.setattr(completer, "fill_unscaled", lambda *args: list(paint_the_original(*args)))
     completed = completer(masked, hole)
     assert 0 < max(seen) <= TRAINED
     np.testing.assert_array_equal(completed[~hole], image[~hole])
@@ -113,7 +123,31 @@ def test_the_generator_sees_no_hole_larger_than_in_training(sides, weights, monk
     assert np.abs(completed - blurred)[hole].mean() < 10
 
 
+def test_an_enlarged_hole_meets_the_pixels_around_it():
+    image, hole = skimage.data.astronaut()[:120, :160], boxes(60, size=(120, 160))
+    small = shrink(image, hole, 0.25)[0] // 2 + 60  # of other colours and contrast
+    result = enlarge(small, image, hole)
+    enlarged = cv2.resize(small, (160, 120), interpolation=cv2.INTER_CUBIC).astype(float)
+    expected = enlarged + solve_directly(image - enlarged, hole)
+    assert np.abs(result - expected.clip(0, 255))[hole].max() < 0.6
+    np.testing.assert_array_equal(result[~hole], image[~hole])
+
+
+@pytest.mark.parametrize(("image_size", "window"), [(32, 32), (64, 64), (68, None), (256, None)])
+def test_only_images_smaller_than_the_dilation_limit_what_is_seen(image_size, window):
+    assert trained_window(make_small_config(image_size=image_size)) == window
+
+
+def test_a_network_trained_on_small_images_sees_windows_of_their_size(weights):
+    image, hole = skimage.data.astronaut()[:300, :320], boxes(10)
+    completed = Completer(weights, blend="none")(image, hole)
+    window = np.s_[16:48, 8:40]  # around the hole, at multiples of 4
+    expected = Completer(weights, scale=1, blend="none")(image[window], hole[window])
+    np.testing.assert_array_equal(completed[window], expected)
+
+
 def test_holes_as_in_training_are_filled_exactly(weights):
+    weights = dataclasses.replace(weights, config=make_small_config(image_size=128))
     image, hole = skimage.data.astronaut()[:300, :320], boxes(10, 16)
     exact = Completer(weights, scale=1, blend="none")(image, hole)
     np.testing.assert_array_equal(Completer(weights, blend="none")(image, hole), exact)

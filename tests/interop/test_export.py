@@ -60,7 +60,7 @@ def expected(weights, image, mask):
     return np.moveaxis(completed, -1, 1)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_torchscript_matches_jax_and_keeps_valid_pixels(shape, files, own_fill):
     image, mask = image_and_mask(shape)
@@ -203,7 +203,7 @@ def smooth_weights(torch_config):
     return make_weights(dataclasses.replace(torch_config, model=model))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
 @pytest.mark.parametrize("kind", ["torchscript", "onnx", "stablehlo"])
 def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path, monkeypatch, soak):
     """The exporter runs each file; test_smooth.py compares JAX's fill with a direct solver."""

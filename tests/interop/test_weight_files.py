@@ -245,7 +245,7 @@ def test_sparse_and_meta_tensors_are_rejected(change, state, meta, tmp_path):
         read_weights(path)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_rejected_without_warnings(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a PyTorch weight file"):
