@@ -308,48 +308,36 @@ def step_config(arguments: argparse.Namespace, batch: int, name: str) -> Any:
 
 
 def train_config(arguments: argparse.Namespace) -> Any:
-    """Training for as long as there is time: a smooth base, no discriminator, a constant rate."""
-    from glinpaint_jax.config import (
-        Config,
-        DataConfig,
-        MaskConfig,
-        ModelConfig,
-        OptimizerConfig,
-        PhasesConfig,
-    )
+    """configs/small_start.py at full width and 256x256, for as long as there is time."""
+    from glinpaint_jax.config import MaskConfig, ModelConfig, PhasesConfig
+    from glinpaint_jax.configs import small_start
 
-    steps, side = (4, 64) if arguments.rehearse else (10**6, SIDE)
-    batch = 4 if arguments.rehearse else min(96, largest_batch(arguments))
-    saves = 2 if arguments.rehearse else steps_between_saves(arguments, batch)
-    return Config(
+    tiny = arguments.rehearse
+    steps, side = (4, 64) if tiny else (10**6, SIDE)
+    batch = 4 if tiny else largest_batch(arguments)
+    saves = 2 if tiny else steps_between_saves(arguments, batch)
+    base = small_start.get_config()
+    return dataclasses.replace(
+        base,
         num_steps=steps,
         global_batch_size=batch,
         image_size=side,
         precision="bfloat16",
-        log_every=1 if arguments.rehearse else 50,
+        log_every=1 if tiny else 50,
         eval_every=saves,
         checkpoint_every=saves,
-        ema_decay=0.998,
-        model=ModelConfig(width=8 if arguments.rehearse else 64, base="smooth"),
-        data=DataConfig(
+        model=ModelConfig(width=8 if tiny else 64, base="smooth"),
+        data=dataclasses.replace(
+            base.data,
             source=f"folder:{arguments.train}" if arguments.train else "photos",
-            eval_images=8 if arguments.rehearse else 64,
-            num_workers=0 if arguments.rehearse else min(os.cpu_count(), 16),
-            crop="resize_then_crop",
-            crop_size=side * 3 // 2,
-            horizontal_flip=True,
+            eval_source="",
+            eval_images=8 if tiny else 64,
+            num_workers=0 if tiny else min(os.cpu_count(), 16),
+            crop_size=2 * side,
         ),
-        mask=MaskConfig(
-            kind="mixed",
-            mixed="rectangle:0.6,free_form:0.4",
-            max_size=side // 2,
-            max_delta=side // 2,
-            margin=side // 16,
-            min_area=0.02,
-            max_area=0.3,
-        ),
+        mask=MaskConfig(max_size=side // 2, max_delta=side // 3, margin=side // 16),
         phases=PhasesConfig(completion_end=steps, discriminator_end=steps),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-3, schedule="constant"),
     ).validate()
 
 
