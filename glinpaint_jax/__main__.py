@@ -1,8 +1,8 @@
 """glinpaint COMMAND [--flags]        or: python -m glinpaint_jax COMMAND [--flags]
 
 Commands:
-  train         train a model: --config CONFIG [--workdir DIR]
-  evaluate      score a checkpoint: --checkpoint PATH [--config CONFIG] [--baselines]
+  train         train a model: --config FILE [--workdir DIR]
+  evaluate      score a checkpoint: --checkpoint PATH [--config FILE] [--baselines]
   complete      fill holes in photographs: --checkpoint PATH --image I --mask M --output O
   serve         complete photographs in the browser: --checkpoint PATH
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
@@ -12,8 +12,8 @@ Commands:
   config        print one of our configs, to start your own: NAME > FILE
 
 PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, hf://USER/REPO, or the
-name of MMagic's weights: places or celeba_hq. CONFIG is a file or the name of one of ours; `config`
-lists them. COMMAND --help lists all flags.
+name of MMagic's weights: places or celeba_hq. --config takes a file or the name of one of our
+configs; `config` lists them. COMMAND --help lists all flags.
 """
 
 from glinpaint_jax import startup

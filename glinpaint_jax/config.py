@@ -145,6 +145,15 @@ class Config:
         "how accelerators multiply float32 in training",
         choices=MATMUL_PRECISIONS,
     )
+    gradient_dtype: str = setting(
+        "float32", "what gradients are summed over devices in", choices=PRECISIONS
+    )
+    batch_norm_devices: int = setting(
+        0, "neighbouring devices that share batch statistics; 0: all", minimum=0
+    )
+    microbatches: int = setting(
+        1, "parts of each device's images, computed one after another to save memory", minimum=1
+    )
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)

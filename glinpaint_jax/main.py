@@ -21,7 +21,7 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --config CONFIG [--config.FIELD=VALUE ...] [--workdir DIR]"
+    parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
     )
@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
+    parser.add_argument(
+        "--xla-flags",
+        metavar="FLAGS",
+        help="compiler flags of the steps instead of the program's own: 'NAME=VALUE NAME=VALUE'",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -42,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, workdir, arguments.accept_changed_data)
+    train(config, workdir, arguments.accept_changed_data, arguments.xla_flags)
 
 
 if __name__ == "__main__":

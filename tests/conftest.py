@@ -33,8 +33,9 @@ from tests.helpers.configs import make_small_config
 from tests.helpers.programs import SMALL, Started, shared_run
 from tests.helpers.steps import make_state
 
-# Tests started in the background ignore Ctrl-C, and so would the programs they start.
+# Tests in the background ignore Ctrl-C, under nohup SIGHUP; so would the programs they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's workers require it
 
 

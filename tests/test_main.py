@@ -185,18 +185,20 @@ def test_a_low_limit_of_open_files_is_named():
 
 
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
     rng = np.random.default_rng(0)
     for i in range(240):
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i:03d}.jpg")
-    broken = [f"{tmp_path}/{name}.jpg" for name in ("060", "067")]  # the first is held out
+        Image.fromarray(pixels).save(images / f"{i:03d}.jpg")
+    broken = [f"{images}/{name}.jpg" for name in ("060", "067")]  # the first is held out
     for name in broken:
         Path(name).write_bytes(Path(name).read_bytes()[:300])
     arguments = [
         "glinpaint_jax.main",
         *SMALL,
         f"--workdir={tmp_path}/run",
-        f"--config.data.source=folder:{tmp_path}",
+        f"--config.data.source=folder:{images}",
         "--config.data.num_workers=2",
         "--config.num_steps=28",
         "--config.checkpoint_every=100",
@@ -210,5 +212,5 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
         assert result.stderr.count(f"skipped, cannot be decoded: {name}") == 1
     assert "236 training images; evaluation: held_out 4" in result.stderr
 
-    (tmp_path / "100.jpg").rename(tmp_path / "1000.jpg")
+    (images / "100.jpg").rename(images / "1000.jpg")
     assert_rejected(run(*arguments), "236 training images", "names differ", "--accept-changed-data")

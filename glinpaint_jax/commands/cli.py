@@ -166,8 +166,8 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
-    """--config CONFIG, and --config.FIELD=VALUE for every field."""
-    parser.add_argument("--config", type=find_config, metavar="CONFIG", help=help)
+    """--config FILE, and --config.FIELD=VALUE for every field."""
+    parser.add_argument("--config", type=find_config, metavar="FILE", help=help)
     groups = {}
     for path, setting in settings():
         section = ".".join(["config", *path.split(".")[:-1]])

@@ -30,7 +30,7 @@ Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --checkpoint PATH [--config CONFIG] [--config.FIELD=VALUE ...]"
+    parser.usage = "%(prog)s --checkpoint PATH [--config FILE] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     cli.add_checkpoint_argument(parser)
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Shaped
 
+from glinpaint_jax.distributed import vary
+
 # Output pixels per matrix product. More overflow the processor's cache; fewer make the products too
 # small. kernel_gradient counts the pixels of one image; for outputs smaller than this, XLA's kernel
 # gradient is as fast.
@@ -69,7 +71,7 @@ def convolve(
 
     if rows == height:
         return _from_bits(compute_block(0), dtype)
-    empty = jnp.zeros((x.shape[0], height, width, kernel.shape[-1]), x.dtype)
+    empty = vary(jnp.zeros((x.shape[0], height, width, kernel.shape[-1]), x.dtype))
     return _from_bits(lax.fori_loop(0, height // rows, write_block, empty), dtype)
 
 
@@ -176,7 +178,7 @@ def kernel_gradient(
             preferred_element_type=sum_type,
         )
 
-    sums = jnp.zeros((b, taps * taps * channels, features), sum_type)
+    sums = vary(jnp.zeros((b, taps * taps * channels, features), sum_type))
     total = lax.fori_loop(0, height // rows, add_block, sums).sum(axis=0)
     return total.reshape(taps, taps, channels, features)
 

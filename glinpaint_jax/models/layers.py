@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from glinpaint_jax.distributed import DATA_AXIS, device_count, sum_over_devices
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
 # Kaiming normal, fan_out, ReLU (MMagic). For transposed kernels PyTorch computes fan_out from the
@@ -78,8 +79,8 @@ class Conv(nn.Module):
 class BatchNormRelu(nn.Module):
     """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
-    With a sharded batch under `jax.jit`, statistics are those of the global batch. They are at
-    least float32; the output has the input's type.
+    Within a training step, statistics are those of all images along the mesh axis `DATA_AXIS`.
+    They are at least float32; the output has the input's type.
     """
 
     @nn.compact
@@ -93,7 +94,7 @@ class BatchNormRelu(nn.Module):
             return _normalize_relu(x, scale, bias, running_mean.value, running_var.value)
         y, mean, var = batch_norm_relu(x, scale, bias, running_mean.value)
         if not self.is_initializing():
-            n = x.size // channels
+            n = _count_pixels(x)
             running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
             unbiased = var * (n / max(n - 1, 1))
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
@@ -117,8 +118,9 @@ def batch_norm_relu(
     """
     # On CPU, summing a two-dimensional array is ten times faster than summing over axes 0-2.
     pixels = _flatten_pixels(x) - shift[None]
-    offset = pixels.mean(axis=0)
-    var = jnp.maximum(jnp.square(pixels).mean(axis=0) - jnp.square(offset), 0)
+    sums = jnp.stack([pixels.sum(axis=0), jnp.square(pixels).sum(axis=0)])
+    offset, square = _mean_over_devices(sums, x)
+    var = jnp.maximum(square - jnp.square(offset), 0)
     mean = shift + offset
     return _normalize_relu(x, scale, bias, mean, var), mean, var
 
@@ -142,12 +144,21 @@ def _batch_norm_relu_backward(residuals: Any, cotangents: Any) -> tuple[Array, A
     inverse_deviation = lax.rsqrt(var + BATCH_NORM_EPSILON)
     normalized = (_flatten_pixels(x) - mean[None]) * inverse_deviation[None]
     gradient = jnp.where(_flatten_pixels(y) > 0, _flatten_pixels(cotangents[0]), 0)
-    bias_gradient = gradient.sum(axis=0)
-    scale_gradient = (gradient * normalized).sum(axis=0)
-    n = normalized.shape[0]
-    centered = gradient - (bias_gradient / n)[None] - normalized * (scale_gradient / n)[None]
+    # The gradients of bias and scale: of this device's images only, as those of all parameters.
+    sums = jnp.stack([gradient.sum(axis=0), (gradient * normalized).sum(axis=0)])
+    bias_mean, scale_mean = _mean_over_devices(sums, x)
+    centered = gradient - bias_mean[None] - normalized * scale_mean[None]
     x_gradient = centered * (scale * inverse_deviation)[None]
-    return x_gradient.reshape(x.shape).astype(x.dtype), scale_gradient, bias_gradient, None
+    return x_gradient.reshape(x.shape).astype(x.dtype), sums[1], sums[0], None
+
+
+def _mean_over_devices(sums: Float[Array, "2 c"], x: Array) -> Float[Array, "2 c"]:
+    """The mean over all pixels of x, from sums over those of this device: one reduction."""
+    return sum_over_devices(sums, (DATA_AXIS,)) / _count_pixels(x)
+
+
+def _count_pixels(x: Array) -> int:
+    return x.size // x.shape[-1] * device_count((DATA_AXIS,))
 
 
 def _flatten_pixels(x: Array) -> Float[Array, "pixels c"]:

@@ -17,22 +17,36 @@ from glinpaint_jax.training.state import TrainState
 from glinpaint_jax.training.step import Batch, Step, make_steps
 
 CGROUPS = Path("/sys/fs/cgroup")
+# Compiler flags by platform. On GPUs, gradients are summed during the backward pass; jax's page on
+# GPU performance recommends the flag, and NVIDIA's JAX images set it.
+XLA_FLAGS = {"gpu": "xla_gpu_enable_latency_hiding_scheduler=true"}
 
 
 def compile_steps(
-    config: Config, mesh: Mesh, state: TrainState, batch: Batch, start: int, reporter: Reporter
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Batch,
+    start: int,
+    reporter: Reporter,
+    xla_flags: str | None = None,
 ) -> dict[Phase, Step]:
     """Compiles the step of each phase after step `start`, and says how much memory each needs.
 
-    `state` and `batch` are what the first step will get. Raises UserError if a step does not fit.
+    `state` and `batch` are what the first step will get. `xla_flags` replaces this module's. Raises
+    UserError if a step does not fit or the compiler does not know a flag.
     """
+    if xla_flags is None:
+        xla_flags = XLA_FLAGS.get(jax.default_backend(), "")
+    if xla_flags:
+        reporter.say(f"XLA flags: {xla_flags}")
     steps, needed, free = make_steps(config, mesh), {}, free_memory()
     state_size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     limit = None if free is None else free + state_size  # the state is there already
     phases = phases_between(start, config.num_steps, config.phases)
     for phase in reversed(phases):  # later phases need more memory
         with reporter.say_if_slow(f"compiling the {phase.value} step ..."):
-            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
+            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config, xla_flags)
         memory = steps[phase].memory_analysis()
         if memory is not None:  # not every backend tells
             needed[phase] = bytes_of(memory)
@@ -45,14 +59,28 @@ def compile_steps(
     return steps
 
 
-def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> Step:
-    """Raises UserError if the compiler finds that the step does not fit."""
+def compile_step(
+    lowered: jax.stages.Lowered, phase: Phase, config: Config, xla_flags: str = ""
+) -> Step:
+    """Compiles with `xla_flags`: NAME=VALUE, separated by spaces.
+
+    Raises UserError if the compiler finds that the step does not fit, or does not know a flag.
+    """
+    options, words = {}, {"true": True, "false": False}
+    for flag in xla_flags.split():
+        name, _, value = flag.removeprefix("--").partition("=")
+        options[name] = words.get(value, value)
     try:
-        return lowered.compile()
+        return lowered.compile(options or None)
     except jax.errors.JaxRuntimeError as error:  # TPUs: the compiler assigns all memory
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if "No such compile option" in reason or "While setting option" in reason:
+            raise UserError(
+                f"XLA rejects the flags {xla_flags!r} ({reason}); pass others with "
+                "--xla-flags='NAME=VALUE NAME=VALUE', or --xla-flags= for none"
+            ) from None
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
             f"the {phase.value} step does not fit the memory of a device ({reason}); lower "
             f"--config.global_batch_size, which is {config.global_batch_size}"
@@ -64,20 +92,24 @@ def check_fit(
 ) -> None:
     """Raises UserError, with a batch that would fit, if a step needs more bytes than `limit`.
 
-    The estimate is linear in the batch. Gradients and optimizer updates, whose size does not
-    depend on it, take about as much as the state.
+    The estimate is linear in the images of a microbatch. Gradients and optimizer updates, whose
+    size does not depend on them, take about as much as the state.
     """
     if needed <= limit:
         return
-    fixed, devices = 2 * state_size, mesh.devices.size
-    per_image = max(needed - fixed, 1) * devices / config.global_batch_size
-    fitting = int(max(limit - fixed, 0) / per_image) * devices
-    advice = (
-        f"about {fitting} images would fit (a linear estimate): pass "
-        f"--config.global_batch_size={fitting}"
-        if fitting
-        else "not even one image would fit; lower --config.model.width or --config.image_size"
-    )
+    fixed, parts = 2 * state_size, config.microbatches
+    images = config.global_batch_size // mesh.devices.size  # on each device
+    per_image = max(needed - fixed, 1) * parts / images
+    fitting = int(max(limit - fixed, 0) / per_image)
+    if fitting:
+        batch = fitting * mesh.devices.size * parts
+        more = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= fitting)
+        advice = (
+            f"about {batch} images would fit (a linear estimate): pass --config.global_batch_size="
+            f"{batch}, or --config.microbatches={more} for the same batch"
+        )
+    else:
+        advice = "not even one image would fit; lower --config.model.width or --config.image_size"
     raise UserError(
         f"the {phase.value} step needs {readable(needed)} of memory per device with "
         f"config.global_batch_size={config.global_batch_size}, but only {readable(limit)} are "

@@ -1,4 +1,7 @@
-"""The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions."""
+"""The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions.
+
+Each device runs them on its own images. Batch norm, losses and gradients sum over devices.
+"""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -7,11 +10,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
-from jax.sharding import Mesh
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import batch_sharding, replicated
+from glinpaint_jax.distributed import (
+    GROUP_AXIS,
+    batch_sharding,
+    batch_spec,
+    device_axes,
+    device_count,
+    own_part,
+    replicated,
+    split_into_groups,
+    sum_over_devices,
+    vary,
+)
 from glinpaint_jax.models.inputs import (
     Inputs,
     composite,
@@ -37,10 +52,12 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
 
-    The batch is sharded over the mesh and everything else is replicated, so batch norm and losses
-    are those of the global batch. A network is left unchanged if its losses, gradient or
-    statistics are not finite; the metric `skipped` is then 1.
+    The batch is sharded over the mesh and everything else is replicated. Losses and gradients are
+    those of the global batch; batch norm is over groups of config.batch_norm_devices. A network is
+    left unchanged if its losses, gradient or statistics are not finite; the metric `skipped` is
+    then 1. Raises UserError if the devices don't make whole groups.
     """
+    groups = split_into_groups(mesh, config.batch_norm_devices)
     functions = {
         Phase.COMPLETION: completion_step,
         Phase.DISCRIMINATOR: discriminator_step,
@@ -48,7 +65,12 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     }
     return {
         phase: jax.jit(
-            partial(with_matmul_precision(function), config),
+            jax.shard_map(
+                partial(with_matmul_precision(function), config),
+                mesh=groups,
+                in_specs=(PartitionSpec(), batch_spec(groups)),
+                out_specs=(PartitionSpec(), PartitionSpec()),
+            ),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=(replicated(mesh), replicated(mesh)),
             donate_argnums=0,
@@ -76,7 +98,7 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         prediction, batch_stats = generator_forward(
-            config, params, state.generator.batch_stats, inputs
+            config, share_params(config, params), state.generator.batch_stats, inputs
         )
         total, terms = reconstruction_loss(config, prediction, inputs)
         return total, (terms, batch_stats)
@@ -97,6 +119,7 @@ def discriminator_step(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
+    batch_stats = mean_over_groups(batch_stats)
     batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return next_state(config, state, generator, discriminator), terms
@@ -110,6 +133,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def forward(params: Any) -> tuple[Array, Any]:
+        params = share_params(config, params)
         return generator_forward(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
@@ -118,8 +142,9 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
+        params, origins = share_params(config, discriminator.params), hole_origins(config, inputs)
         logits, discriminator_stats = discriminator_forward(
-            config, discriminator, discriminator.params, completed, hole_origins(config, inputs)
+            config, discriminator, params, completed, origins
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -134,6 +159,7 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
+    discriminator_stats = mean_over_groups(discriminator_stats)
     discriminator_stats, _ = keep_if_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
@@ -149,14 +175,12 @@ def generator_forward(
 ) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config)
-    prediction, variables = generator.apply(
-        {"params": params, "batch_stats": batch_stats},
-        inputs.masked_image,
-        inputs.mask,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return prediction, variables["batch_stats"]
+    variables = {"params": params, "batch_stats": batch_stats}
+
+    def forward(masked_image: Array, mask: Array) -> tuple[Array, Any]:
+        return generator.apply(variables, masked_image, mask, train=True, mutable=["batch_stats"])
+
+    return in_microbatches(config, forward, inputs.masked_image, inputs.mask)
 
 
 def discriminator_forward(
@@ -164,14 +188,67 @@ def discriminator_forward(
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    logits, variables = discriminator.apply(
-        {"params": params, "batch_stats": network.batch_stats},
-        image,
-        cut_windows(image, origins, config.local_size),
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return logits, variables["batch_stats"]
+    variables = {"params": params, "batch_stats": network.batch_stats}
+
+    def forward(image: Array, window: Array) -> tuple[Array, Any]:
+        return discriminator.apply(variables, image, window, train=True, mutable=["batch_stats"])
+
+    return in_microbatches(config, forward, image, cut_windows(image, origins, config.local_size))
+
+
+def in_microbatches(
+    config: Config, forward: Callable[..., tuple[Array, Any]], *arrays: Array
+) -> tuple[Array, Any]:
+    """Runs a network on config.microbatches parts of this device's images, one after another.
+
+    Returns its outputs and the mean of the parts' running statistics. Of each part, only the output
+    is kept; the backward pass computes the rest again. Memory is that of one part.
+    """
+    if config.microbatches == 1:
+        outputs, variables = forward(*arrays)
+        return outputs, variables["batch_stats"]
+    parts = [x.reshape(config.microbatches, -1, *x.shape[1:]) for x in arrays]
+    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # in a loop, none to fear
+    outputs, variables = lax.map(run, parts)
+    batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
+    return outputs.reshape(-1, *outputs.shape[2:]), batch_stats
+
+
+def share_params(config: Config, params: Any) -> Any:
+    """Returns `params`, for passes whose gradients are summed over devices once, at their end.
+
+    The sum is in config.gradient_dtype.
+    """
+    if not device_axes():
+        return params
+    dtype = jnp.bfloat16 if config.gradient_dtype == "bfloat16" else None
+    return jax.tree.map(lambda leaf: sum_gradient(leaf, dtype), params)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def sum_gradient(x: Array, dtype: Any) -> Array:
+    """Returns x; its gradient is the sum over devices, in `dtype` or else its own type."""
+    return vary(x)
+
+
+def _sum_gradient_forward(x: Array, dtype: Any) -> tuple[Array, None]:
+    return sum_gradient(x, dtype), None
+
+
+def _sum_gradient_backward(dtype: Any, _: None, gradient: Array) -> tuple[Array]:
+    return (sum_over_devices(gradient.astype(dtype or gradient.dtype)).astype(gradient.dtype),)
+
+
+sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
+
+
+def mean_over_groups(batch_stats: Any) -> Any:
+    """The mean of the running statistics of all groups of devices."""
+    groups = device_count((GROUP_AXIS,))
+    if groups == 1:
+        return batch_stats
+    vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
+    return unravel(sum_over_devices(vector, (GROUP_AXIS,)) / groups)
 
 
 def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
@@ -214,12 +291,14 @@ def update_discriminator(
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
             jax.random.fold_in(state.rng, state.step),
-            fake_origins.shape,
+            (device_count() * len(fake), 2),  # the same on any number of devices
             0,
             config.image_size - config.local_size + 1,
         )
+        real_origins = own_part(real_origins)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        params = share_params(config, params)
         logits, stats = discriminator_forward(config, network, params, fake, fake_origins)
         fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
         after_fake = network.replace(batch_stats=stats)
@@ -252,7 +331,7 @@ def apply_gradients(
     terms: Metrics,
 ) -> tuple[NetworkState, Array]:
     """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite."""
-    optimizer = make_optimizer(config.optimizer)
+    optimizer, batch_stats = make_optimizer(config.optimizer), mean_over_groups(batch_stats)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)

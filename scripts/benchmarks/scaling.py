@@ -1,11 +1,12 @@
 """Predicts how training scales to 8, 64 and 512 accelerators: the table of docs/benchmarks.md.
 
-    python scripts/benchmarks/scaling.py
+    python scripts/benchmarks/scaling.py [--batch-norm-devices 8] [--gradient-bytes 2]
 
 Arithmetic only, no measurement. Bandwidths and shapes are the makers'; the used shares of them, the
 latencies and UTILIZATION are assumptions. Change them here.
 """
 
+import argparse
 from math import log2
 
 IMAGES_PER_DEVICE = 12
@@ -36,13 +37,17 @@ TORUS = {  # number of chips: their arrangement within one pod
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-norm-devices", type=int, default=0, help="0: all")
+    parser.add_argument("--gradient-bytes", type=int, default=4, help="2: bfloat16")
+    options = vars(parser.parse_args())
     header = "devices", "phase", "compute, ms", "gradients, ms", "batch norm, ms"
     print("|", " | ".join((*header, "exposed", "overlapped")), "|")
     print("|---" * 7 + "|")
     for machine in PEAK_FLOPS:
         for devices in (8, 64, 512):
             for phase in GFLOP_PER_IMAGE:
-                seconds, efficiencies = predict(machine, devices, phase)
+                seconds, efficiencies = predict(machine, devices, phase, **options)
                 cells = [f"{devices} {machine}", phase]
                 cells += [f"{1e3 * value:.2f}" for value in seconds]
                 cells += [f"{value:.0%}" for value in efficiencies]
@@ -50,18 +55,27 @@ def main() -> None:
 
 
 def predict(
-    machine: str, devices: int, phase: str, images: float = IMAGES_PER_DEVICE
+    machine: str,
+    devices: int,
+    phase: str,
+    images: float = IMAGES_PER_DEVICE,
+    batch_norm_devices: int = 0,
+    gradient_bytes: int = 4,
 ) -> tuple[tuple[float, float, float], tuple[float, float]]:
-    """Predicts one step with `images` on each device.
+    """Predicts one step with `images` on each device and gradients of 4 or 2 bytes a number.
 
     Returns the seconds of computing, of reducing gradients and of reducing batch statistics, and
     the efficiency with the gradients exposed and with them overlapped.
     """
     compute = images * GFLOP_PER_IMAGE[phase] * 1e9 / (UTILIZATION * PEAK_FLOPS[machine])
-    times = [(transfer_seconds(machine, devices, size), share) for size, share in GRADIENTS[phase]]
+    times = [
+        (transfer_seconds(machine, devices, size * gradient_bytes / 4), share)
+        for size, share in GRADIENTS[phase]
+    ]
     gradients = sum(seconds for seconds, _ in times)
     exposed = sum(max(0, seconds - share * compute) for seconds, share in times)
-    norms = REDUCTIONS[machine][phase] * latency_seconds(machine, devices)
+    group = min(devices, batch_norm_devices or devices)
+    norms = REDUCTIONS[machine][phase] * latency_seconds(machine, group)
     efficiencies = tuple(compute / (compute + rest + norms) for rest in (gradients, exposed))
     return (compute, gradients, norms), efficiencies
 

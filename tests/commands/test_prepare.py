@@ -64,18 +64,20 @@ def read_all(folder):
 
 @contextlib.contextmanager
 def at_work(images, folder, tmp_path):
-    """Yields the running command, its source folder and the writers of two named pipes.
+    """Yields the running command, its source and the writers of two named pipes.
 
     The first two shards are finished. An image of each of the last two is a named pipe: reading it
-    blocks until its writer is closed.
+    blocks until its writer is closed. A list names them, since pipes in folders are left out.
     """
-    copy = tmp_path / "copy"
+    copy, listed = tmp_path / "copy", tmp_path / "list.txt"
     shutil.copytree(images, copy)
+    listed.write_text("\n".join(sorted(path.name for path in copy.iterdir())))
+    source = f"{copy}:{listed}"
     for name in PIPES:
         (copy / name).unlink()
         os.mkfifo(copy / name)
     process = subprocess.Popen(
-        command(*arguments_for(copy, folder, "--workers=2")),
+        command(*arguments_for(source, folder, "--workers=2")),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -85,7 +87,7 @@ def at_work(images, folder, tmp_path):
     )
     try:
         writers = [open_when_read(copy / name) for name in PIPES]
-        yield process, copy, writers
+        yield process, source, writers
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -228,18 +230,18 @@ def test_shards_without_a_validation_part_hold_out_a_tenth(whole):
 
 def test_rerun_after_kill_keeps_finished_shards(images, tmp_path):
     folder = tmp_path / "shards"
-    with at_work(images, folder, tmp_path) as (process, copy, writers):
+    with at_work(images, folder, tmp_path) as (process, source, writers):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(DEADLINE)
         close_all(writers)
-        replace_pipes_by_files(images, copy)
+        replace_pipes_by_files(images, tmp_path / "copy")
         before = file_versions(folder)
-        result = prepare(copy, folder)
+        result = prepare(source, folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("2 of 4 shards are finished and kept\n")
     after = file_versions(folder)
     assert len(before) == 4 and before.items() <= after.items()
-    assert prepare(copy, tmp_path / "undisturbed").returncode == 0
+    assert prepare(source, tmp_path / "undisturbed").returncode == 0
     assert read_all(folder) == read_all(tmp_path / "undisturbed")
 
 

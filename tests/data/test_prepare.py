@@ -121,10 +121,11 @@ def test_undecodable_images_are_listed_with_their_reason(tmp_path):
     folder = tmp_path / "images"
     files = write_images(folder, 6)
     (folder / "001.png").write_bytes(files[1][:60])
-    (folder / "004.jpeg").unlink()
-    (folder / "004.jpeg").symlink_to(folder / "nowhere")
     (folder / "005.png").write_bytes(b"")
-    written = write_all(tmp_path / "shards", f"folder:{folder}")
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(sorted(path.name for path in folder.iterdir())))
+    (folder / "004.jpeg").unlink()
+    written = write_all(tmp_path / "shards", f"folder:{folder}:{listed}")
     assert records(tmp_path / "shards") == [files[0], files[2], files[3]]
     assert [entry["count"] for entry in written["entries"]] == [2, 1]
     assert [(entry["first"], entry["last"]) for entry in written["entries"]] == [(0, 2), (3, 5)]

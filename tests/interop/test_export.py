@@ -207,9 +207,8 @@ def smooth_weights(torch_config):
 @pytest.mark.parametrize("kind", ["torchscript", "onnx", "stablehlo"])
 def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path, monkeypatch, soak):
     """The exporter runs each file; test_smooth.py compares JAX's fill with a direct solver."""
-    if not soak:  # enough to compare the same algorithm on the test images
+    if not soak:  # enough for the test images
         monkeypatch.setattr(smooth, "UNKNOWN_SIZE_LEVELS", 5)
-        monkeypatch.setattr(smooth, "CYCLES", 2)
     if kind == "onnx" and not soak:
         pytest.skip("takes a minute: --soak")
     assert export_weights(smooth_weights, kind, tmp_path / "file") <= 1e-4

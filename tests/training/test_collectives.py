@@ -9,23 +9,26 @@ import pytest
 
 from glinpaint_jax.models.networks import abstract_variables
 from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.state import abstract_state
+from glinpaint_jax.training.step import make_steps
+from tests.helpers.configs import make_small_config
 from tests.helpers.steps import make_batch
 
 COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
     "collective-permute|collective-broadcast"
 )
-# For each network: forward passes, backward passes, and backward passes that compute gradients of
-# its parameters. The discriminator has one of each for fake and for real images; the joint phase
-# adds a forward and a backward pass for the generator's loss.
+# For each network: forward and backward passes, and whether its parameters are trained. The
+# discriminator has a pass for fake and one for real images; the joint phase adds one for the
+# generator's loss.
 PASSES = {
-    Phase.COMPLETION: {"generator": (1, 1, 1)},
-    Phase.DISCRIMINATOR: {"generator": (1, 0, 0), "discriminator": (2, 2, 2)},
-    Phase.JOINT: {"generator": (1, 1, 1), "discriminator": (3, 3, 2)},
+    Phase.COMPLETION: {"generator": (2, 1)},
+    Phase.DISCRIMINATOR: {"generator": (1, 0), "discriminator": (4, 1)},
+    Phase.JOINT: {"generator": (2, 1), "discriminator": (6, 1)},
 }
-# Vectors that a batch norm reduces, one value per channel: the mean and the variance in the forward
-# pass; the gradients of bias and scale, which the input's gradient needs too, in the backward pass.
-FORWARD_VECTORS, BACKWARD_VECTORS = 2, 2
+# A batch norm reduces two values per channel in each pass: the sums of its inputs and their squares
+# forward; those of the gradient and of its product with the normalized inputs backward.
+VECTORS = 2
 # Sums in the losses: ten for the reconstruction, one for each pass of the discriminator.
 MOST_SCALARS = 13
 
@@ -49,6 +52,17 @@ def collectives_in(program):
     return found
 
 
+def reductions_in(program):
+    """{replica groups: {(type, size): count}} of the sums over devices in a lowered program."""
+    found = {}
+    pattern = r"stablehlo\.all_reduce.*?replica_groups = dense<(.*?)>.*?\}\) : \(tensor<(.*?)>\)"
+    for groups, tensor in re.findall(pattern, program, re.S):
+        *shape, dtype = tensor.split("x")
+        counter = found.setdefault(groups, Counter())
+        counter[dtype, math.prod(map(int, shape))] += 1
+    return found
+
+
 def spans_all_devices(groups, devices):
     """Whether `groups`, in any of XLA's notations, is one group of all `devices` devices."""
     axes = dict(re.findall(r"'(\w+)'=(\d+)", groups))
@@ -60,32 +74,63 @@ def spans_all_devices(groups, devices):
 
 
 def expected_tensors(config, phase):
-    """Everything a step must reduce except sums in the losses, from the parameters' shapes."""
-    expected = Counter()
+    """Everything a step must reduce except sums in the losses, from the parameters' shapes.
+
+    Returns (gradients, batch norms' sums).
+    """
+    gradients, sums = Counter(), Counter()
     variables = dict(zip(("generator", "discriminator"), abstract_variables(config), strict=True))
-    for network, (forward, backward, gradients) in PASSES[phase].items():
+    for network, (passes, trained) in PASSES[phase].items():
         for path, leaf in jax.tree.leaves_with_path(variables[network]["params"]):
-            if path[-2].key == "bn":  # scale and bias: half of the layer's vectors each
-                count = (forward * FORWARD_VECTORS + backward * BACKWARD_VECTORS) // 2
-            else:
-                count = gradients
-            expected["f32", leaf.size] += count
-    return +expected
+            gradients["f32", leaf.size] += trained
+            if (path[-2].key, path[-1].key) == ("bn", "scale"):
+                sums["f32", VECTORS * leaf.size] += passes
+    return +gradients, sums
 
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_steps_only_reduce_gradients_and_batch_statistics(
     phase, steps, initial_state, step_config, mesh8
 ):
-    """Each is reduced once per pass; activations and images stay on their device."""
+    """Statistics once per pass, gradients once; activations and images stay on their device."""
     batch = make_batch(0, step_config, mesh8)
     collectives = collectives_in(steps[phase].lower(initial_state, batch).compile().as_text())
     assert {kind for kind, _, _ in collectives} == {"all-reduce"}
     assert all(spans_all_devices(groups, mesh8.devices.size) for _, groups, _ in collectives)
 
     found = Counter(tensor for _, _, tensors in collectives for tensor in tensors)
-    expected = expected_tensors(step_config, phase)
+    gradients, sums = expected_tensors(step_config, phase)
+    expected = gradients + sums
     assert expected - found == Counter(), "not reduced"
     scalars = (found - expected).pop(("f32", 1))
     assert found - expected == Counter({("f32", 1): scalars}), "reduced too often"
     assert scalars <= MOST_SCALARS
+
+
+def test_batch_norm_groups_only_reduce_gradients_over_all_devices(mesh8):
+    config = make_small_config(batch_norm_devices=4)
+    traced = make_steps(config, mesh8)[Phase.JOINT].trace(
+        abstract_state(config, mesh8), make_batch(0, config, mesh8)
+    )
+    found = reductions_in(traced.lower().as_text())
+    gradients, sums = expected_tensors(config, Phase.JOINT)
+    assert found["[[0, 1, 2, 3], [4, 5, 6, 7]]"] == sums
+    everywhere = found["[[0, 1, 2, 3, 4, 5, 6, 7]]"]
+    scalars = (everywhere - gradients).pop(("f32", 1))
+    assert everywhere - gradients == Counter({("f32", 1): scalars})
+    # The mean of the running statistics: of the generator, and of the discriminator's two updates.
+    between = found["[[0, 4], [1, 5], [2, 6], [3, 7]]"]
+    assert sum(between.values()) == 3
+    assert len(found) == 3
+
+
+def test_gradients_are_reduced_in_the_chosen_type(mesh8):
+    config = make_small_config(gradient_dtype="bfloat16")
+    traced = make_steps(config, mesh8)[Phase.JOINT].trace(
+        abstract_state(config, mesh8), make_batch(0, config, mesh8)
+    )
+    (found,) = reductions_in(traced.lower().as_text()).values()
+    gradients, sums = expected_tensors(config, Phase.JOINT)
+    in_bfloat16 = Counter({("bf16", size): count for (_, size), count in gradients.items()})
+    assert {key: count for key, count in found.items() if key[0] == "bf16"} == in_bfloat16
+    assert not sums - found

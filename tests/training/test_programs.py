@@ -36,12 +36,14 @@ def test_a_step_that_does_not_fit_is_rejected_with_a_batch_that_does(limit, fitt
     message = str(error.value)
     assert "the joint step needs 6.5 GB of memory per device" in message and "\n" not in message
     assert f"with config.global_batch_size=12, but only {limit / 1e9:.1f} GB are" in message
-    suggested = int(re.search(r"--config\.global_batch_size=(\d+)$", message)[1])
+    suggested = int(re.search(r"--config\.global_batch_size=(\d+), or", message)[1])
     assert suggested in (fitting, fitting - 1)  # an estimate, on the safe side
+    parts = int(re.search(r"or --config\.microbatches=(\d+) for the same batch$", message)[1])
+    assert parts == {4: 3, 11: 2}[fitting]  # of 12 images
 
 
 def test_the_suggested_batch_is_shared_by_all_devices(mesh8):
-    with pytest.raises(UserError, match=r"about 32 images .* pass --config\.global_batch_size=32"):
+    with pytest.raises(UserError, match=r"about 32 images .* --config\.global_batch_size=32, or"):
         check_fit(Phase.JOINT, 13 * GB, 5 * GB, GB // 2, Config(), mesh8)
     with pytest.raises(UserError, match=r"not even one image would fit; lower --config\.model\.w"):
         check_fit(Phase.JOINT, 13 * GB, GB // 2, GB // 2, Config(), mesh8)
@@ -59,7 +61,7 @@ def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_pa
 
 
 def test_a_compiler_out_of_memory_is_reported_in_one_line(monkeypatch):
-    def compile(lowered):
+    def compile(lowered, options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20G of 15.7G hbm.\nBig: x")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
@@ -69,6 +71,18 @@ def test_a_compiler_out_of_memory_is_reported_in_one_line(monkeypatch):
         "the joint step does not fit the memory of a device (RESOURCE_EXHAUSTED: Used 20G of 15.7G "
         "hbm); lower --config.global_batch_size, which is 8"
     )
+
+
+@pytest.mark.parametrize("flags", ["--xla_fast=true", "xla_gpu_enable_latency_hiding_scheduler=5"])
+def test_flags_that_xla_does_not_know_are_rejected(flags):
+    message = rf"^XLA rejects the flags '{flags}' \([^\n]*option[^\n]*\); pass others [^\n]*$"
+    with pytest.raises(UserError, match=message):
+        compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config(), flags)
+
+
+def test_this_jaxlib_knows_the_compiler_flags():
+    for flags in programs.XLA_FLAGS.values():
+        compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config(), flags)
 
 
 def write_cgroup(folder, limit, used, cached):
