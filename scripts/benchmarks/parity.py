@@ -40,7 +40,7 @@ SIZES = {
 }
 ENTRIES = 16
 GROUPS = ("losses", "gradients", "statistics")
-# Largest error of any tensor (see `compare`). On a CPU, the full size in float32 is at FULL.
+# Largest error of any tensor (see `compare`). Estimates: not yet compared with a device's errors.
 LIMITS = {
     "float32": {"losses": 1e-4, "gradients": 1e-2, "statistics": 1e-4},
     "bfloat16": {"losses": 0.05, "gradients": 1.0, "statistics": 0.1},
@@ -63,7 +63,7 @@ def main() -> None:
 
 def parity_rows(size: str) -> Iterator[dict[str, Any]]:
     """One row per precision and phase: errors against the stored values and against float32."""
-    stored, exact = np.load(STORED), {}
+    stored, exact = read_stored(), {}
     for precision in LIMITS:
         for phase in Phase:
             found = run_step(size, phase, precision)
@@ -189,6 +189,12 @@ def summary(tensor: np.ndarray) -> np.ndarray:
     """The root mean square and ENTRIES evenly spaced entries."""
     places = np.linspace(0, tensor.size - 1, ENTRIES).astype(int)
     return np.concatenate([[np.sqrt(np.square(tensor).mean())], tensor.reshape(-1)[places]])
+
+
+def read_stored() -> dict[str, np.ndarray]:
+    """Size and phase, such as "small/joint" -> an array with a row per tensor."""
+    with np.load(STORED) as file:
+        return dict(file)
 
 
 def write_stored() -> None:
