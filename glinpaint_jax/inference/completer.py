@@ -80,9 +80,8 @@ class Completer:
         self._trained_size = self._window = None
         if weights is not None:
             self._prepare_generator(weights)
-            if self._scale == "auto":
-                self._trained_size = trained_size(weights.config)
-                self._window = trained_window(weights.config)
+            self._trained_size = trained_size(weights.config)
+            self._window = trained_window(weights.config)
 
     def _prepare_generator(self, weights: Weights) -> None:
         generator, _ = make_networks(weights.config)
@@ -209,9 +208,10 @@ class Completer:
             images = [fill_smoothly(*pair) for pair in zip(images, holes, strict=True)]
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
+        window = self._window if self._scale == "auto" else None
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
-            for region in plan_regions(hole, self._tile, self._window):
+            for region in plan_regions(hole, self._tile, window):
                 by_size.setdefault(region.crop.size, []).append((index, region))
         for waiting in by_size.values():
             while waiting:

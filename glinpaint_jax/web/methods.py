@@ -8,6 +8,7 @@ from glinpaint_jax.downloads import OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.methods import METHODS
+from glinpaint_jax.weights import FOLDER
 
 TITLES = {
     "smooth": "Smooth",
@@ -68,6 +69,6 @@ class Methods:
 def name_checkpoint(place: str) -> str:
     """Returns a short name for a checkpoint: its file or folder, or "RUN STEP"."""
     path = Path(place.rstrip("/")).absolute()
-    if path.name.isdigit() and path.parent.name == "checkpoints":
+    if path.name.isdigit() and path.parent.name == FOLDER:
         return f"{path.parent.parent.name} {path.name}"
     return path.name

@@ -146,6 +146,14 @@ def test_a_network_trained_on_small_images_sees_windows_of_their_size(weights):
     np.testing.assert_array_equal(completed[window], expected)
 
 
+@pytest.mark.parametrize(("made_at", "used_at"), [("auto", 1), (1, "auto")])
+def test_at_scale_equals_a_completer_made_with_that_scale(made_at, used_at, weights):
+    image, hole = skimage.data.astronaut()[:160, :160], boxes(10, 60, size=(160, 160))
+    completed = Completer(weights, scale=made_at, blend="none").at_scale(used_at)(image, hole)
+    expected = Completer(weights, scale=used_at, blend="none")(image, hole)
+    np.testing.assert_array_equal(completed, expected)
+
+
 def test_holes_as_in_training_are_filled_exactly(weights):
     weights = dataclasses.replace(weights, config=make_small_config(image_size=128))
     image, hole = skimage.data.astronaut()[:300, :320], boxes(10, 16)
