@@ -7,18 +7,13 @@ curves.png, generator.safetensors.
 """
 
 import argparse
-import collections
 import contextlib
-import importlib.metadata
 import json
 import os
-import queue
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +27,8 @@ from glinpaint_jax.files import write_atomically
 SHARES = {
     "device": 0.05,
     "parity": 0.14,
-    "jax_steps": 0.24,
+    "products": 0.05,
+    "jax_steps": 0.23,
     "torch_steps": 0.14,
     "profile": 0.06,
     "input_rate": 0.05,
@@ -40,11 +36,10 @@ SHARES = {
 }
 SHORTEST = 60  # seconds that each of them gets in any case
 SAVING = 60  # seconds kept for the end of training: saving and exporting
-TICK = 5  # seconds between looks at the training run
+TICK = 5  # seconds between two looks at a running part
 MOST_BYTES = 16 * 10**6
 FAST = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}  # nothing else runs at the same time
-
-Results = dict[str, Any]
+CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def main() -> int:
@@ -53,7 +48,7 @@ def main() -> int:
     add("--minutes", type=float, default=25, help="for everything [%(default)s]")
     add("--train", type=Path, metavar="DIR", help="photographs [those of scikit-image]")
     add("--output", type=Path, metavar="DIR", default=Path("runs/accelerator"), help="a new folder")
-    add("--wheels", type=Path, metavar="DIR", help="packages to use if they are not installed")
+    add("--wheels", type=Path, metavar="DIR", help="wheels of more packages")
     add("--rehearse", action="store_true", help="tries everything on a CPU, with tiny sizes")
     arguments = parser.parse_args()
     output = arguments.output
@@ -74,7 +69,7 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace, scratch: Path):
         self.output, self.scratch = arguments.output, scratch
-        self.newest = 0  # the last checkpoint that was exported, or failed to be
+        self.exported = 0  # the newest checkpoint whose export was tried
         self.seconds = 60 * arguments.minutes
         self.deadline = time.monotonic() + self.seconds
         self.flags = ["--rehearse"] if arguments.rehearse else []
@@ -82,15 +77,15 @@ class Session:
             self.flags += ["--train", str(arguments.train.absolute())]
         self.environment = os.environ | FAST | {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/cache"}
         if arguments.rehearse:
-            self.environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            self.environment |= CPU
         if arguments.wheels:
-            packages = install_missing(arguments.wheels, scratch / "packages")
+            packages = install(arguments.wheels, scratch / "packages")
             self.environment["PYTHONPATH"] += f":{packages}"
-        self.results: Results = {
+        self.results: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%d %H:%M"),
-            "minutes": arguments.minutes,
             "rehearsal": arguments.rehearse,
             "parts": {},
+            "training": [],
         }
 
     def run(self) -> int:
@@ -100,75 +95,56 @@ class Session:
                 self.run_part(name, max(share * self.seconds, SHORTEST))
                 if name == "device" and self.results["parts"][name]["status"] != "finished":
                     return 1
-                self.collect()
-            self.train()
+            left = self.deadline - time.monotonic() - min(SAVING, self.seconds / 4)
+            self.run_part("train", max(left, 0))
         except KeyboardInterrupt:
             say("interrupted")
             return 1
         finally:
-            self.write()
             say(f"wrote {self.output}/report.md")
         return 0
 
-    def train(self) -> None:
-        """Trains until the deadline; saves what there is to the output again and again."""
-        rest = self.deadline - time.monotonic() - min(SAVING, self.seconds / 4)
-        try:
-            self.run_part("train", rest, on_tick=self.collect)
-        finally:
-            self.collect()
-
-    def run_part(
-        self,
-        name: str,
-        seconds: float,
-        on_tick: Callable[[], Any] = lambda: None,
-        **environment: str,
-    ) -> None:
+    def run_part(self, name: str, seconds: float, **environment: str) -> None:
         """Runs a part for at most `seconds`; records its rows and how it ended."""
-        say(f"{name}, at most {max(seconds, 0) / 60:.1f} minutes")
+        say(f"{name}, at most {seconds / 60:.1f} minutes")
         part = self.results["parts"][name] = {"status": "running", "seconds": 0, "rows": []}
         self.write()
 
-        def on_line(line: str) -> None:
-            with contextlib.suppress(ValueError):
-                if isinstance(row := json.loads(line), dict):
-                    part["rows"].append(row)
-                    self.write()
+        def collect() -> None:
+            part["seconds"] = round(time.monotonic() - started)
+            part["rows"] = read_rows(self.scratch / f"{name}.jsonl")
+            if name != "export":
+                self.collect_files()
+            self.write()
 
         script = Path(__file__).with_name("accelerator_parts.py")
         places = [self.scratch, self.output.absolute() / "results.json"]
         command = [sys.executable, str(script), name, *map(str, places), *self.flags]
-        environment, log = self.environment | environment, self.output / "log.txt"
-        started, status = time.monotonic(), "interrupted"
+        started, log = time.monotonic(), self.output / "log.txt"
+        part["status"] = "interrupted"
         try:
-            status = run(command, seconds, environment, log, on_line, on_tick)
+            part["status"] = run(command, seconds, self.environment | environment, log, collect)
         finally:
-            part |= {"status": status, "seconds": round(time.monotonic() - started)}
-            self.write()
-        if status != "finished":
-            say(f"  {status}")
+            collect()
+        if part["status"] != "finished":
+            say(f"  {part['status']}")
 
-    def collect(self) -> None:
+    def collect_files(self) -> None:
         """Copies what the parts have written so far; exports a new checkpoint."""
-        run_folder = self.scratch / "run"
-        samples = sorted(run_folder.glob("samples/step_*.png"))[-1:]
-        for path in (*samples, run_folder / "curves.png", self.scratch / "trace.json.gz"):
-            copy_if_small(path, self.output / ("samples.png" if path in samples else path.name))
-        training = self.results.setdefault("training", {})
-        with contextlib.suppress(OSError, ValueError):  # not there yet, or being written
-            lines = (run_folder / "metrics.jsonl").read_text().split("\n")[:-1]
-            training["records"] = [json.loads(line) for line in lines]
-        saved = [path.parent for path in run_folder.glob("checkpoints/*/manifest.sha256")]
-        newest = max((int(path.name) for path in saved if path.name.isdigit()), default=0)
-        if newest > self.newest:
-            self.newest = newest
-            self.run_part("export", 120, JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
-            for row in self.results["parts"]["export"]["rows"]:
-                training["exported"] = row["step"]
-                exported = self.scratch / "generator.safetensors"
-                copy_if_small(exported, self.output / exported.name)
-        self.write()
+        folder = self.scratch / "run"
+        for sample in sorted(folder.glob("samples/step_*.png"))[-1:]:
+            copy_if_small(sample, self.output / "samples.png")
+        for path in (folder / "curves.png", self.scratch / "trace.json.gz"):
+            copy_if_small(path, self.output / path.name)
+        self.results["training"] = read_rows(folder / "metrics.jsonl")
+        saved = [
+            int(path.parent.name) for path in folder.glob("checkpoints/[0-9]*/manifest.sha256")
+        ]
+        if (newest := max(saved, default=0)) > self.exported:
+            self.exported = newest
+            self.run_part("export", 120, **CPU)
+            name = "generator.safetensors"
+            copy_if_small(self.scratch / name, self.output / name)
 
     def write(self) -> None:
         write_atomically(self.output / "results.json", json.dumps(self.results, indent=1).encode())
@@ -180,32 +156,17 @@ def run(
     seconds: float,
     environment: dict[str, str],
     log: Path,
-    on_line: Callable[[str], Any],
-    on_tick: Callable[[], Any] = lambda: None,
+    on_tick: Callable[[], Any],
 ) -> str:
-    """Runs a command and passes on each line of its output; returns how it ended.
+    """Runs a command, with its output in `log`; returns how it ended.
 
-    Everything is appended to `log`. After `seconds` the command gets SIGTERM; SAVING seconds later,
-    it and all processes it started are killed.
+    After `seconds` it gets SIGTERM; SAVING seconds later, it and what it started are killed.
     """
-    deadline = time.monotonic() + seconds
-    lines, last = queue.SimpleQueue(), collections.deque(maxlen=1)
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    readers = [
-        threading.Thread(target=read_lines, args=(process.stdout, log, lines.put)),
-        threading.Thread(target=read_lines, args=(process.stderr, log, last.append)),
-    ]
-    for reader in readers:
-        reader.start()
-    stopped = False
+    deadline, stopped = time.monotonic() + seconds, False
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env=environment, start_new_session=True
+        )
     try:
         while process.poll() is None:
             left = deadline - time.monotonic()
@@ -216,35 +177,25 @@ def run(
                 stopped, deadline = True, time.monotonic() + SAVING
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(min(TICK, max(left, 0.1)))
-            take(lines, on_line)
             on_tick()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for reader in readers:
-            reader.join()
-        take(lines, on_line)
     if stopped:
         return f"stopped after {seconds / 60:.1f} minutes"
     if process.returncode:
-        return f"failed: {last[0].strip() if last else f'status {process.returncode}'}"
+        lines = log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f"failed with status {process.returncode}: {last}"
     return "finished"
 
 
-def read_lines(stream: Any, log: Path, sink: Callable[[str], Any]) -> None:
-    """Copies the lines of a process's output to `log`, and those that are not empty to `sink`."""
-    with stream, log.open("a") as file:
-        for line in stream:
-            file.write(line)
-            file.flush()
-            if line.strip():
-                sink(line)
-
-
-def take(lines: queue.SimpleQueue[str], on_line: Callable[[str], Any]) -> None:
-    while not lines.empty():
-        on_line(lines.get())
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file of JSON objects, which need not exist yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def copy_if_small(path: Path, target: Path) -> None:
@@ -252,25 +203,13 @@ def copy_if_small(path: Path, target: Path) -> None:
         write_atomically(target, path.read_bytes())
 
 
-def install_missing(wheels: Path, target: Path) -> Path:
-    """Unpacks the packages in `wheels` that are not installed to `target`; returns it."""
-    installed = {plain(d.metadata["Name"] or "") for d in importlib.metadata.distributions()}
-    names = {plain(path.name.split("-")[0]) for path in wheels.glob("*.whl")}
-    missing = sorted(names - installed)
-    if missing:
-        options = ["--quiet", "--no-index", "--no-deps", "--target", str(target)]
-        pip = [sys.executable, "-m", "pip", "install", *options, "--find-links", str(wheels)]
-        if subprocess.run([*pip, *missing]).returncode:
-            sys.exit(
-                f"error: pip cannot install {', '.join(missing)} from {wheels}; the wheels must be "
-                f"for Python {sys.version_info.major}.{sys.version_info.minor} and this machine"
-            )
+def install(wheels: Path, target: Path) -> Path:
+    """Installs all wheels of a folder to `target`; returns it."""
+    options = ["--quiet", "--no-index", "--no-deps", "--target", str(target)]
+    command = [sys.executable, "-m", "pip", "install", *options, *map(str, wheels.glob("*.whl"))]
+    if subprocess.run(command).returncode:
+        sys.exit(f"error: pip could not install the wheels in {wheels}; see above")
     return target
-
-
-def plain(name: str) -> str:
-    """A distribution's name as in the names of wheels."""
-    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def say(text: str) -> None:

@@ -1,8 +1,9 @@
-"""The parts of accelerator.py. Each runs in its own process and prints its results as JSON lines.
+"""The parts of accelerator.py, each in its own process. Their output is for the log.
 
     python scripts/benchmarks/accelerator_parts.py PART SCRATCH RESULTS [--rehearse] [--train DIR]
 
-RESULTS is the JSON file of the parts before. Whatever else a part prints is for the log.
+Writes its results, one JSON object a line, to SCRATCH/PART.jsonl. RESULTS is the file of all
+results so far. The names in a result are the report's column headings.
 """
 
 import argparse
@@ -10,13 +11,16 @@ import dataclasses
 import gc
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
 import re
 import shutil
 import statistics
+import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +48,13 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--train", type=Path)
     arguments = parser.parse_args()
-    for row in PARTS[arguments.part](arguments) or ():
-        print(json.dumps(row), flush=True)
+    with (arguments.scratch / f"{arguments.part}.jsonl").open("w", buffering=1) as file:
+        try:
+            for row in PARTS[arguments.part](arguments):
+                file.write(json.dumps(row) + "\n")
+        except Exception as error:
+            traceback.print_exc()
+            sys.exit(f"error: {first_line(error)}")  # the log's last line is the reason
 
 
 def device(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -54,20 +63,21 @@ def device(arguments: argparse.Namespace) -> Iterator[Row]:
 
     first = jax.devices()[0]
     if first.platform == "cpu" and not arguments.rehearse:
-        raise SystemExit(
+        sys.exit(
             "error: jax found no accelerator, only the CPU; install jax's plugin for it, or pass "
             "--rehearse to try the command here"
         )
-    names = ("jax", "jaxlib", "flax", "torch", "numpy")
+    memory = (first.memory_stats() or {}).get("bytes_limit")
     yield {
         "device": first.device_kind,
         "devices": len(jax.devices()),
-        "memory_gb": ((first.memory_stats() or {}).get("bytes_limit") or 0) / 1e9 or None,
+        "GB for jax": memory and memory / 1e9,
         "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {
-            n: importlib.metadata.version(n) for n in names if importlib.util.find_spec(n)
-        },
+        "Python": platform.python_version(),
+    } | {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "jaxlib", "flax", "torch", "numpy")
+        if importlib.util.find_spec(name)
     }
 
 
@@ -77,42 +87,39 @@ def parity(arguments: argparse.Namespace) -> Iterator[Row]:
     yield from parity_rows("small" if arguments.rehearse else "full")
 
 
+def products(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The rate of a large matrix product in each precision, and what it would be in joint steps."""
+    from scaling import GFLOP_PER_IMAGE
+    from training import matrix_product
+
+    for name, (dtype, precision) in PRECISIONS.items():
+        product = matrix_product(dtype, precision)
+        rate = product.flop / time_runs(product.run)
+        per_image = GFLOP_PER_IMAGE["joint"] * 1e9
+        yield {"precision": name, "TFLOP/s": rate / 1e12, "images/s": rate / per_image}
+
+
 def jax_steps(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The joint step in JAX on one device: every batch and precision; and matrix products."""
+    """The joint step in JAX on one device: every batch and precision."""
     import jax
-    from training import count_step_flop, jax_step, matrix_product
+    from training import jax_step
 
     from glinpaint_jax.distributed import make_mesh
     from glinpaint_jax.training.phases import Phase
 
-    mesh = make_mesh(jax.devices()[:1])
-    for name, (dtype, precision) in PRECISIONS.items():
-        product = matrix_product(dtype, precision)
-        yield {"product": name, "flop_per_s": product.flop / time_runs(product.run)}
-    config = step_config(arguments, min(batches(arguments)), "float32")
-    try:
-        yield {"flop_per_image": count_step_flop(config, Phase.JOINT) / config.global_batch_size}
-    except Exception as error:  # only the shares need it
-        print("cannot count FLOP:", first_line(error))
-    for batch in batches(arguments):
-        for name in PRECISIONS:
-            row = {"framework": "JAX", "batch": batch, "precision": name}
-            program = None
-            try:
-                program = jax_step(step_config(arguments, batch, name), Phase.JOINT, mesh)
-                memory = {"gigabytes": program.bytes / 1e9, "compile_s": program.compile_s}
-                yield row | memory | speed(program.run, batch)
-            except Exception as error:  # such as out of memory: the next program may fit
-                yield row | {"failed": first_line(error)}
-            del program
-            gc.collect()
-            jax.clear_caches()
+    def make(config: Any) -> tuple[Row, Callable[[], Any]]:
+        program = jax_step(config, Phase.JOINT, make_mesh(jax.devices()[:1]))
+        return {"GB": program.bytes / 1e9, "compile, s": program.compile_s}, program.run
+
+    for batch, name in itertools.product(batches(arguments), PRECISIONS):
+        yield measure("JAX", batch, name, make, arguments)
+        jax.clear_caches()
 
 
 def torch_steps(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The same in PyTorch, eagerly and compiled."""
+    """The same in PyTorch, eager and compiled. Compiling includes the first two steps."""
     if importlib.util.find_spec("torch") is None:
-        raise SystemExit("error: torch is not installed, so there is no comparison with it")
+        sys.exit("error: torch is not installed, so there is no comparison with it")
     import torch
     import training_torch
     from training import random_batch
@@ -121,34 +128,53 @@ def torch_steps(arguments: argparse.Namespace) -> Iterator[Row]:
 
     cuda = training_torch.DEVICE.type == "cuda"
     if not cuda and not arguments.rehearse:
-        raise SystemExit("error: torch sees no CUDA device, so there is no comparison with it")
-    for batch in batches(arguments):
-        for name, (_, matmul_precision) in PRECISIONS.items():
-            for compiled in (False, True) if not arguments.rehearse else (False,):
-                framework = "PyTorch compiled" if compiled else "PyTorch"
-                row = {"framework": framework, "batch": batch, "precision": name}
-                step = None
-                try:
-                    training_torch.multiply_in(matmul_precision)
-                    config = step_config(arguments, batch, name)
-                    if cuda:
-                        torch.cuda.reset_peak_memory_stats()
-                    step = training_torch.make_steps(
-                        config, random_batch(config), compiled=compiled
-                    )[Phase.JOINT]
-                    started = time.perf_counter()
-                    step()
-                    row["compile_s"] = time.perf_counter() - started
-                    row |= speed(step, batch)
-                    if cuda:
-                        row["gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-                    yield row
-                except Exception as error:
-                    yield row | {"failed": first_line(error)}
-                del step
-                torch.compiler.reset()
-                gc.collect()
+        sys.exit("error: torch sees no CUDA device, so there is no comparison with it")
+
+    def make(config: Any) -> tuple[Row, Callable[[], Any]]:
+        training_torch.multiply_in(config.matmul_precision)
+        step = training_torch.make_steps(config, random_batch(config), compiled=compiled)
+        step = step[Phase.JOINT]
+        started = time.perf_counter()
+        step()
+        step()
+        numbers = {"compile, s": time.perf_counter() - started}
+        if cuda:
+            numbers["GB"] = torch.cuda.max_memory_allocated() / 1e9
+        return numbers, step
+
+    for batch, name in itertools.product(batches(arguments), PRECISIONS):
+        for compiled in (False,) if arguments.rehearse else (False, True):
+            if cuda:
                 torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            program = "PyTorch compiled" if compiled else "PyTorch"
+            yield measure(program, batch, name, make, arguments)
+            torch.compiler.reset()
+
+
+def measure(
+    program: str,
+    batch: int,
+    name: str,
+    make: Callable[[Any], tuple[Row, Callable[[], Any]]],
+    arguments: argparse.Namespace,
+) -> Row:
+    """Times the step that `make` returns, with more numbers, for a config.
+
+    A failure is a result: the next program may fit into memory.
+    """
+    row = {"batch": batch, "precision": name, "program": program}
+    try:
+        numbers, run = make(step_config(arguments, batch, name))
+        row["images/s"] = batch / time_runs(run)
+        for product in rows_before(arguments, "products"):
+            if product["precision"] == name:
+                row["% of a product's"] = 100 * row["images/s"] / product["images/s"]
+        row |= numbers
+    except Exception as error:
+        row["failed"] = first_line(error)
+    gc.collect()
+    return row
 
 
 def profile(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -170,13 +196,13 @@ def profile(arguments: argparse.Namespace) -> Iterator[Row]:
     (trace,) = folder.rglob("*.xplane.pb")
     for viewable in folder.rglob("*.trace.json.gz"):
         shutil.copy(viewable, arguments.scratch / "trace.json.gz")
-    yield {"batch": batch, "steps": steps}
     try:
         text = program.compiled.as_text()
     except Exception as error:  # a program from the compilation cache may have lost it
         print("no layers:", first_line(error))
         text = ""
-    yield from longest_operations(trace, layers_of(text), steps)
+    for row in longest_operations(trace, layers_of(text), steps):
+        yield {"batch": batch} | row
 
 
 def layers_of(program: str) -> dict[str, str]:
@@ -191,10 +217,7 @@ def as_kernel(operation: str) -> str:
 
 
 def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Iterator[Row]:
-    """The LONGEST operations of a trace: milliseconds and calls a step, share, and layer.
-
-    `layers` is what `layers_of` returns.
-    """
+    """The LONGEST operations of a trace. `layers` is what `layers_of` returns."""
     seconds, calls = defaultdict(float), defaultdict(int)
     for event in operations_of(trace):
         kernel = event.name.split(" = ")[0].lstrip("%")  # TPUs give the whole instruction
@@ -205,12 +228,12 @@ def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Itera
     for name in sorted(seconds, key=seconds.get, reverse=True)[:LONGEST]:
         operation, kernel = name
         yield {
+            "ms a step": 1e3 * seconds[name],
+            "%": 100 * seconds[name] / total,
+            "calls a step": calls[name] / steps,
             "operation": operation,
-            "kernel": kernel[:80],
-            "layer": layers.get(as_kernel(operation), ""),
-            "milliseconds": 1e3 * seconds[name],
-            "share": seconds[name] / total,
-            "calls": calls[name] / steps,
+            "kernel": kernel[:80] if kernel != operation else None,
+            "layer": layers.get(as_kernel(operation)),
         }
 
 
@@ -230,12 +253,20 @@ def operations_of(trace: Path) -> list[Any]:
 
 
 def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The input pipeline alone."""
+    """The input pipeline alone, and what the fastest joint step takes."""
     import input_pipeline
 
+    fastest = max((row["images/s"] for row in measured(arguments)), default=None)
     workers = 2 if arguments.rehearse else min(os.cpu_count(), 16)
     for row in input_pipeline.input_rows(workers, 0.1 if arguments.rehearse else 1.0):
-        yield row | {"workers": workers}
+        median, _, _, per_second = row["rates"]["jax"]
+        yield {
+            "in": row["name"],
+            "images/s": median,
+            "per second of CPU time": per_second,
+            "torch.utils.data, images/s": row["rates"].get("torch", [None])[0],
+            "fastest step, images/s": fastest,
+        }
 
 
 def completion(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -248,23 +279,25 @@ def completion(arguments: argparse.Namespace) -> Iterator[Row]:
     seconds = complete("regions", height, width, hole, weights)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     yield {
-        "width": width,
-        "height": height,
-        "hole": hole,
-        "seconds": [f(seconds) for f in (statistics.median, min, max)],
-        "gigabytes": peak and peak / 1e9,
+        "photograph": f"{width}x{height}",
+        "hole": f"{hole}x{hole}",
+        "seconds": statistics.median(seconds),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "GB": peak and peak / 1e9,
     }
 
 
 def train(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Trains in SCRATCH/run until SIGTERM, in a rehearsal for four steps."""
+    """Trains in SCRATCH/run until SIGTERM; in a rehearsal, for four steps."""
     from absl import flags
 
     from glinpaint_jax.training.loop import train
 
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     config = train_config(arguments)
-    yield {"batch": config.global_batch_size, "image_size": config.image_size}
+    side, batch = config.image_size, config.global_batch_size
+    yield {"images": f"{side}x{side}", "batch": batch, "width": config.model.width}
     train(config, arguments.scratch / "run")
 
 
@@ -341,14 +374,14 @@ def train_config(arguments: argparse.Namespace) -> Any:
     ).validate()
 
 
+def rows_before(arguments: argparse.Namespace, part: str) -> list[Row]:
+    return json.loads(arguments.results.read_text())["parts"].get(part, {}).get("rows", [])
+
+
 def measured(arguments: argparse.Namespace) -> list[Row]:
     """The bfloat16 steps that JAX has run."""
-    parts = json.loads(arguments.results.read_text())["parts"]
-    return [
-        row
-        for row in parts.get("jax_steps", {}).get("rows", ())
-        if row.get("precision") == "bfloat16" and "failed" not in row
-    ]
+    rows = rows_before(arguments, "jax_steps")
+    return [row for row in rows if row["precision"] == "bfloat16" and "images/s" in row]
 
 
 def largest_batch(arguments: argparse.Namespace) -> int:
@@ -358,14 +391,8 @@ def largest_batch(arguments: argparse.Namespace) -> int:
 
 
 def steps_between_saves(arguments: argparse.Namespace, batch: int) -> int:
-    rates = [row["images_per_s"] for row in measured(arguments) if row["batch"] == batch]
-    per_minute = 60 * rates[0] / batch if rates else 50
-    return max(1, int(MINUTES_BETWEEN_SAVES * per_minute))
-
-
-def speed(run: Callable[[], Any], batch: int) -> Row:
-    """Images per second of `run`, which waits for its end."""
-    return {"images_per_s": batch / time_runs(run)}
+    rates = [row["images/s"] for row in measured(arguments) if row["batch"] == batch]
+    return max(1, int(60 * MINUTES_BETWEEN_SAVES * rates[0] / batch)) if rates else 100
 
 
 def time_runs(run: Callable[[], Any]) -> float:
@@ -392,6 +419,7 @@ PARTS = {
     for part in (
         device,
         parity,
+        products,
         jax_steps,
         torch_steps,
         profile,
