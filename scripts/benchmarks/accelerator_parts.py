@@ -164,6 +164,7 @@ def measure(
     A failure is a result: the next program may fit into memory.
     """
     row = {"batch": batch, "precision": name, "program": program}
+    gc.collect()
     try:
         numbers, run = make(step_config(arguments, batch, name))
         row["images/s"] = batch / time_runs(run)
@@ -173,7 +174,6 @@ def measure(
         row |= numbers
     except Exception as error:
         row["failed"] = first_line(error)
-    gc.collect()
     return row
 
 
