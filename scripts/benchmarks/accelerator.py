@@ -107,7 +107,7 @@ class Session:
     def run_part(self, name: str, seconds: float, **environment: str) -> None:
         """Runs a part for at most `seconds`; records its rows and how it ended."""
         say(f"{name}, at most {seconds / 60:.1f} minutes")
-        part = self.results["parts"][name] = {"status": "running", "seconds": 0, "rows": []}
+        part = self.results["parts"][name] = {"status": "not finished", "seconds": 0, "rows": []}
         self.write()
 
         def collect() -> None:
@@ -121,7 +121,6 @@ class Session:
         places = [self.scratch, self.output.absolute() / "results.json"]
         command = [sys.executable, str(script), name, *map(str, places), *self.flags]
         started, log = time.monotonic(), self.output / "log.txt"
-        part["status"] = "interrupted"
         try:
             part["status"] = run(command, seconds, self.environment | environment, log, collect)
         finally:

@@ -39,10 +39,12 @@ SIZES = {
     ),
 }
 ENTRIES = 16
-# Largest error of any tensor (see `compare`). Estimates: not yet compared with a device's errors.
+# The largest error (see `compare`) that counts as close. bfloat16 changes activations by about 1 %,
+# so that 1 % of the ReLUs open or close. In each layer, that changes the gradient by about 10 %, the
+# square root. Unrelated gradients would have a median of about 2.5.
 LIMITS = {
     "float32": {"losses": 1e-4, "gradients": 1e-2, "statistics": 1e-4},
-    "bfloat16": {"losses": 0.05, "gradients": 1.0, "statistics": 0.1},
+    "bfloat16": {"losses": 0.2, "median": 1.5, "statistics": 0.1},
 }
 
 Summaries = dict[str, np.ndarray]  # "gradients/generator/...": root mean square, entries
@@ -76,13 +78,13 @@ def parity_rows(size: str) -> Iterator[dict[str, Any]]:
 
 
 def compare(found: Summaries, wanted: Summaries, precision: str) -> dict[str, Any]:
-    """The largest error of each group's tensors, and whether all are within LIMITS.
+    """The largest error of each group's tensors; the median of gradients; whether all are close.
 
     A tensor's error is the largest difference of its entries, divided by its root mean square.
     Tensors much smaller than the group's largest count as a ten-thousandth of it.
     """
-    row, close = {}, True
-    for group, limit in LIMITS[precision].items():
+    row = {}
+    for group in ("losses", "statistics", "gradients"):
         names = [name for name in wanted if name.startswith(group)]
         smallest = 1e-4 * max(wanted[name][0] for name in names)
         errors = {
@@ -91,10 +93,9 @@ def compare(found: Summaries, wanted: Summaries, precision: str) -> dict[str, An
         }
         worst = max(names, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
         row[group] = errors[worst]
-        close &= errors[worst] <= limit  # NaN is not
-        if group == "gradients":
-            row |= {"largest in": worst, "median": float(np.median(list(errors.values())))}
-    return row | {"close": close}
+    median = float(np.median(list(errors.values())))
+    row |= {"largest in": worst.removeprefix("gradients/"), "median": median}
+    return row | {"close": all(row[name] <= limit for name, limit in LIMITS[precision].items())}
 
 
 def run_step(size: str, phase: Phase, precision: str) -> Summaries:
