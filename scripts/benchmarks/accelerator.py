@@ -77,7 +77,7 @@ class Session:
             self.flags += ["--train", str(arguments.train.absolute())]
         self.environment = os.environ | FAST | {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/cache"}
         if arguments.rehearse:
-            self.environment |= CPU
+            self.environment |= CPU | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compile quickly
         if arguments.wheels:
             packages = install(arguments.wheels, scratch / "packages")
             self.environment["PYTHONPATH"] += f":{packages}"

@@ -414,21 +414,8 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0][:200]
 
 
-PARTS = {
-    part.__name__: part
-    for part in (
-        device,
-        parity,
-        products,
-        jax_steps,
-        torch_steps,
-        profile,
-        input_rate,
-        completion,
-        train,
-        export,
-    )
-}
+MEASURING = (device, parity, products, jax_steps, torch_steps, profile, input_rate, completion)
+PARTS = {part.__name__: part for part in (*MEASURING, train, export)}
 
 if __name__ == "__main__":
     main()

@@ -40,8 +40,8 @@ SIZES = {
 }
 ENTRIES = 16
 # The largest error (see `compare`) that counts as close. bfloat16 changes activations by about 1 %,
-# so that 1 % of the ReLUs open or close. In each layer, that changes the gradient by about 10 %, the
-# square root. Unrelated gradients would have a median of about 2.5.
+# so that 1 % of the ReLUs open or close; in each layer, that changes the gradient by about 10 %.
+# Unrelated gradients would have a median of about 2.5.
 LIMITS = {
     "float32": {"losses": 1e-4, "gradients": 1e-2, "statistics": 1e-4},
     "bfloat16": {"losses": 0.2, "median": 1.5, "statistics": 0.1},
