@@ -9,9 +9,10 @@ SECTIONS = {
     "device": ("Machine", ""),
     "parity": (
         "Parity",
-        "One step of each phase, compared with values that a CPU computed in float64, and bfloat16 "
-        "also with float32. A tensor's error is the largest of 16 entries' errors, relative to "
-        "its root mean square. Shown are the largest; the limits are in `parity.py`.",
+        "One step of each phase: float32 compared with values that a CPU computed in float64, and "
+        "bfloat16 with float32. A tensor's error is the largest of 16 entries' errors, relative to "
+        "its root mean square. Shown are the largest, and the median of the gradients'; the limits "
+        "are in `parity.py`.",
     ),
     "products": (
         "Matrix products",
@@ -76,6 +77,8 @@ def table(rows: list[Row]) -> str:
 
 
 def cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return "" if value is None else str(value).replace("|", "/")

@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/parity.py [--write]
 
-Compares a step of each phase with stored values: losses, every gradient and the running statistics.
+Compares a step of each phase in float32 with stored values, and in bfloat16 with float32: losses,
+every gradient and the running statistics.
 --write computes these in float64 on the CPU and stores them in parity.npz; do that only if the
 networks, losses or inputs below change. Weights, images and holes come from numpy's RandomState,
 whose stream never changes. Of each tensor, parity.npz holds the root mean square and 16 entries.
@@ -64,18 +65,18 @@ def main() -> None:
 
 
 def parity_rows(size: str) -> Iterator[dict[str, Any]]:
-    """One row per precision and phase: errors against the stored values and against float32."""
+    """Errors of each phase: float32 against the stored values, bfloat16 against float32."""
     stored, exact = read_stored(), {}
     for precision in LIMITS:
         for phase in Phase:
             found = run_step(size, phase, precision)
-            wanted = dict(zip(found, stored[f"{size}/{phase.value}"], strict=True))
-            row = {"phase": phase.value, "precision": precision}
-            yield row | {"against": "stored values"} | compare(found, wanted, precision)
             if precision == "float32":
-                exact[phase] = found
+                exact[phase], against = found, "stored values"
+                wanted = dict(zip(found, stored[f"{size}/{phase.value}"], strict=True))
             else:
-                yield row | {"against": "float32"} | compare(found, exact[phase], precision)
+                wanted, against = exact[phase], "float32"
+            row = {"phase": phase.value, "precision": precision, "against": against}
+            yield row | compare(found, wanted, precision)
 
 
 def compare(found: Summaries, wanted: Summaries, precision: str) -> dict[str, Any]:
@@ -94,9 +95,9 @@ def compare(found: Summaries, wanted: Summaries, precision: str) -> dict[str, An
         }
         worst = max(names, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
         row[group] = errors[worst]
-    median = float(np.median(list(errors.values())))
-    row |= {"largest in": worst.removeprefix("gradients/"), "median": median}
-    return row | {"close": all(row[name] <= limit for name, limit in LIMITS[precision].items())}
+    row["median"] = float(np.median(list(errors.values())))
+    row["close"] = all(row[name] <= limit for name, limit in LIMITS[precision].items())
+    return row | {"largest in": worst.removeprefix("gradients/")}
 
 
 def run_step(size: str, phase: Phase, precision: str) -> Summaries:
