@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import accelerator
 import accelerator_page
@@ -30,9 +31,9 @@ def test_a_part_is_finished_failed_or_stopped(tmp_path):
     # A process that the part leaves behind ends with it.
     child = "import subprocess as s; print(s.Popen(['sleep', '1000']).pid)"
     assert run(child) == "finished"
-    pid = int(log.read_text())
-    status = subprocess.run(["ps", "-o", "stat=", str(pid)], capture_output=True, text=True).stdout
-    assert status.strip() in ("", "Z")
+    ps = ["ps", "-o", "stat=", log.read_text().strip()]
+    while subprocess.run(ps, capture_output=True, text=True).stdout.strip() not in ("", "Z"):
+        time.sleep(0.01)
     assert run("import sys; sys.exit('no memory')") == "failed with status 1: no memory"
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # the part inherits this
     slow = "import signal; signal.sigwait([signal.SIGTERM]); print('saved')"
