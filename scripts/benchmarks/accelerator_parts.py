@@ -261,7 +261,7 @@ def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
     for row in input_pipeline.input_rows(workers, 0.1 if arguments.rehearse else 1.0):
         median, _, _, per_second = row["rates"]["jax"]
         yield {
-            "in": row["name"],
+            "pipeline": row["name"],
             "images/s": median,
             "per second of CPU time": per_second,
             "torch.utils.data, images/s": row["rates"].get("torch", [None])[0],
