@@ -54,6 +54,10 @@ def page(results: dict[str, Any]) -> str:
         if rows.get(name):
             sections += [f"## {heading}", *([note] if note else []), table(rows[name])]
         if name == "train" and results["training"]:
+            rates = [
+                r["images_per_second"] for r in results["training"] if "images_per_second" in r
+            ]
+            sections += [f"{rates[-1]:.1f} images/s at the end."] if rates else []
             sections += [table(scores(results["training"])), PICTURES]
     return "\n\n".join(sections) + "\n"
 
@@ -69,8 +73,9 @@ def scores(records: list[Row]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """A column for each name that any row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """A column for each name that has a value in any row."""
+    names = (name for row in rows for name, value in row.items() if value is not None)
+    columns = list(dict.fromkeys(names))
     lines = [columns, ["---"] * len(columns)]
     lines += [[cell(row.get(name)) for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
