@@ -53,23 +53,20 @@ def page(results: dict[str, Any]) -> str:
     for name, (heading, note) in SECTIONS.items():
         if rows.get(name):
             sections += [f"## {heading}", *([note] if note else []), table(rows[name])]
-        if name == "train" and results["training"]:
-            rates = [
-                r["images_per_second"] for r in results["training"] if "images_per_second" in r
-            ]
-            sections += [f"{rates[-1]:.1f} images/s at the end."] if rates else []
-            sections += [table(scores(results["training"])), PICTURES]
+        if name == "train" and (evaluations := scores(results["training"])):
+            sections += [table(evaluations), PICTURES]
     return "\n\n".join(sections) + "\n"
 
 
 def scores(records: list[Row]) -> list[Row]:
-    """The evaluations among a run's records."""
-    return [
-        {"step": record["step"]}
-        | {name[5:]: value for name, value in record.items() if name.startswith("eval/")}
-        for record in records
-        if any(name.startswith("eval/") for name in record)
-    ]
+    """The evaluations among a run's records, each with the rate of training before it."""
+    rows, rate = [], None
+    for record in records:
+        rate = record.get("images_per_second", rate)
+        scores = {name[5:]: value for name, value in record.items() if name.startswith("eval/")}
+        if scores:
+            rows.append({"step": record["step"], "images/s": rate} | scores)
+    return rows
 
 
 def table(rows: list[Row]) -> str:
