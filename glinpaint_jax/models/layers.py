@@ -65,7 +65,7 @@ class Conv(nn.Module):
         channels = x.shape[-1] // (4 if self.blocks and not self.transposed else 1)
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
-        if self.dilation > 1:
+        if self.dilation > 1 and self.is_initializing():
             init = zero_out_of_reach(init, x.shape[1:3], self.dilation)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)

@@ -11,6 +11,7 @@ from tests.helpers.programs import (
     final_state,
     read_jsonl,
     run,
+    run_here,
     run_processes,
     start_processes,
 )
@@ -27,8 +28,8 @@ RUN = [
     "--config.global_batch_size=8",
     "--config.optimizer.learning_rate=1e-7",
     "--config.mask.fill=mean",
-    "--config.phases.discriminator_end=2",  # steps: 2 completion, 1 discriminator, 3 joint
-    "--config.phases.completion_end=1",
+    "--config.phases.discriminator_end=0",  # 1 completion step, then joint ones
+    "--config.phases.completion_end=0",
 ]
 
 
@@ -41,7 +42,7 @@ def losses(workdir):
 
 
 def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path):
-    """Two hosts of four devices train in all phases, then one device, then eight; against eight."""
+    """Two hosts of four devices train both networks, then one device, then eight; against eight."""
 
     def train(name, until, devices):
         result = run(
@@ -85,4 +86,4 @@ def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     assert results[0].stderr.splitlines()[-1] == (
         f"stopped at step {step} of 1000000; rerun to resume"
     )
-    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+    assert run_here("verify", workdir).returncode == 0
