@@ -61,7 +61,7 @@ def conv_transpose_to_blocks(
     """
 
     def place(row: int, column: int) -> Float[Array, "3 3 ci co"]:
-        pads = [(0 + parity, 1 - parity) for parity in (row, column)]
+        pads = [(parity, 1 - parity) for parity in (row, column)]
         return jnp.pad(kernel[row::2, column::2], (*pads, (0, 0), (0, 0)))
 
     dense = jnp.concatenate([place(row, column) for row in (0, 1) for column in (0, 1)], axis=-1)
