@@ -45,7 +45,7 @@ def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
     if path.is_file():
-        weights, _ = read_weights(path)
+        weights, _ = read_weights(locate(path))
         averaged = False
     else:
         path = path.absolute()

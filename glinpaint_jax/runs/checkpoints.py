@@ -13,7 +13,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +26,13 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import require_space, write_atomically, write_manifest
+from glinpaint_jax.files import (
+    in_bucket,
+    remove_folder,
+    require_space,
+    write_atomically,
+    write_manifest,
+)
 from glinpaint_jax.weights import FOLDER
 
 NEWEST = "newest_checkpoint"
@@ -163,7 +168,7 @@ class Checkpoints:
                 if not (self._workdir / NEWEST).exists():
                     write_atomically(self._workdir / NEWEST, b"0\n")
         except OSError as error:
-            number = error.errno
+            number = error.errno or errno.EIO
         if jax.process_count() > 1:
             number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         if number:
@@ -179,7 +184,7 @@ class Checkpoints:
             self._manager = None  # a new one knows nothing of the failed step
         if jax.process_index() == 0:
             for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
         message = (
             f"cannot save step {step} in {self._folder}: {_describe(error)}; failed save "
             f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
@@ -202,15 +207,19 @@ def delete_superseded(folder: Path, keep_every: int, best_by: str) -> None:
     """Deletes all steps but the last KEPT_STEPS, the best and the multiples of `keep_every`.
 
     Call it once the newest step is complete. A step is renamed before it is deleted, so that a
-    half-deleted one is never mistaken for a damaged one.
+    half-deleted one is never mistaken for a damaged one; but not in a bucket, where that copies.
     """
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     kept = {*steps[-KEPT_STEPS:], find_best(folder, steps, best_by)}
     for step in steps:
         if step not in kept and (keep_every == 0 or step % keep_every):
-            (folder / str(step)).rename(folder / f"{DELETED}{step}")
+            path = folder / str(step)
+            if in_bucket(folder):
+                remove_folder(path)
+            else:
+                path.rename(folder / f"{DELETED}{step}")
     for path in folder.glob(f"{DELETED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
 
 
 def find_best(folder: Path, steps: list[int], best_by: str) -> int | None:
