@@ -108,6 +108,20 @@ class BucketPath(PosixGPath, Path):
         with _os_errors(), contextlib.suppress(*[FileNotFoundError] * missing_ok):
             self._files.rm_file(str(self))
 
+    def upload(self, place: Path, last: str = "") -> None:
+        """Copies a file or folder from disk; files of the name `last` after all others."""
+        files = [place] if place.is_file() else (p for p in place.rglob("*") if p.is_file())
+        for file in sorted(files, key=lambda file: (file.name == last, file)):
+            (self / file.relative_to(place)).write_bytes(file.read_bytes())
+
+    def download(self, place: Path) -> None:
+        """Copies a folder to disk."""
+        for path in self.rglob("*"):
+            if path.is_file():
+                file = place / path.relative_to(self)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(path.read_bytes())
+
     def remove_folder(self) -> None:
         with _os_errors():
             self._files.rm(str(self), recursive=True)

@@ -40,15 +40,13 @@ def in_bucket(place: str | Path) -> bool:
 def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
     """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
 
-    If anything fails, removes it instead. The hidden name starts with `prefix`. In a bucket, where
-    renaming copies, yields `path` itself, and it must be a folder.
+    If anything fails, removes it instead. The hidden name starts with `prefix`. If `path` is in a
+    bucket, yields a path on disk and uploads what is written there.
     """
     if in_bucket(path):
-        try:
-            yield path
-        except BaseException:
-            remove_folder(path)
-            raise
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            path.upload(Path(folder) / path.name, last=MANIFEST_NAME)
         return
     temporary = path.with_name(f".{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -89,6 +87,17 @@ def write_from(path: Path, start: int, content: bytes) -> None:
         file.seek(start)
         file.truncate()
         file.write(content)
+
+
+@contextlib.contextmanager
+def readable_by_orbax(folder: Path) -> Iterator[Path]:
+    """Yields the folder, or if it is in an s3:// bucket, a temporary copy on disk."""
+    if not str(folder).startswith("s3://"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder.download(Path(temporary) / folder.name)
+        yield Path(temporary) / folder.name
 
 
 def remove_folder(path: Path) -> None:

@@ -164,8 +164,8 @@ def _require_on_disk(place: str) -> None:
         mount = "gcsfuse" if place.startswith("gs:") else "mount-s3"
         bucket = place.split("/")[2]
         raise UserError(
-            f"data cannot be read from the bucket {place}; mount it, `{mount} {bucket} FOLDER`, and "
-            "pass the path below FOLDER, or copy the data to a disk"
+            f"data cannot be read from the bucket {place}; mount it, `{mount} {bucket} FOLDER`, "
+            "and pass the path below FOLDER, or copy the data to a disk"
         )
 
 

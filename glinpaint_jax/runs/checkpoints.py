@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,7 @@ class Checkpoints:
         self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
         self._manager: ocp.CheckpointManager | None = None  # opened by the first save
+        self._staging: tempfile.TemporaryDirectory | None = None  # for a bucket unknown to orbax
         self._background = ThreadPoolExecutor(max_workers=1)
         self._saving: tuple[int, Future[None]] | None = None  # the step being written
 
@@ -132,8 +134,12 @@ class Checkpoints:
             self._manager.close()
 
     def _open_manager(self) -> ocp.CheckpointManager:
+        folder = self._folder
+        if str(folder).startswith("s3://"):
+            self._staging = tempfile.TemporaryDirectory()
+            folder = Path(self._staging.name)
         return ocp.CheckpointManager(
-            self._folder,
+            folder,
             options=ocp.CheckpointManagerOptions(
                 # Orbax writes metrics only with a best_fn. It keeps every step: its own policies
                 # delete old steps before the new one has its manifest.
@@ -150,6 +156,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if jax.process_index() != 0:
             return
+        if self._staging is not None:
+            written = Path(self._staging.name) / str(step)
+            (self._folder / str(step)).upload(written)
+            remove_folder(written)
         write_manifest(self._folder / str(step))
         try:
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())

@@ -160,6 +160,10 @@ def make_workdir(workdir: Path) -> None:
 
     A bucket has no folders; that it can be written shows when the run locks its workdir.
     """
+    if str(workdir).startswith("s3://") and jax.process_count() > 1:
+        raise UserError(
+            f"--workdir={workdir}: several processes need gs:// or a disk that all of them share"
+        )
     if in_bucket(workdir):
         return
     try:
