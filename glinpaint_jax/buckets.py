@@ -14,6 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,28 +45,44 @@ class BucketPath(PosixGPath, Path):
     def resolve(self, strict: bool = False) -> "BucketPath":
         return self
 
+    def _kind(self) -> str:
+        """file, directory, or nothing if there is none; fsspec's isfile is False on any error."""
+        try:
+            with _os_errors():
+                return self._files.info(str(self))["type"]
+        except FileNotFoundError:
+            return ""
+
     def exists(self) -> bool:
-        with _os_errors():
-            return self._files.exists(str(self))
+        return self._kind() != ""
 
     def is_dir(self) -> bool:
-        with _os_errors():
-            return self._files.isdir(str(self))
+        return self._kind() == "directory"
 
     def is_file(self) -> bool:
-        with _os_errors():
-            return self._files.isfile(str(self))
+        return self._kind() == "file"
 
     def iterdir(self) -> Iterator["BucketPath"]:
-        return self.glob("*")
+        try:
+            with _os_errors():
+                names = self._files.ls(str(self), detail=False)
+        except FileNotFoundError:
+            names = []
+        return (path for path in map(self._named, sorted(names)) if path != self)
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
-        with _os_errors():
-            found = self._files.glob(f"{self}/{pattern}")
-        return iter([self._new(f"{self._uri_scheme}://{name}") for name in found])
+        """The pattern may have wildcards after its last slash."""
+        folder, _, pattern = pattern.rpartition("/")
+        return (path for path in (self / folder).iterdir() if fnmatch(path.name, pattern))
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
-        return self.glob(f"**/{pattern}")
+        """Yields files only."""
+        with _os_errors():
+            names = self._files.find(str(self))
+        return (path for path in map(self._named, names) if fnmatch(path.name, pattern))
+
+    def _named(self, name: str) -> "BucketPath":
+        return self._new(f"{self._uri_scheme}://{name.strip('/')}")
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: the name of an object makes its folders."""
@@ -98,10 +115,9 @@ class BucketPath(PosixGPath, Path):
     def rename(self, target: str | os.PathLike) -> "BucketPath":
         """Copies all objects of a folder, then deletes the old ones."""
         with _os_errors():
-            for name in self._files.find(str(self)):
-                rest = name.removeprefix(str(self).partition("://")[2])
-                self._files.cp_file(name, f"{os.fspath(target)}{rest}")
-            self._files.rm(str(self), recursive=True)
+            for path in self.rglob("*"):
+                self._files.cp_file(str(path), f"{target}/{path.relative_to(self)}")
+        self.remove_folder()
         return self._new(target)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -117,10 +133,9 @@ class BucketPath(PosixGPath, Path):
     def download(self, place: Path) -> None:
         """Copies a folder to disk."""
         for path in self.rglob("*"):
-            if path.is_file():
-                file = place / path.relative_to(self)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(path.read_bytes())
+            file = place / path.relative_to(self)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(path.read_bytes())
 
     def remove_folder(self) -> None:
         with _os_errors():
@@ -195,7 +210,8 @@ def take_lock(path: BucketPath) -> Callable[[], None]:
     owner = f"process {os.getpid()} on {socket.gethostname()} ({uuid.uuid4().hex[:8]})"
     path.write_bytes(f"{owner}\n".encode(), create=True)
     released = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, owner, released), daemon=True)
+    arguments = (path, owner, released)
+    beating = threading.Thread(target=_beat, args=arguments, name="lock", daemon=True)
     beating.start()
 
     def release() -> None:

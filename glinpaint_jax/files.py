@@ -247,5 +247,5 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if in_bucket(path) or path.is_file())
     return sorted(path for path in files if path.name != MANIFEST_NAME)

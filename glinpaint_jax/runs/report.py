@@ -140,6 +140,12 @@ class Reporter:
                 self._events.close()
                 self._draw_curves()
 
+    def flush(self) -> None:
+        """Writes the records that wait for their time (in a bucket) or for space."""
+        if self._active and self._unwritten:
+            with self._warn_on_error():
+                self._write_pending()
+
     def _draw_curves(self) -> None:
         if self._drawn < len(self._records):
             draw_curves(self._records, self._workdir / "curves.png")

@@ -142,6 +142,7 @@ def run_steps(
         if is_last or stopped or is_saved(step, config):
             period = period_at(step - 1, config.phases).value
             with progress.paused():
+                run.reporter.flush()  # a killed run has the records of its checkpoints
                 checkpoints.save(state, config, step, phase=period, scores=scores, **data)
         if stopped:
             break
