@@ -20,13 +20,7 @@ from glinpaint_jax.inference.masks import describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
-from glinpaint_jax.inference.scale import (
-    enlarge,
-    large_holes,
-    shrink,
-    trained_size,
-    trained_window,
-)
+from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.complete import predict_filled
 from glinpaint_jax.models.generator import STRIDE
@@ -52,8 +46,7 @@ class Completer:
     generators, except for holes of more than MAX_BLENDED pixels; none without weights.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
-    than those of the training until they fit, and shows generators trained on small images no
-    larger crops; 1 does neither; 0.5 halves everything.
+    than those of the training until they fit; 1 never does; 0.5 halves everything.
     """
 
     def __init__(
@@ -77,11 +70,10 @@ class Completer:
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
         self._scale = check_scale(scale)
         self._method = method if weights is None else None
-        self._trained_size = self._window = None
+        self._trained_size = None
         if weights is not None:
             self._prepare_generator(weights)
             self._trained_size = trained_size(weights.config)
-            self._window = trained_window(weights.config)
 
     def _prepare_generator(self, weights: Weights) -> None:
         generator, _ = make_networks(weights.config)
@@ -208,10 +200,9 @@ class Completer:
             images = [fill_smoothly(*pair) for pair in zip(images, holes, strict=True)]
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
-        window = self._window if self._scale == "auto" else None
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
-            for region in plan_regions(hole, self._tile, window):
+            for region in plan_regions(hole, self._tile):
                 by_size.setdefault(region.crop.size, []).append((index, region))
         for waiting in by_size.values():
             while waiting:

@@ -54,17 +54,11 @@ class Region(NamedTuple):
         return slice(top, top + height), slice(left, left + width)
 
 
-def plan_regions(
-    hole: Bool[np.ndarray, "h w"], tile: int, window: int | None = None
-) -> list[Region]:
+def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
     """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
 
-    The sides of `hole` must be multiples of STRIDE. Boxes are merged if that saves work. With
-    `window`, a multiple of STRIDE, crops are no larger: then they are not exact, and no side of a
-    box exceeds half of it.
+    The sides of `hole` must be multiples of STRIDE. Boxes are merged if that saves work.
     """
-    if window:
-        tile = min(tile, window // 2)
     height, width = hole.shape
     kept = []
     for top in range(0, height, tile):
@@ -73,8 +67,8 @@ def plan_regions(
             if part.any():
                 y, x, rows, columns = bounding_box(part.view(np.uint8)[..., None]).tolist()
                 kept.append(Box(top + y, left + x, top + y + rows, left + x + columns))
-    kept = merge_boxes(kept, tile, height, width, window)
-    return [Region(crop_around(box, height, width, window), box) for box in kept]
+    kept = merge_boxes(kept, tile, height, width)
+    return [Region(crop_around(box, height, width), box) for box in kept]
 
 
 def union(first: Box, second: Box) -> Box:
@@ -86,17 +80,15 @@ def union(first: Box, second: Box) -> Box:
     )
 
 
-def merge_boxes(
-    boxes: list[Box], tile: int, height: int, width: int, window: int | None = None
-) -> list[Box]:
+def merge_boxes(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
     """Merges each box with an earlier one, the one that saves most pixels, while any saves some."""
 
     def saved_pixels(first: Box, second: Box) -> int:
         both = union(first, second)
         if max(both.size) > tile:
             return 0
-        separate = sum(crop_around(box, height, width, window).area for box in (first, second))
-        return separate - crop_around(both, height, width, window).area
+        separate = sum(crop_around(box, height, width).area for box in (first, second))
+        return separate - crop_around(both, height, width).area
 
     # Merged boxes are no larger than a tile, so only those in neighbouring tiles are candidates.
     merged: dict[tuple[int, int], list[Box]] = {}
@@ -119,23 +111,16 @@ def merge_boxes(
     return [box for group in merged.values() for box in group]
 
 
-def crop_around(box: Box, height: int, width: int, window: int | None = None) -> Box:
-    """Grows a box by the receptive radius, aligned to STRIDE, to a multiple of SIZE_STEP.
-
-    With `window`, grows it to this side instead, with the box in the middle.
-    """
-    top, bottom = _grow(box.top, box.bottom, height, window)
-    left, right = _grow(box.left, box.right, width, window)
+def crop_around(box: Box, height: int, width: int) -> Box:
+    """Grows a box by the receptive radius, aligned to STRIDE, to a multiple of SIZE_STEP."""
+    top, bottom = _grow(box.top, box.bottom, height)
+    left, right = _grow(box.left, box.right, width)
     return Box(top, left, bottom, right)
 
 
-def _grow(start: int, end: int, length: int, window: int | None) -> tuple[int, int]:
-    if window:
-        size = min(length, window)
-        start = max(0, start + end - size) // 2 // STRIDE * STRIDE
-    else:
-        start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
-        end = min(length, -(-(end + RECEPTIVE_RADIUS) // STRIDE) * STRIDE)
-        size = min(length, -(-(end - start) // SIZE_STEP) * SIZE_STEP)
+def _grow(start: int, end: int, length: int) -> tuple[int, int]:
+    start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
+    end = min(length, -(-(end + RECEPTIVE_RADIUS) // STRIDE) * STRIDE)
+    size = min(length, -(-(end - start) // SIZE_STEP) * SIZE_STEP)
     start = min(start, length - size)  # `length` and `size` are multiples of the stride
     return start, start + size

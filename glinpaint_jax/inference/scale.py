@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
 from glinpaint_jax.inference.smooth import fill_smoothly
-from glinpaint_jax.models.generator import DILATION_NECK, STRIDE
 
 Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
@@ -28,16 +27,6 @@ def trained_size(config: Config) -> int:
     return max(
         config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size for kind in kinds
     )
-
-
-def trained_window(config: Config) -> int | None:
-    """Side in pixels of the largest image a generator should see; None if any size will do.
-
-    Some weights of the dilated convolutions have seen nothing but padding if the training images
-    were smaller than the dilation. Those weights are still random.
-    """
-    reach = STRIDE * max(layer.dilation for layer in DILATION_NECK)
-    return config.image_size if config.image_size <= reach else None
 
 
 def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " holes"]]:

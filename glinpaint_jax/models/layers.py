@@ -1,10 +1,12 @@
 """Layers shared by the generator and the discriminator."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
@@ -57,6 +59,8 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
+        if self.dilation > 1:
+            init = zero_out_of_reach(init, x.shape[1:3], self.dilation)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         if self.transposed:
@@ -74,6 +78,24 @@ class Conv(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).reshape(1, 1, 1, -1)
         return y
+
+
+def zero_out_of_reach(init: Initializer, size: tuple[int, int], dilation: int) -> Initializer:
+    """Wraps `init`: weights that see only padding on images of `size` (height, width) start at 0.
+
+    They get no gradient on such images. If they started at random values, they would disturb larger
+    images after the training.
+    """
+
+    def init_in_reach(key: Array, shape: Sequence[int], *args: Any, **kwargs: Any) -> Array:
+        in_reach = [
+            dilation * abs(np.arange(kernel_size) - kernel_size // 2) < side
+            for kernel_size, side in zip(shape, size, strict=False)
+        ]
+        kernel = init(key, shape, *args, **kwargs)
+        return kernel * np.outer(*in_reach)[..., None, None]
+
+    return init_in_reach
 
 
 class BatchNormRelu(nn.Module):

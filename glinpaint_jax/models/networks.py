@@ -46,10 +46,10 @@ def init_variables(config: Config) -> tuple[Variables, Variables]:
     def image(size: int, channels: int = 3) -> jax.Array:
         return jnp.zeros((1, size, size, channels))
 
-    # The generator is fully convolutional, so a small image is enough.
+    size = config.image_size
     return (
-        generator.init(keys[0], image(16), image(16, 1), train=True),
-        discriminator.init(keys[1], image(config.image_size), image(config.local_size), train=True),
+        generator.init(keys[0], image(size), image(size, 1), train=True),
+        discriminator.init(keys[1], image(size), image(config.local_size), train=True),
     )
 
 

@@ -1,5 +1,6 @@
 """Weights with non-trivial running statistics, and PyTorch networks with these weights."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from glinpaint_jax.models.networks import Weights, init_variables
 
 
 def make_weights(config, step=7):
-    """Weights that look trained: no vector or kernel keeps its initial ones or zeros."""
+    """Weights that look trained, on large images: no vector keeps its initial ones or zeros."""
     rng = np.random.default_rng(0)
 
     def perturb(leaf):
@@ -21,7 +22,9 @@ def make_weights(config, step=7):
             return leaf
         return (leaf + rng.uniform(-0.4, 0.4, leaf.shape)).astype(np.float32)
 
-    generator, discriminator = jax.device_get(jax.jit(lambda: init_variables(config))())
+    large = dataclasses.replace(config, image_size=128)
+    initialize = jax.jit(lambda: (init_variables(large)[0], init_variables(config)[1]))
+    generator, discriminator = jax.device_get(initialize())
     return Weights(config, step, *jax.tree.map(perturb, (generator, discriminator)))
 
 

@@ -43,26 +43,6 @@ def test_regions_cover_all_holes_with_sufficient_crops(seed):
     assert covered[hole].all()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_windows_cover_all_holes_and_have_one_size(seed):
-    rng = np.random.default_rng(seed)
-    height, width = (int(size) * STRIDE for size in rng.integers(6, 120, 2))
-    hole, window = random_holes(seed, height, width), 32
-    covered = np.zeros_like(hole)
-    for crop, kept in plan_regions(hole, 512, window):
-        covered[kept.slices] = True
-        assert max(kept.size) <= window // 2
-        assert crop.size == (min(height, window), min(width, window))
-        assert all(edge % STRIDE == 0 for edge in crop)
-        for first, last, start, end, length in zip(
-            crop[:2], crop[2:], kept[:2], kept[2:], (height, width), strict=True
-        ):
-            assert 0 <= first <= start and end <= last <= length
-            centred = abs(start + end - first - last) < 2 * STRIDE
-            assert centred or first == 0 or last == length
-    assert covered[hole].all()
-
-
 def test_one_small_hole_gives_one_region():
     for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
         (region,) = plan_regions(holes(2048, 2048, (top, left, top + 100, left + 100)), 512)

@@ -1,7 +1,5 @@
 """Working scales compared with brute force, and holes of 10, 40 and 200 pixels."""
 
-import dataclasses
-
 import cv2
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from glinpaint_jax.inference.scale import (
     large_holes,
     shrink,
     trained_size,
-    trained_window,
 )
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
@@ -133,19 +130,6 @@ def test_an_enlarged_hole_meets_the_pixels_around_it():
     np.testing.assert_array_equal(result[~hole], image[~hole])
 
 
-@pytest.mark.parametrize(("image_size", "window"), [(32, 32), (64, 64), (68, None), (256, None)])
-def test_only_images_smaller_than_the_dilation_limit_what_is_seen(image_size, window):
-    assert trained_window(make_small_config(image_size=image_size)) == window
-
-
-def test_a_network_trained_on_small_images_sees_windows_of_their_size(weights):
-    image, hole = skimage.data.astronaut()[:300, :320], boxes(10)
-    completed = Completer(weights, blend="none")(image, hole)
-    window = np.s_[16:48, 8:40]  # around the hole, at multiples of 4
-    expected = Completer(weights, scale=1, blend="none")(image[window], hole[window])
-    np.testing.assert_array_equal(completed[window], expected)
-
-
 @pytest.mark.parametrize(("made_at", "used_at"), [("auto", 1), (1, "auto")])
 def test_at_scale_equals_a_completer_made_with_that_scale(made_at, used_at, weights):
     image, hole = skimage.data.astronaut()[:160, :160], boxes(10, 60, size=(160, 160))
@@ -155,7 +139,6 @@ def test_at_scale_equals_a_completer_made_with_that_scale(made_at, used_at, weig
 
 
 def test_holes_as_in_training_are_filled_exactly(weights):
-    weights = dataclasses.replace(weights, config=make_small_config(image_size=128))
     image, hole = skimage.data.astronaut()[:300, :320], boxes(10, 16)
     exact = Completer(weights, scale=1, blend="none")(image, hole)
     np.testing.assert_array_equal(Completer(weights, blend="none")(image, hole), exact)

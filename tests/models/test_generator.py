@@ -15,7 +15,7 @@ def abstract_variables(**fields):
 
 @pytest.fixture(scope="module")
 def variables():
-    image, mask = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 1))
+    image, mask = jnp.zeros((1, 128, 128, 3)), jnp.zeros((1, 128, 128, 1))
     return jax.jit(lambda: Generator(width=4).init(jax.random.key(0), image, mask, train=True))()
 
 

@@ -78,3 +78,14 @@ def test_kernels_are_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, st
     fan_out = (128 if transposed else 64) * kernel**2
     assert np.std(weights) == pytest.approx(np.sqrt(2 / fan_out), rel=0.01)
     assert abs(np.mean(weights)) < 1e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (30, 4), (1, 1)])
+def test_dilated_weights_that_see_only_padding_start_at_zero(height, width):
+    layer, image = Conv(5, 3, dilation=8), jnp.zeros((1, height, width, 2))
+    kernel = layer.init(jax.random.key(0), image)["params"]["kernel"]
+    large = layer.init(jax.random.key(0), jnp.zeros((1, 40, 40, 2)))["params"]["kernel"]
+    kernel_gradient = jax.jacrev(lambda k: layer.apply({"params": {"kernel": k}}, image + 1))(large)
+    used = (kernel_gradient != 0).any(axis=(0, 1, 2, 3))
+    assert large.all()
+    np.testing.assert_array_equal(kernel, large * used)
