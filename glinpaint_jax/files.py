@@ -225,7 +225,10 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Returns what differs from the manifest, in a few words, or None if nothing does."""
+    """Returns what differs from the manifest, in a few words, or None if nothing does.
+
+    Raises UserError if a bucket is unavailable, which is no damage.
+    """
     try:
         *lines, rest = (folder / MANIFEST_NAME).read_bytes().decode().split("\n")
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -242,6 +245,8 @@ def find_damage(folder: Path) -> str | None:
     except FileNotFoundError:
         return f"it has no {MANIFEST_NAME}, which is written last"
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        if in_bucket(folder) and isinstance(error, OSError):
+            raise UserError(f"cannot read {folder}: {error}; try again later") from None
         return f"{folder.name} cannot be read: {error}"
     return None
 

@@ -132,6 +132,8 @@ class Checkpoints:
         self._background.shutdown()
         if self._manager is not None:
             self._manager.close()
+        if self._staging is not None:
+            self._staging.cleanup()
 
     def _open_manager(self) -> ocp.CheckpointManager:
         folder = self._folder
@@ -193,8 +195,9 @@ class Checkpoints:
                     self._manager.close()
             self._manager = None  # a new one knows nothing of the failed step
         if jax.process_index() == 0:
-            for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
-                remove_folder(path)
+            with contextlib.suppress(OSError):  # a bucket may still be unavailable
+                for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
+                    remove_folder(path)
         message = (
             f"cannot save step {step} in {self._folder}: {_describe(error)}; failed save "
             f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
@@ -249,5 +252,7 @@ def find_best(folder: Path, steps: list[int], best_by: str) -> int | None:
 def _read_scores(step_path: Path) -> dict[str, Any]:
     try:
         return json.loads((step_path / "metrics" / "metrics").read_text())
-    except (OSError, ValueError):  # not evaluated, or damaged since
+    except (OSError, ValueError) as error:  # not evaluated, or damaged since
+        if in_bucket(step_path) and not isinstance(error, FileNotFoundError | ValueError):
+            raise  # it is unavailable: delete nothing
         return {}
