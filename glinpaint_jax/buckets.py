@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from glinpaint_jax.errors import UserError, import_extra
 
@@ -94,7 +94,7 @@ class BucketPath(PosixGPath, Path):
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
-    ) -> IO[Any]:
+    ) -> Any:
         """Opens an object to read, downloaded whole, or to write; each flush uploads it whole."""
         content = io.BytesIO(self.read_bytes()) if "r" in mode else Upload(self)
         return content if "b" in mode else io.TextIOWrapper(content, encoding or "utf-8", errors)
