@@ -12,6 +12,7 @@ from glinpaint_jax.models.smooth import smooth_fill
 
 GAP = 32  # holes at most this many pixels apart are filled together
 MIN_SIDE = 64
+SQUARE = 512  # crops up to this side are square: compiling takes longer than filling
 
 
 def fill_smoothly(
@@ -19,8 +20,8 @@ def fill_smoothly(
 ) -> Float[np.ndarray, "h w 3"]:
     """Returns the image in float32, 0..255, with its hole (True) filled smoothly.
 
-    Computes square crops around the holes, of few sizes to compile few programs. A fill depends
-    only on the pixels next to its hole, so the result is that of the whole image.
+    Computes crops around the holes, of few sizes to compile few programs. A fill depends only on
+    the pixels next to its hole, so the result is that of the whole image.
     """
     filled = image.astype(np.float32)
     reach = np.ones((GAP + 1, GAP + 1), np.uint8)
@@ -28,10 +29,12 @@ def fill_smoothly(
     for group in range(1, count):
         part = hole & (groups == group)
         top, left, height, width = bounding_box(part[..., None].view(np.uint8)).tolist()
-        side = max(MIN_SIDE, 1 << (max(height, width) + 1).bit_length())  # and a pixel around it
+        # Powers of two that hold the group and a pixel around it.
+        sides = [max(MIN_SIDE, 1 << (size + 1).bit_length()) for size in (height, width)]
+        sides = [max(side, min(SQUARE, max(sides))) for side in sides]
         crop = tuple(
             slice(start := max(0, min(first - 1, length - side)), start + side)
-            for first, length in zip((top, left), hole.shape, strict=True)
+            for first, length, side in zip((top, left), hole.shape, sides, strict=True)
         )
         values = np.asarray(_fill_crop(image[crop][None], part[crop][None, ..., None]))[0]
         np.copyto(filled[crop], values, where=part[crop][..., None])

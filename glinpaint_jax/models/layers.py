@@ -59,7 +59,7 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
-        if self.dilation > 1:
+        if self.dilation > 1 and self.is_initializing():
             init = zero_out_of_reach(init, x.shape[1:3], self.dilation)
         kernel = self.param("kernel", init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)

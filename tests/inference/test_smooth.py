@@ -6,6 +6,7 @@ import pytest
 import skimage
 
 from glinpaint_jax.config import ModelConfig
+from glinpaint_jax.inference import smooth
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.smooth import fill_smoothly
 from glinpaint_jax.models.networks import make_networks
@@ -39,7 +40,9 @@ def base(photo_and_hole):
     return solve_directly(image.astype(np.float32) / 127.5 - 1, hole).astype(np.float32)
 
 
-def test_crops_are_filled_as_the_whole_photograph_is(photo_and_hole, base):
+@pytest.mark.parametrize("square", [64, 512])
+def test_crops_are_filled_as_the_whole_photograph_is(square, photo_and_hole, base, monkeypatch):
+    monkeypatch.setattr(smooth, "SQUARE", square)
     image, hole = photo_and_hole
     filled = fill_smoothly(image, hole)
     np.testing.assert_array_equal(filled[~hole], image[~hole])
