@@ -1,14 +1,17 @@
 """Faults of runs in buckets, in real programs: `bash scripts/test_buckets.sh`."""
 
 import contextlib
+import logging
 import random
 import shutil
 import signal
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
+import skimage
 
 from glinpaint_jax.files import find_damage
 from glinpaint_jax.weights import steps_in
@@ -77,6 +80,7 @@ class AmazonServer:
         import boto3
         from moto.server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.workdir = "s3://bucket/run"
         host, port = free_address().split(":")
         self._server = ThreadedMotoServer(host, int(port), verbose=False)
@@ -133,21 +137,30 @@ def test_a_killed_run_ends_bitwise_identical(bucket, finished_run, tmp_path, soa
 
 
 def assert_commands_read(bucket, folder):
-    """Every command that takes a checkpoint, from the bucket and from a copy."""
-    for flags in (
-        ["evaluate", "--checkpoint"],
-        ["export", "--format=mmagic", f"--output={folder / 'x.pth'}"],
-        ["verify"],
+    """Every command that takes a checkpoint, from the bucket and from a copy on disk."""
+    photo = Path(skimage.__file__).parent / "data" / "coffee.png"
+    copy = bucket.copy(folder)
+    for number, flags in enumerate(
+        [
+            ["verify"],
+            ["evaluate", "--checkpoint"],
+            ["export", "--format=stablehlo", "--output=OUT"],
+            ["complete", f"--image={photo}", "--seed=0", "--output=OUT.png", "--checkpoint"],
+        ]
     ):
-        result = run("glinpaint_jax", *flags, bucket.workdir, **bucket.environment)
-        copied = run("glinpaint_jax", *flags, bucket.copy(folder))
-        assert result.returncode == copied.returncode == 0, result.stderr
-        assert result.stdout.split() != [] and (
-            flags[0] != "evaluate" or result.stdout == copied.stdout
-        )
-    started = [f"--config.init_from={bucket.workdir}/checkpoints/8", "--config.num_steps=1"]
-    flags = [*SMALL, *started, f"--workdir={folder / 'from'}"]
-    result = run("glinpaint_jax.main", *flags, **bucket.environment)
+        written = []
+        for place in (bucket.workdir, copy):
+            out = folder / f"{number}-{'disk' if place is copy else 'bucket'}"
+            given = [flag.replace("OUT", str(out)) for flag in flags]
+            result = run("glinpaint_jax", *given, place, **bucket.environment)
+            assert result.returncode == 0, result.stderr
+            files = [path.read_bytes() for path in folder.glob(f"{out.name}*")]
+            written.append((result.stdout.replace(str(place), "").replace(str(out), ""), files))
+        assert written[0] == written[1]
+    flags = [f"--config.init_from={bucket.workdir}/checkpoints/8", "--config.num_steps=1"]
+    result = run(
+        "glinpaint_jax.main", *SMALL, *flags, f"--workdir={folder / 'from'}", **bucket.environment
+    )
     assert result.returncode == 0, result.stderr
     assert f"starting from {bucket.workdir}" in result.stderr
 
