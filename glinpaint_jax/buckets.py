@@ -171,7 +171,14 @@ def _open_bucket(scheme: str) -> Any:
 
     # Also for orbax, which opens the bucket through etils: it writes past fsspec's listings.
     fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+    sys.unraisablehook = functools.partial(_hide_late_answers, sys.unraisablehook)
     return fsspec.filesystem(scheme)
+
+
+def _hide_late_answers(report: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides that hundreds of requests of a failed save find the event loop of orbax closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
 
 
 @contextlib.contextmanager
