@@ -65,9 +65,10 @@ class GoogleServer:
         self._process.wait()
 
     def copy(self, folder):
-        for path in self._folder.rglob("*"):
+        bucket = self._folder / "bucket"
+        for path in bucket.rglob("*"):
             if path.is_file():  # its empty folders are no objects
-                place = folder / path.relative_to(self._folder / "bucket")
+                place = folder / path.relative_to(bucket)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, place)
         return folder / "run"
