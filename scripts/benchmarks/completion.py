@@ -62,13 +62,13 @@ def measure(how: str, height: int, width: int, arguments: argparse.Namespace) ->
     return {"seconds": statistics.median(seconds), "gigabytes": kilobytes / 1e6}
 
 
-def random_weights() -> Any:
+def random_weights(width: int = 64) -> Any:
     import jax
 
-    from glinpaint_jax.config import Config
+    from glinpaint_jax.config import Config, ModelConfig
     from glinpaint_jax.models.networks import Weights, abstract_variables
 
-    rng, config = np.random.default_rng(0), Config()
+    rng, config = np.random.default_rng(0), Config(model=ModelConfig(width=width))
     shapes, _ = abstract_variables(config)
     # Positive because variances must be, and small so that nothing overflows.
     generator = jax.tree.map(lambda a: rng.uniform(0, 0.01, a.shape).astype(a.dtype), shapes)

@@ -13,6 +13,7 @@ programs disturb less. Our workers avoid an allocator cost that torch's may pay
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -51,7 +52,10 @@ def main() -> None:
 
 
 def print_row(row: dict[str, Any]) -> None:
-    print(f"input, {row['name']}: {row['jax_over_torch']:.2f} times torch.utils.data's rate")
+    ratio = row.get("jax_over_torch")
+    print(
+        f"input, {row['name']}" + (f": {ratio:.2f} times torch.utils.data's rate" if ratio else "")
+    )
     for kind, (median, least, most, per_second) in row["rates"].items():
         print(
             f"  {kind:5} {median} images/s ({least}-{most}), {per_second} per second of CPU time",
@@ -60,7 +64,10 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def input_rows(workers: int = 2, seconds: float = 0.6) -> list[dict[str, Any]]:
-    """Rows from `compare`: in this process on one core, and from `workers` processes."""
+    """Rows from `compare`: in this process on one core, and from `workers` processes.
+
+    Without torch, only our own pipeline's.
+    """
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), 160)
@@ -87,16 +94,18 @@ def write_photographs(folder: Path, count: int) -> None:
 
 
 def both(source: Source, workers: int) -> dict[str, Any]:
+    config = Config(data=DataConfig(num_workers=workers))
+    ours = train_batches(source, config, start=0, local_batch_size=BATCH, process=0, count=1)
+    if importlib.util.find_spec("torch") is None:
+        return {"jax": ours}
     from torch.utils.data import DataLoader, RandomSampler
 
-    config = Config(data=DataConfig(num_workers=workers))
     images = Images(source)
     endless = RandomSampler(images, num_samples=10**9)
     start = "spawn" if workers else None  # like grain: a process with threads must not fork
     theirs = DataLoader(
         images, BATCH, sampler=endless, num_workers=workers, multiprocessing_context=start
     )
-    ours = train_batches(source, config, start=0, local_batch_size=BATCH, process=0, count=1)
     return {"jax": ours, "torch": iter(theirs)}
 
 
@@ -142,8 +151,10 @@ def compare(name: str, kinds: dict[str, Iterator[Any]], seconds: float) -> dict[
         each, per_second = zip(*measured, strict=True)
         values = (statistics.median(each), min(each), max(each), statistics.median(per_second))
         rates[kind] = [round(value) for value in values]
-    ratio = round(rates["jax"][0] / rates["torch"][0], 2)
-    return {"name": name, "rates": rates, "jax_over_torch": ratio}
+    row = {"name": name, "rates": rates}
+    if "torch" in rates:
+        row["jax_over_torch"] = round(rates["jax"][0] / rates["torch"][0], 2)
+    return row
 
 
 def processor_seconds() -> float:

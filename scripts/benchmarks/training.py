@@ -29,9 +29,8 @@ import input_pipeline
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import training_torch
 from absl import flags
+from jax.sharding import Mesh
 
 from glinpaint_jax.config import PRECISIONS, Config
 from glinpaint_jax.data.datasets import TRAINING_PHOTOS
@@ -41,10 +40,9 @@ from glinpaint_jax.distributed import make_mesh, replicated, to_global
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.programs import bytes_of
-from glinpaint_jax.training.state import create_state
+from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.training.step import make_steps
 
-BOX = (60, 70, 120, 110)  # the hole: top, left, height, width
 PRODUCT = "product "
 LONGEST = 120  # seconds after which a comparison stops, but not before two rounds
 Run = Callable[[], Any]
@@ -62,6 +60,7 @@ class Program:
     flop: float | None = None
     bytes: int | None = None
     step: Callable[[Any], Any] | None = None
+    compiled: Any = None
 
 
 def main() -> None:
@@ -73,6 +72,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
+    import torch
+    import training_torch
+
     if arguments.quick:
         arguments.batch, arguments.rounds, arguments.no_compile = 2, 2, True
     print(
@@ -177,35 +179,76 @@ def print_row(row: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def matrix_product(precision: str) -> Program:
-    """A large matrix product, larger on accelerators; bfloat16 is summed in float32."""
+def matrix_product(dtype: str, precision: str = "tensorfloat32") -> Program:
+    """A large matrix product, larger on accelerators; bfloat16 is summed in float32.
+
+    `precision` is how accelerators multiply float32. Numbers are random: GPUs multiply equal ones
+    faster.
+    """
     side = 2048 if jax.default_backend() == "cpu" else 8192
-    matrix = jnp.ones((side, side), precision)
-    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    product = jax.jit(
+        functools.partial(
+            jnp.matmul,
+            precision=None if dtype == "bfloat16" else precision,
+            preferred_element_type=jnp.float32,
+        )
+    )
     return Program(lambda: product(matrix, matrix).block_until_ready(), flop=2 * side**3)
 
 
 def compiled_program(function: Any, *operands: Any) -> tuple[Any, Program]:
     """The compiled function, and a program with its compiler's numbers but nothing to run."""
-    traced = function.trace(*operands)
-    # Counted for TPU: on CPU some convolutions are loops.
-    flop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
+    lowered = function.lower(*operands)
     started = time.perf_counter()
-    compiled = traced.lower().compile()
+    compiled = lowered.compile()
     passed = time.perf_counter() - started
-    return compiled, Program(lambda: None, passed, flop, bytes_of(compiled.memory_analysis()))
+    size = bytes_of(compiled.memory_analysis())
+    return compiled, Program(lambda: None, passed, bytes=size, compiled=compiled)
+
+
+def count_flop(function: Any, *operands: Any) -> float:
+    """The model's FLOP. `function` and `operands` must not be bound to an accelerator.
+
+    Counted as for a TPU, because on a CPU some convolutions are loops, but by the CPU's backend:
+    those of accelerators refuse.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = function.trace(*operands).lower(lowering_platforms=("tpu",))
+        return lowered.cost_analysis()["flops"]
+
+
+def count_step_flop(config: Config, phase: Phase) -> float:
+    mesh = make_mesh(jax.devices("cpu")[:1])
+    batch = jax.tree.map(
+        lambda values: jax.ShapeDtypeStruct(values.shape, values.dtype), random_batch(config)
+    )
+    return count_flop(make_steps(config, mesh)[phase], abstract_state(config, mesh), batch)
 
 
 def step_programs(phase: Phase, arguments: argparse.Namespace) -> dict[str, Program]:
-    images = np.random.default_rng(0).integers(0, 256, (arguments.batch, 256, 256, 3), np.uint8)
+    import training_torch
+
     programs = {}
     for precision in PRECISIONS:
         config = Config(global_batch_size=arguments.batch, precision=precision)
-        programs[f"JAX {precision}"] = jax_step(config, phase, images)
+        program = jax_step(config, phase, make_mesh())
+        programs[f"JAX {precision}"] = dataclasses.replace(
+            program, flop=count_step_flop(config, phase)
+        )
         for kind, compiled in torch_kinds(precision, arguments):
-            step = training_torch.make_steps(config, images, BOX, compiled=compiled)[phase]
+            batch = random_batch(config)
+            step = training_torch.make_steps(config, batch, compiled=compiled)[phase]
             programs[kind] = Program(step)
     return programs
+
+
+def random_batch(config: Config) -> dict[str, np.ndarray]:
+    """Random pixels, and the same hole in all images."""
+    count, size = config.global_batch_size, config.image_size
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    box = np.int32([60, 70, 120, 110]) * size // 256  # top, left, height, width
+    return {"image": images, "bbox": np.tile(box, (count, 1))}
 
 
 def torch_kinds(precision: str, arguments: argparse.Namespace) -> list[tuple[str, bool]]:
@@ -213,11 +256,9 @@ def torch_kinds(precision: str, arguments: argparse.Namespace) -> list[tuple[str
     return [eager] if arguments.no_compile else [eager, (f"PyTorch {precision} compiled", True)]
 
 
-def jax_step(config: Config, phase: Phase, images: np.ndarray) -> Program:
+def jax_step(config: Config, phase: Phase, mesh: Mesh) -> Program:
     """A training step; each call continues from the state of the previous one."""
-    mesh = make_mesh()
-    boxes = np.tile(np.int32([BOX]), (len(images), 1))
-    batch = to_global({"image": images, "bbox": boxes}, mesh)
+    batch = to_global(random_batch(config), mesh)
     state = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh))()
     step, program = compiled_program(make_steps(config, mesh)[phase], state, batch)
 
@@ -231,6 +272,8 @@ def jax_step(config: Config, phase: Phase, images: np.ndarray) -> Program:
 
 
 def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> dict[str, Program]:
+    import training_torch
+
     image, mask = jnp.zeros((batch, size, size, 3)), jnp.zeros((batch, size, size, 1))
     programs = {}
     for precision in PRECISIONS:
@@ -243,8 +286,10 @@ def forward_programs(size: int, batch: int, arguments: argparse.Namespace) -> di
         apply, program = compiled_program(
             jax.jit(functools.partial(network.apply, train=False)), *operands
         )
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), operands)
+        flop = count_flop(jax.jit(functools.partial(network.apply, train=False)), *abstract)
         programs[f"JAX {precision}"] = dataclasses.replace(
-            program, run=lambda apply=apply, on=operands: apply(*on).block_until_ready()
+            program, flop=flop, run=lambda apply=apply, on=operands: apply(*on).block_until_ready()
         )
         for kind, compiled in torch_kinds(precision, arguments):
             forward = training_torch.make_forward(config, size, batch, compiled=compiled)

@@ -16,6 +16,7 @@ from glinpaint_jax.training.phases import Phase
 
 LAYOUT = torch.channels_last
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.backends.cudnn.benchmark = True  # XLA, too, tries several algorithms
 
 
 def networks(config: Config, *, compiled: bool) -> list[torch.nn.Module]:
@@ -26,16 +27,19 @@ def networks(config: Config, *, compiled: bool) -> list[torch.nn.Module]:
 
 
 def make_steps(
-    config: Config, images: np.ndarray, bbox: tuple[int, int, int, int], *, compiled: bool
+    config: Config, batch: dict[str, np.ndarray], *, compiled: bool
 ) -> dict[Phase, Callable[[], Any]]:
-    """One step per phase, with the losses and updates of a default config."""
+    """One step per phase, with the losses and updates of a default config.
+
+    All images have the hole of the first.
+    """
     generator, discriminator = (network.train() for network in networks(config, compiled=compiled))
     optimizers = [
-        torch.optim.Adam(network.parameters(), config.optimizer.learning_rate)
+        torch.optim.Adam(network.parameters(), config.optimizer.learning_rate, fused=True)
         for network in (generator, discriminator)
     ]
-    image = torch.tensor(images / np.float32(127.5) - 1, device=DEVICE).permute(0, 3, 1, 2)
-    top, left, height, width = bbox
+    image = torch.tensor(batch["image"] / np.float32(127.5) - 1, device=DEVICE).permute(0, 3, 1, 2)
+    top, left, height, width = batch["bbox"][0].tolist()
     mask = torch.zeros_like(image[:, :1])
     mask[:, :, top : top + height, left : left + width] = 1
     masked = torch.cat([image * (1 - mask), mask], 1).contiguous(memory_format=LAYOUT)
@@ -81,6 +85,12 @@ def make_forward(config: Config, size: int, batch: int, *, compiled: bool) -> Ca
         wait()
 
     return run
+
+
+def multiply_in(precision: str) -> None:
+    """How CUDA multiplies float32 from now on: "float32" or "tensorfloat32"."""
+    allowed = precision == "tensorfloat32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def autocast(config: Config) -> torch.autocast:

@@ -11,6 +11,7 @@ from tests.helpers.programs import (
     final_state,
     read_jsonl,
     run,
+    run_here,
     run_processes,
     start_processes,
 )
@@ -85,4 +86,4 @@ def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     assert results[0].stderr.splitlines()[-1] == (
         f"stopped at step {step} of 1000000; rerun to resume"
     )
-    assert run("glinpaint_jax", "verify", workdir).returncode == 0
+    assert run_here("verify", workdir).returncode == 0

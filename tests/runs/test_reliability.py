@@ -20,6 +20,7 @@ from tests.helpers.programs import (
     final_state,
     read_jsonl,
     run,
+    run_here,
     shared_run,
 )
 
@@ -197,7 +198,7 @@ def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tm
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    verified = run("glinpaint_jax", "verify", workdir)
+    verified = run_here("verify", workdir)
     assert verified.returncode == 1
     assert f"{state.relative_to(tmp_path).parent}: state/" in verified.stdout
 
