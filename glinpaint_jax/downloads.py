@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 import glinpaint_jax
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.files import checksum, replace_atomically, report_unwritable
+from glinpaint_jax.files import (
+    as_path,
+    checksum,
+    in_bucket,
+    replace_atomically,
+    report_unwritable,
+    write_atomically,
+)
 
 BASE_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
 BASE_VARIABLE = "GLINPAINT_WEIGHTS_URL"
@@ -58,14 +65,17 @@ OFFICIAL = {
 
 
 def locate(place: str | Path, report: Report | None = None) -> Path:
-    """Returns the local path of a file or folder, a URL, hf://USER/REPO, or a name in OFFICIAL.
+    """Returns the path of a file or folder, a URL, hf://USER/REPO, or a name in OFFICIAL.
 
     Downloads what is not in the cache yet; `report` is called with the bytes received so far and
-    the size, if known. An existing file or folder wins over a name. Raises
+    the size, if known. An existing file or folder wins over a name. A file in a bucket is always
+    downloaded; a folder in a bucket stays there. Raises
     UserError if the download fails, or if a file's name holds a checksum that is not the file's.
     """
     text = str(place)
-    if text.startswith(HUB_SCHEME):
+    if in_bucket(text):
+        path = _locate_in_bucket(as_path(text))
+    elif text.startswith(HUB_SCHEME):
         path = _locate_in_hub(text)
     elif "://" in text:
         path = _locate_url(text, report)
@@ -130,6 +140,16 @@ def _locate_url(url: str, report: Report | None) -> Path:
     cached = cache_folder() / folder / name
     if not os.path.exists(cached):  # unlike Path.exists, takes names of any length
         download(url, cached, report)
+    return cached
+
+
+def _locate_in_bucket(path: Path) -> Path:
+    if not path.is_file():
+        return path
+    cached = cache_folder() / hashlib.sha256(os.fsencode(path)).hexdigest()[:8] / path.name
+    with report_unwritable(cached):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached, path.read_bytes())
     return cached
 
 

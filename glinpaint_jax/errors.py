@@ -16,8 +16,10 @@ class UserError(Exception):
 EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "gcsfs": "gcs",
     "huggingface_hub": "hub",
     "python_multipart": "web",
+    "s3fs": "s3",
     "starlette": "web",
     "uvicorn": "web",
 }
@@ -30,7 +32,7 @@ def import_extra(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
         extra = EXTRA_OF.get(package, package)
-        if extra not in ("torch", "onnx", "web", "hub"):
+        if extra not in ("torch", "onnx", "web", "hub", "gcs", "s3"):
             raise
         raise UserError(
             f"this needs {package}, which is not installed; pip install {_ourselves(extra)}"

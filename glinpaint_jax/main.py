@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.files import LOCK, require_unlocked
+from glinpaint_jax.files import LOCK, as_path, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
@@ -23,7 +23,10 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="folder of the run [runs/<name of the config>]"
+        "--workdir",
+        type=as_path,
+        metavar="DIR",
+        help="folder of the run, also gs://BUCKET/DIR [runs/<name of the config>]",
     )
     parser.add_argument(
         "--accept-changed-data",

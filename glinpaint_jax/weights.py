@@ -22,6 +22,7 @@ from glinpaint_jax.downloads import HUB_WEIGHTS, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
+    readable_by_orbax,
     replace_atomically,
     report_unwritable,
     require_space,
@@ -45,7 +46,7 @@ def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
     if path.is_file():
-        weights, _ = read_weights(path)
+        weights, _ = read_weights(locate(path))
         averaged = False
     else:
         path = path.absolute()
@@ -113,9 +114,9 @@ def read_json(folder: Path) -> dict[str, Any]:
 def _read_arrays(folder: Path, abstract: Any) -> Any:
     """Reads the arrays named in `abstract` from the folder, as numpy arrays."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with readable_by_orbax(folder) as readable, ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(
-            folder,
+            readable,
             args=ocp.args.PyTreeRestore(item=abstract, restore_args=as_numpy, partial_restore=True),
         )
 

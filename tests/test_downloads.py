@@ -207,7 +207,6 @@ def test_local_files_are_checked_against_the_digits_in_their_names(tmp_path):
     "url",
     [
         "ftp://host/a.pth",
-        "s3://bucket/a.pth",
         "http://",
         "https://host/",
         "https://host/..%2f..",

@@ -31,6 +31,7 @@ from absl import logging as absl_logging
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.configs import FOLDER
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import in_bucket
 from glinpaint_jax.inference.methods import METHODS
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, hf://USER/REPO, or "
-    "the name of MMagic's weights: places or celeba_hq"
+    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, one of these in a "
+    "bucket (gs://, s3://), hf://USER/REPO, or the name of MMagic's weights: places or celeba_hq"
 )
 
 
@@ -279,6 +280,12 @@ def _describe_failure(error: Exception, path: Path) -> str:
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         file, line, reason = path, (lines or [1])[-1], " ".join(str(error).split())
     return f"{file}, line {line}: {type(error).__name__}: {reason}"
+
+
+def local_path(text: str) -> Path:
+    if in_bucket(text):
+        raise UserError(f"{text} must be on disk; only workdirs and checkpoints may be in a bucket")
+    return Path(text)
 
 
 def positive_int(text: str) -> int:

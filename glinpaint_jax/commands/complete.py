@@ -51,11 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     cli.add_checkpoint_argument(parser, required=False)
     cli.add_method_argument(parser)
-    add("--image", type=Path, required=True, metavar="PATH", help="a file or a folder")
-    add("--mask", type=Path, metavar="PATH", help="a file, or a folder with the images' names")
+    add("--image", type=cli.local_path, required=True, metavar="PATH", help="a file or a folder")
+    add(
+        "--mask",
+        type=cli.local_path,
+        metavar="PATH",
+        help="a file, or a folder with the images' names",
+    )
     add("--mask-from", choices=["alpha"], help="fill what is transparent; no --mask")
     add("--random-holes", action="store_true", help="fill random brush strokes instead of a mask")
-    add("--output", type=Path, required=True, metavar="PATH", help="a file or a folder")
+    add("--output", type=cli.local_path, required=True, metavar="PATH", help="a file or a folder")
     add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
     add("--resize-mask", action="store_true", help="resize masks to the image's size (nearest)")
     add("--invert-mask", action="store_true", help="fill the black of masks")

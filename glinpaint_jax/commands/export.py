@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.files import as_path
 
 if TYPE_CHECKING:
     from glinpaint_jax.interop.hub import History
@@ -33,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
-        "--output", type=Path, metavar="PATH", required=True, help="a new file; hub: a new folder"
+        "--output",
+        type=cli.local_path,
+        metavar="PATH",
+        required=True,
+        help="a new file; hub: a new folder",
     )
     parser.add_argument(
         "--license", default="unknown", metavar="ID", help="hub: of the weights, such as cc-by-4.0"
@@ -57,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.format == "hub":
         from glinpaint_jax.interop.hub import export_folder
 
-        history = read_history(Path(arguments.checkpoint), weights.step)
+        history = read_history(as_path(arguments.checkpoint), weights.step)
         difference = export_folder(weights, history, arguments.license, output)
     else:
         difference = export_weights(weights, arguments.format, output)

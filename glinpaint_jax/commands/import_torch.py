@@ -5,7 +5,8 @@
 """
 
 import argparse
-from pathlib import Path
+
+from glinpaint_jax.files import as_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a .pth or .safetensors file, its URL, or the name places or celeba_hq",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="a new folder")
+    parser.add_argument("--output", type=as_path, metavar="DIR", required=True, help="a new folder")
 
 
 def main(arguments: argparse.Namespace) -> None:

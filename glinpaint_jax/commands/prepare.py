@@ -42,7 +42,7 @@ INTERRUPTED = "interrupted; finished shards are kept, rerun the command to conti
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", nargs="?", metavar="SOURCE", help="such as folder:PATH")
-    add("--output", type=Path, metavar="DIR", required=True, help="folder of the shards")
+    add("--output", type=cli.local_path, metavar="DIR", required=True, help="folder of the shards")
     add("--shards", type=cli.positive_int, metavar="N", help="128 for millions of images")
     add("--shard-range", type=parse_range, metavar="A:B", help="only shards A to B - 1 [all]")
     add(

@@ -5,13 +5,13 @@ Prints one line per step. Exits with status 1 if any step is damaged. Changes no
 
 import argparse
 import sys
-from pathlib import Path
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import as_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a workdir or one of its steps")
+    parser.add_argument("folder", type=as_path, metavar="DIR", help="a workdir or one of its steps")
 
 
 def main(arguments: argparse.Namespace) -> None:

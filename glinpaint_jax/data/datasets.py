@@ -26,6 +26,7 @@ from glinpaint_jax.data.sources import (
     SourceNotFoundError,
 )
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import in_bucket
 
 # scikit-image's other pictures are drawings, text, cells and textures.
 TRAINING_PHOTOS = (
@@ -148,12 +149,24 @@ def _open(spec: str, eval_images: int) -> Sources:
             f"data source is {spec!r}, must be photos, folder:PATH[:LIST], tfds:NAME:SPLIT or "
             "array_record:GLOB, or several joined by |"
         )
+    _require_on_disk(os.environ.get("TFDS_DATA_DIR", "") if kind == "tfds" else rest)
     train, val, description = openers[kind](rest)
     left_out = sum((getattr(part, "left_out", Counter()) for part in (train, val)), Counter())
     if left_out:
         counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
         description = f"{description}; left out: {counts}".removeprefix("; ")
     return Sources(train, {} if val is None else {"val": val}, description)
+
+
+def _require_on_disk(place: str) -> None:
+    """Raises UserError for a bucket: neither array_record nor OpenCV read from one."""
+    if in_bucket(place):
+        mount = "gcsfuse" if place.startswith("gs:") else "mount-s3"
+        bucket = place.split("/")[2]
+        raise UserError(
+            f"data cannot be read from the bucket {place}; mount it, `{mount} {bucket} FOLDER`, "
+            "and pass the path below FOLDER, or copy the data to a disk"
+        )
 
 
 def _open_folder(spec: str) -> tuple[Source, Source | None, str]:

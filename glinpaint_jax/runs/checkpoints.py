@@ -13,8 +13,8 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +27,13 @@ from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import require_space, write_atomically, write_manifest
+from glinpaint_jax.files import (
+    in_bucket,
+    remove_folder,
+    require_space,
+    write_atomically,
+    write_manifest,
+)
 from glinpaint_jax.weights import FOLDER
 
 NEWEST = "newest_checkpoint"
@@ -52,6 +58,7 @@ class Checkpoints:
         self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
         self._manager: ocp.CheckpointManager | None = None  # opened by the first save
+        self._staging: tempfile.TemporaryDirectory | None = None  # for a bucket unknown to orbax
         self._background = ThreadPoolExecutor(max_workers=1)
         self._saving: tuple[int, Future[None]] | None = None  # the step being written
 
@@ -125,10 +132,16 @@ class Checkpoints:
         self._background.shutdown()
         if self._manager is not None:
             self._manager.close()
+        if self._staging is not None:
+            self._staging.cleanup()
 
     def _open_manager(self) -> ocp.CheckpointManager:
+        folder = self._folder
+        if str(folder).startswith("s3://"):
+            self._staging = tempfile.TemporaryDirectory()
+            folder = Path(self._staging.name)
         return ocp.CheckpointManager(
-            self._folder,
+            folder,
             options=ocp.CheckpointManagerOptions(
                 # Orbax writes metrics only with a best_fn. It keeps every step: its own policies
                 # delete old steps before the new one has its manifest.
@@ -145,6 +158,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if jax.process_index() != 0:
             return
+        if self._staging is not None:
+            written = Path(self._staging.name) / str(step)
+            (self._folder / str(step)).upload(written)
+            remove_folder(written)
         write_manifest(self._folder / str(step))
         try:
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
@@ -163,7 +180,7 @@ class Checkpoints:
                 if not (self._workdir / NEWEST).exists():
                     write_atomically(self._workdir / NEWEST, b"0\n")
         except OSError as error:
-            number = error.errno
+            number = error.errno or errno.EIO
         if jax.process_count() > 1:
             number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         if number:
@@ -178,8 +195,9 @@ class Checkpoints:
                     self._manager.close()
             self._manager = None  # a new one knows nothing of the failed step
         if jax.process_index() == 0:
-            for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a bucket may still be unavailable
+                for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):
+                    remove_folder(path)
         message = (
             f"cannot save step {step} in {self._folder}: {_describe(error)}; failed save "
             f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
@@ -202,15 +220,19 @@ def delete_superseded(folder: Path, keep_every: int, best_by: str) -> None:
     """Deletes all steps but the last KEPT_STEPS, the best and the multiples of `keep_every`.
 
     Call it once the newest step is complete. A step is renamed before it is deleted, so that a
-    half-deleted one is never mistaken for a damaged one.
+    half-deleted one is never mistaken for a damaged one; but not in a bucket, where that copies.
     """
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     kept = {*steps[-KEPT_STEPS:], find_best(folder, steps, best_by)}
     for step in steps:
         if step not in kept and (keep_every == 0 or step % keep_every):
-            (folder / str(step)).rename(folder / f"{DELETED}{step}")
+            path = folder / str(step)
+            if in_bucket(folder):
+                remove_folder(path)
+            else:
+                path.rename(folder / f"{DELETED}{step}")
     for path in folder.glob(f"{DELETED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
 
 
 def find_best(folder: Path, steps: list[int], best_by: str) -> int | None:
@@ -230,5 +252,7 @@ def find_best(folder: Path, steps: list[int], best_by: str) -> int | None:
 def _read_scores(step_path: Path) -> dict[str, Any]:
     try:
         return json.loads((step_path / "metrics" / "metrics").read_text())
-    except (OSError, ValueError):  # not evaluated, or damaged since
+    except (OSError, ValueError) as error:  # not evaluated, or damaged since
+        if in_bucket(step_path) and not isinstance(error, FileNotFoundError | ValueError):
+            raise  # it is unavailable: delete nothing
         return {}

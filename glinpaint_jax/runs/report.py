@@ -17,12 +17,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from glinpaint_jax.files import write_atomically
+from glinpaint_jax.files import in_bucket, write_atomically, write_from
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "events.out.tfevents"  # TensorBoard's prefix of file names
 SLOW = 3.0  # seconds
+REWRITE_INTERVAL = 30.0  # seconds; a bucket cannot append, so objects are written again
+EVENT_FILE_BYTES = 2**20  # after which a new file begins in a bucket
 RGB_COLORS = 3  # TensorBoard's code for RGB images
 
 
@@ -38,7 +40,7 @@ class Reporter:
 
     `start_step` is the step the run resumes from: records of later steps are dropped, since those
     steps are repeated. A full disk during the run only causes a warning; records are written once
-    there is room again; pictures and events are lost.
+    there is room again; pictures are lost.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
@@ -50,7 +52,8 @@ class Reporter:
         lines = "".join(json.dumps(record) + "\n" for record in self._records).encode()
         write_atomically(workdir / METRICS_FILE, lines)
         self._written = len(lines)  # bytes of the file
-        self._unwritten = b""
+        self._unwritten: list[dict[str, Any]] = []
+        self._next_write = 0.0  # time.monotonic()
         self._drawn = 0  # records in curves.png
         self._failing = False
         self._events = EventFile(workdir, start_step + 1)
@@ -133,9 +136,15 @@ class Reporter:
         if self._active:
             self._bar.close()
             with self._warn_on_error():
-                self._append()
+                self._write_pending()
                 self._events.close()
                 self._draw_curves()
+
+    def flush(self) -> None:
+        """Writes the records that wait for their time (in a bucket) or for space."""
+        if self._active and self._unwritten:
+            with self._warn_on_error():
+                self._write_pending()
 
     def _draw_curves(self) -> None:
         if self._drawn < len(self._records):
@@ -146,20 +155,21 @@ class Reporter:
         if not self._active:
             return
         self._records.append(record)
-        self._unwritten += json.dumps(record).encode() + b"\n"
-        scalars = {n: value for n, value in record.items() if n not in ("step", "phase")}
-        with self._warn_on_error():
-            self._append()
-            self._events.scalars(record["step"], scalars)
+        self._unwritten.append(record)
+        if time.monotonic() >= self._next_write:
+            with self._warn_on_error():
+                self._write_pending()
+            if in_bucket(self._workdir):
+                self._next_write = time.monotonic() + REWRITE_INTERVAL
 
-    def _append(self) -> None:
+    def _write_pending(self) -> None:
         """Writes the pending records, overwriting what an earlier failure left half written."""
-        with (self._workdir / METRICS_FILE).open("r+b") as file:
-            file.seek(self._written)
-            file.truncate()
-            file.write(self._unwritten)
-        self._written += len(self._unwritten)
-        self._unwritten = b""
+        lines = "".join(json.dumps(record) + "\n" for record in self._unwritten).encode()
+        write_from(self._workdir / METRICS_FILE, self._written, lines)
+        self._written += len(lines)
+        records, self._unwritten = self._unwritten, []
+        if records:
+            self._events.scalars(records)
 
     @contextlib.contextmanager
     def _warn_on_error(self) -> Iterator[None]:
@@ -207,29 +217,37 @@ class EventFile:
         self._start_step = start_step
         self._writer: RecordWriter | None = None
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._write(
-            step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        )
+    def scalars(self, records: list[dict[str, Any]]) -> None:
+        """Writes the numbers of records, which have a step and a phase."""
+        events = []
+        for record in records:
+            numbers = {n: value for n, value in record.items() if n not in ("step", "phase")}
+            values = [Summary.Value(tag=n, simple_value=value) for n, value in numbers.items()]
+            events.append((record["step"], values))
+        self._write(events)
 
     def image(self, step: int, name: str, png: bytes, height: int, width: int) -> None:
         image = Summary.Image(
             encoded_image_string=png, height=height, width=width, colorspace=RGB_COLORS
         )
-        self._write(step, [Summary.Value(tag=name, image=image)])
+        self._write([(step, [Summary.Value(tag=name, image=image)])])
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
-    def _write(self, step: int, values: list[Summary.Value]) -> None:
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+    def _write(self, events: list[tuple[int, list[Summary.Value]]]) -> None:
         try:
             if self._writer is None:
                 self._writer = self._open()
-            self._writer.write(event.SerializeToString())
+            for step, values in events:
+                event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+                self._writer.write(event.SerializeToString())
             self._writer.flush()
             self._start_step = step + 1  # a new file after an error hides nothing of this one
+            if in_bucket(self._folder) and self._file.tell() > EVENT_FILE_BYTES:
+                self._writer.close()
+                self._writer = None
         except OSError:
             if self._writer is not None:
                 with contextlib.suppress(OSError):
@@ -243,7 +261,8 @@ class EventFile:
         stamps = [path.name.split(".")[3] for path in self._folder.glob(f"{EVENTS}.*")]
         stamp = max([int(now), *(int(stamp) + 1 for stamp in stamps if stamp.isdecimal())])
         name = f"{EVENTS}.{stamp:010d}.{socket.gethostname()}.{time.time_ns()}"
-        writer = RecordWriter((self._folder / name).open("wb"))
+        self._file = (self._folder / name).open("wb")
+        writer = RecordWriter(self._file)
         start = SessionLog(status=SessionLog.START)
         for event in (
             Event(wall_time=now, file_version="brain.Event:2"),

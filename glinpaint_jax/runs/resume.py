@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import report_unwritable, write_atomically
+from glinpaint_jax.files import readable_by_orbax, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
 from glinpaint_jax.weights import FOLDER, find_step_damage, is_imported, read_json
 
@@ -77,8 +77,8 @@ def restore(
     note = check_data_changes(saved, data, config, source, accept_changed_data)
     if note and jax.process_index() == 0:
         say(note)
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(step_path / "state", abstract_state)
+    with readable_by_orbax(step_path / "state") as folder, ocp.StandardCheckpointer() as reader:
+        state = reader.restore(folder, abstract_state)
     return state, data["examples"]
 
 

@@ -31,7 +31,7 @@ from glinpaint_jax.distributed import (
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import LOCK, lock_file, report_unwritable
+from glinpaint_jax.files import LOCK, in_bucket, lock_file, report_unwritable
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -142,6 +142,7 @@ def run_steps(
         if is_last or stopped or is_saved(step, config):
             period = period_at(step - 1, config.phases).value
             with progress.paused():
+                run.reporter.flush()  # a killed run has the records of its checkpoints
                 checkpoints.save(state, config, step, phase=period, scores=scores, **data)
         if stopped:
             break
@@ -156,7 +157,16 @@ def is_saved(step: int, config: Config) -> bool:
 
 
 def make_workdir(workdir: Path) -> None:
-    """Creates the workdir. Raises UserError if files cannot be written there."""
+    """Creates the workdir. Raises UserError if files cannot be written there.
+
+    A bucket has no folders; that it can be written shows when the run locks its workdir.
+    """
+    if str(workdir).startswith("s3://") and jax.process_count() > 1:
+        raise UserError(
+            f"--workdir={workdir}: several processes need gs:// or a disk that all of them share"
+        )
+    if in_bucket(workdir):
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

@@ -82,7 +82,7 @@ def test_tensorboard_shows_each_step_once_whatever_the_clock(tmp_path, monkeypat
         monkeypatch.setattr(report.time, "time", lambda clock=clock: clock)
         events = EventFile(tmp_path, start)
         for step in range(start, end + 1):
-            events.scalars(step, {"loss": clock})
+            events.scalars([{"step": step, "loss": clock}])
             expected[step] = clock
         events.close()
     shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
@@ -98,9 +98,9 @@ def test_an_error_hides_no_event_written_before_it(tmp_path, monkeypatch):
         if step == 5:
             with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
                 patched.setattr(report.RecordWriter, "write", fail)
-                events.scalars(step, {"loss": 1.0})
+                events.scalars([{"step": step, "loss": 1.0}])
         else:
-            events.scalars(step, {"loss": 1.0})
+            events.scalars([{"step": step, "loss": 1.0}])
     events.close()
     shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [event.step for event in shown] == [1, 2, 3, 4, 6, 7, 8, 9]
