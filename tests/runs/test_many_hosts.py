@@ -28,8 +28,14 @@ RUN = [
     "--config.global_batch_size=8",
     "--config.optimizer.learning_rate=1e-7",
     "--config.mask.fill=mean",
-    "--config.phases.discriminator_end=0",  # 1 completion step, then joint ones
-    "--config.phases.completion_end=0",
+]
+ALL_PHASES = [  # steps: 2 completion, 1 discriminator, 3 joint
+    "--config.phases.discriminator_end=2",
+    "--config.phases.completion_end=1",
+]
+COMPLETION = [  # compiles four times as fast
+    "--config.phases.discriminator_end=1000000",
+    "--config.phases.completion_end=1000000",
 ]
 
 
@@ -41,12 +47,13 @@ def losses(workdir):
     ]
 
 
-def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path):
-    """Two hosts of four devices train both networks, then one device, then eight; against eight."""
+def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path, soak):
+    """Two hosts of four devices train, then one device, then eight; compared with eight."""
+    run_flags = [*RUN, *(ALL_PHASES if soak else COMPLETION)]
 
     def train(name, until, devices):
         result = run(
-            *RUN,
+            *run_flags,
             f"--config.num_steps={until}",
             f"--workdir={tmp_path / name}",
             JAX_NUM_CPU_DEVICES=str(devices),
@@ -55,7 +62,7 @@ def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path
         return result
 
     train("alone", STEPS, devices=8)
-    moved = [*RUN, "--config.num_steps=4", f"--workdir={tmp_path}/run"]
+    moved = [*run_flags, "--config.num_steps=4", f"--workdir={tmp_path}/run"]
     results = run_processes(2, *moved, devices=4)
     assert [result.returncode for result in results] == [0, 0], results
     assert "cpu x 8, 2 process(es)" in results[0].stderr
