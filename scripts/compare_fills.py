@@ -10,6 +10,7 @@ bootstrap intervals. Photographs are resampled, not crops: crops of one photogra
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from glinpaint_jax.data.holes import hole_drawer
 from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import crop_and_resize
 from glinpaint_jax.data.sources import FolderSource, Source
+from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.baselines import BASELINES
 from glinpaint_jax.files import write_atomically
 from glinpaint_jax.inference.blend import KINDS
@@ -57,9 +59,15 @@ def main() -> None:
     parser.add_argument("--blend", choices=KINDS, default="none", help="of the network's fills")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     arguments = parser.parse_args()
-    completer = Completer.load(arguments.checkpoint, blend=arguments.blend)
+    if not arguments.folder.is_dir():
+        parser.error(f"no folder {arguments.folder}; scripts/small_photos.py fetches it")
+    source = FolderSource(arguments.folder)
+    try:
+        completer = Completer.load(arguments.checkpoint, blend=arguments.blend)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     fills = {NETWORK: lambda image, mask: completer(image, mask[..., 0] > 0)} | BASELINES
-    source, results = FolderSource(arguments.folder), {}
+    results = {}
     for kind, config in HOLES.items():
         errors = measure(fills, source, config, arguments.crops)
         results[kind] = summarize(errors)
