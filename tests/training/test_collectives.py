@@ -5,8 +5,10 @@ import re
 from collections import Counter
 
 import jax
+import numpy as np
 import pytest
 
+from glinpaint_jax.distributed import split_into_groups
 from glinpaint_jax.models.networks import abstract_variables
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
@@ -52,15 +54,27 @@ def collectives_in(program):
     return found
 
 
-def reductions_in(program):
+def reductions_in(program, mesh):
     """{replica groups: {(type, size): count}} of the sums over devices in a lowered program."""
     found = {}
-    pattern = r"stablehlo\.all_reduce.*?replica_groups = dense<(.*?)>.*?\}\) : \(tensor<(.*?)>\)"
+    pattern = r"stablehlo\.all_reduce.*?replica_groups = (.*?), use_.*?\}\) : \(tensor<(.*?)>\)"
     for groups, tensor in re.findall(pattern, program, re.S):
         *shape, dtype = tensor.split("x")
-        counter = found.setdefault(groups, Counter())
+        counter = found.setdefault(list_groups(groups, mesh), Counter())
         counter[dtype, math.prod(map(int, shape))] += 1
     return found
+
+
+def list_groups(groups, mesh):
+    """Writes replica groups as lists of devices, whether given as such or by the mesh's axes."""
+    axes = re.findall(r'name = "(\w+)"', groups)
+    if not axes:
+        return re.search(r"dense<(.*?)>", groups)[1]
+    numbers = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
+    last = [mesh.axis_names.index(axis) for axis in axes]
+    numbers = np.moveaxis(numbers, last, range(-len(last), 0))
+    sizes = [mesh.shape[axis] for axis in axes]
+    return str(numbers.reshape(-1, math.prod(sizes)).tolist())
 
 
 def spans_all_devices(groups, devices):
@@ -112,7 +126,7 @@ def test_batch_norm_groups_only_reduce_gradients_over_all_devices(mesh8):
     traced = make_steps(config, mesh8)[Phase.JOINT].trace(
         abstract_state(config, mesh8), make_batch(0, config, mesh8)
     )
-    found = reductions_in(traced.lower().as_text())
+    found = reductions_in(traced.lower().as_text(), split_into_groups(mesh8, 4))
     gradients, sums = expected_tensors(config, Phase.JOINT)
     assert found["[[0, 1, 2, 3], [4, 5, 6, 7]]"] == sums
     everywhere = found["[[0, 1, 2, 3, 4, 5, 6, 7]]"]
@@ -129,7 +143,7 @@ def test_gradients_are_reduced_in_the_chosen_type(mesh8):
     traced = make_steps(config, mesh8)[Phase.JOINT].trace(
         abstract_state(config, mesh8), make_batch(0, config, mesh8)
     )
-    (found,) = reductions_in(traced.lower().as_text()).values()
+    (found,) = reductions_in(traced.lower().as_text(), mesh8).values()
     gradients, sums = expected_tensors(config, Phase.JOINT)
     in_bfloat16 = Counter({("bf16", size): count for (_, size), count in gradients.items()})
     assert {key: count for key, count in found.items() if key[0] == "bf16"} == in_bfloat16
