@@ -36,6 +36,11 @@ def in_bucket(place: str | Path) -> bool:
     return str(place).startswith(BUCKETS)
 
 
+def unknown_to_orbax(path: Path) -> bool:
+    """Whether orbax, which knows disks and gs://, cannot read or write there."""
+    return str(path).startswith("s3://")
+
+
 @contextlib.contextmanager
 def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
     """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
@@ -91,8 +96,8 @@ def write_from(path: Path, start: int, content: bytes) -> None:
 
 @contextlib.contextmanager
 def readable_by_orbax(folder: Path) -> Iterator[Path]:
-    """Yields the folder, or if it is in an s3:// bucket, a temporary copy on disk."""
-    if not str(folder).startswith("s3://"):
+    """Yields the folder, or if orbax does not know its bucket, a temporary copy on disk."""
+    if not unknown_to_orbax(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:

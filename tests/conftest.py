@@ -17,7 +17,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if jax.__version_info__ < (0, 11):  # saves a third of the compile time; later XLA has no choice
-        os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+        flags_of_user = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags_of_user} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -31,6 +31,7 @@ from glinpaint_jax.files import (
     in_bucket,
     remove_folder,
     require_space,
+    unknown_to_orbax,
     write_atomically,
     write_manifest,
 )
@@ -137,7 +138,7 @@ class Checkpoints:
 
     def _open_manager(self) -> ocp.CheckpointManager:
         folder = self._folder
-        if str(folder).startswith("s3://"):
+        if unknown_to_orbax(folder):
             self._staging = tempfile.TemporaryDirectory()
             folder = Path(self._staging.name)
         return ocp.CheckpointManager(

@@ -31,7 +31,13 @@ from glinpaint_jax.distributed import (
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
-from glinpaint_jax.files import LOCK, in_bucket, lock_file, report_unwritable
+from glinpaint_jax.files import (
+    LOCK,
+    in_bucket,
+    lock_file,
+    report_unwritable,
+    unknown_to_orbax,
+)
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
@@ -161,7 +167,7 @@ def make_workdir(workdir: Path) -> None:
 
     A bucket has no folders; that it can be written shows when the run locks its workdir.
     """
-    if str(workdir).startswith("s3://") and jax.process_count() > 1:
+    if unknown_to_orbax(workdir) and jax.process_count() > 1:
         raise UserError(
             f"--workdir={workdir}: several processes need gs:// or a disk that all of them share"
         )
