@@ -42,7 +42,9 @@ class Branch(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b features"]:
+    def __call__(
+        self, x: Float[Array, "b h w 3"], *, train: bool, parts: int = 1
+    ) -> Float[Array, "b features"]:
         for layer in self.table:
             x = ConvNormRelu(
                 layer.features(self.width),
@@ -50,7 +52,7 @@ class Branch(nn.Module):
                 layer.stride,
                 dtype=self.dtype,
                 name=layer.name,
-            )(x, train=train)
+            )(x, train=train, parts=parts)
         x = x.reshape(x.shape[0], -1)
         return nn.relu(LINEAR(16 * self.width, name="fc")(x))
 
@@ -72,16 +74,18 @@ class Discriminator(nn.Module):
         window: Float[Array, "b hl wl 3"],
         *,
         train: bool,
+        parts: int = 1,
     ) -> Float[Array, "b 1"]:
-        """Image and local window in [-1, 1] -> logits, positive for images that look real."""
+        """Image and local window in [-1, 1] -> logits, positive for images that look real.
+
+        `parts` is that of BatchNormRelu.
+        """
+        global_branch = Branch(GLOBAL_BRANCH, self.width, self.dtype, name="global_disc")
+        local_branch = Branch(LOCAL_BRANCH, self.width, self.dtype, name="local_disc")
         features = jnp.concatenate(
             [
-                Branch(GLOBAL_BRANCH, self.width, self.dtype, name="global_disc")(
-                    image, train=train
-                ),
-                Branch(LOCAL_BRANCH, self.width, self.dtype, name="local_disc")(
-                    window, train=train
-                ),
+                global_branch(image, train=train, parts=parts),
+                local_branch(window, train=train, parts=parts),
             ],
             axis=-1,
         )

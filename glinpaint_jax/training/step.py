@@ -147,8 +147,8 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
         params, origins = share_params(config, discriminator.params), hole_origins(config, inputs)
-        logits, discriminator_stats = discriminator_forward(
-            config, discriminator, params, completed, origins
+        (logits,), discriminator_stats = discriminator_forward(
+            config, discriminator, params, (completed, origins)
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -188,21 +188,35 @@ def generator_forward(
 
 
 def discriminator_forward(
-    config: Config, network: NetworkState, params: Any, image: Array, origins: Array
-) -> tuple[Array, Any]:
-    """The discriminator in training mode -> (logits, new running statistics)."""
+    config: Config, network: NetworkState, params: Any, *batches: tuple[Array, Array]
+) -> tuple[list[Array], Any]:
+    """The discriminator in training mode -> (logits of each batch, new running statistics).
+
+    A batch is (images, origins of their local windows). All are computed at once, but each is
+    normalized by its own statistics. The running statistics see one batch after another.
+    """
     _, discriminator = make_networks(config)
     variables = {"params": params, "batch_stats": network.batch_stats}
+    images = [images for images, _ in batches]
+    windows = [cut_windows(*batch, config.local_size) for batch in batches]
 
-    def forward(image: Array, window: Array) -> tuple[Array, Any]:
-        return discriminator.apply(variables, image, window, train=True, mutable=["batch_stats"])
+    def forward(images: list[Array], windows: list[Array]) -> tuple[list[Array], Any]:
+        logits, variables_after = discriminator.apply(
+            variables,
+            jnp.concatenate(images),
+            jnp.concatenate(windows),
+            train=True,
+            parts=len(batches),
+            mutable=["batch_stats"],
+        )
+        return jnp.split(logits, len(batches)), variables_after
 
-    return in_microbatches(config, forward, image, cut_windows(image, origins, config.local_size))
+    return in_microbatches(config, forward, images, windows)
 
 
 def in_microbatches(
-    config: Config, forward: Callable[..., tuple[Array, Any]], *arrays: Array
-) -> tuple[Array, Any]:
+    config: Config, forward: Callable[..., tuple[Any, Any]], *arrays: Any
+) -> tuple[Any, Any]:
     """Runs a network on config.microbatches parts of this device's images, one after another.
 
     Returns its outputs and the mean of the parts' running statistics. Of each part, only the output
@@ -211,11 +225,11 @@ def in_microbatches(
     if config.microbatches == 1:
         outputs, variables = forward(*arrays)
         return outputs, variables["batch_stats"]
-    parts = [x.reshape(config.microbatches, -1, *x.shape[1:]) for x in arrays]
+    parts = jax.tree.map(lambda x: x.reshape(config.microbatches, -1, *x.shape[1:]), arrays)
     run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # in a loop, none to fear
     outputs, variables = lax.map(run, parts)
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
-    return outputs.reshape(-1, *outputs.shape[2:]), batch_stats
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs), batch_stats
 
 
 def share_params(config: Config, params: Any) -> Any:
@@ -286,8 +300,8 @@ def update_discriminator(
 ) -> tuple[NetworkState, Metrics]:
     """One optimizer step of the discriminator (the maximization of the paper's equation 3).
 
-    Fake and real images take separate passes, each normalized by its own statistics. The running
-    statistics see the fake batch first, as in MMagic.
+    Fake and real images are normalized by their own statistics. The running statistics see the fake
+    batch first, as in MMagic.
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
     fake = composite(jax.lax.stop_gradient(prediction), inputs.image, inputs.mask)
@@ -303,13 +317,11 @@ def update_discriminator(
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         params = share_params(config, params)
-        logits, stats = discriminator_forward(config, network, params, fake, fake_origins)
-        fake_loss = losses.adversarial(logits, kind, real=False, discriminator=True)
-        after_fake = network.replace(batch_stats=stats)
-        logits, stats = discriminator_forward(
-            config, after_fake, params, inputs.image, real_origins
+        (fake_logits, real_logits), stats = discriminator_forward(
+            config, network, params, (fake, fake_origins), (inputs.image, real_origins)
         )
-        real_loss = losses.adversarial(logits, kind, real=True, discriminator=True)
+        fake_loss = losses.adversarial(fake_logits, kind, real=False, discriminator=True)
+        real_loss = losses.adversarial(real_logits, kind, real=True, discriminator=True)
         terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
         total = fake_loss + real_loss
         if config.losses.disc_shift:

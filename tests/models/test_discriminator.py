@@ -1,5 +1,8 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from glinpaint_jax.models.discriminator import Discriminator
 
@@ -25,3 +28,36 @@ def test_logits_are_float32_even_in_bfloat16():
     )
     assert logits.shape == (3, 1)
     assert logits.dtype == jnp.float32
+
+
+def test_two_batches_at_once_equal_one_after_another():
+    """Logits, every gradient and the running statistics, in float64."""
+    network = Discriminator(width=4)
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        images = jax.random.normal(keys[0], (6, 32, 32, 3))
+        windows = jax.random.normal(keys[1], (6, 16, 16, 3))
+        variables = network.init(keys[2], images, windows, train=True)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        params, stats = variables["params"], variables["batch_stats"]
+
+        def at_once(params, images, windows):
+            return apply(params, stats, images, windows, parts=2)
+
+        def one_after_another(params, images, windows):
+            first, after = apply(params, stats, images[:3], windows[:3])
+            second, after = apply(params, after, images[3:], windows[3:])
+            return jnp.concatenate([first, second]), after
+
+        def apply(params, stats, *inputs, **kwargs):
+            variables = {"params": params, "batch_stats": stats}
+            logits, variables = network.apply(
+                variables, *inputs, train=True, mutable=["batch_stats"], **kwargs
+            )
+            return logits, variables["batch_stats"]
+
+        results = []
+        for function in at_once, one_after_another:
+            logits, pull_back, after = jax.vjp(function, params, images, windows, has_aux=True)
+            results.append((logits, after, pull_back(jax.random.normal(keys[3], logits.shape))))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), *results)

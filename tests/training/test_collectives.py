@@ -20,18 +20,19 @@ COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
     "collective-permute|collective-broadcast"
 )
-# For each network: forward and backward passes, and whether its parameters are trained. The
-# discriminator has a pass for fake and one for real images; the joint phase adds one for the
-# generator's loss.
+# For each network: the batches that each of its passes, forward or backward, normalizes; and
+# whether its parameters are trained. Fake and real images share the passes of the discriminator's
+# update; the joint phase adds two for the generator's loss.
 PASSES = {
-    Phase.COMPLETION: {"generator": (2, 1)},
-    Phase.DISCRIMINATOR: {"generator": (1, 0), "discriminator": (4, 1)},
-    Phase.JOINT: {"generator": (2, 1), "discriminator": (6, 1)},
+    Phase.COMPLETION: {"generator": ([1, 1], 1)},
+    Phase.DISCRIMINATOR: {"generator": ([1], 0), "discriminator": ([2, 2], 1)},
+    Phase.JOINT: {"generator": ([1, 1], 1), "discriminator": ([2, 2, 1, 1], 1)},
 }
-# A batch norm reduces two values per channel in each pass: the sums of its inputs and their squares
-# forward; those of the gradient and of its product with the normalized inputs backward.
+# A batch norm reduces two values per channel and batch in each pass: the sums of its inputs and
+# their squares forward; those of the gradient and of its product with the normalized inputs
+# backward.
 VECTORS = 2
-# Sums in the losses: ten for the reconstruction, one for each pass of the discriminator.
+# Sums in the losses: ten for the reconstruction, three for the discriminator's logits.
 MOST_SCALARS = 13
 
 
@@ -98,7 +99,7 @@ def expected_tensors(config, phase):
         for path, leaf in jax.tree.leaves_with_path(variables[network]["params"]):
             gradients["f32", leaf.size] += trained
             if (path[-2].key, path[-1].key) == ("bn", "scale"):
-                sums["f32", VECTORS * leaf.size] += passes
+                sums.update(("f32", VECTORS * batches * leaf.size) for batches in passes)
     return +gradients, sums
 
 

@@ -128,7 +128,7 @@ def run_in_float64(config, mesh, phase, images):
 
 def test_groups_of_devices_have_the_statistics_of_separate_runs(initial_state, step_config, mesh8):
     def forward(network, images, origins):
-        stats = discriminator_forward(step_config, network, network.params, images, origins)[1]
+        stats = discriminator_forward(step_config, network, network.params, (images, origins))[1]
         return mean_over_groups(stats)
 
     groups = split_into_groups(mesh8, 4)
