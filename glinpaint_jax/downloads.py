@@ -32,6 +32,8 @@ SCHEMES = ("http", "https")
 HUB_SCHEME = "hf://"
 HUB_PLACE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the weights
+BUNDLED = "small"  # the name of the weights that come with the package
+BUNDLED_FOLDER = Path(glinpaint_jax.__file__).parent / "pretrained" / BUNDLED
 MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -65,7 +67,7 @@ OFFICIAL = {
 
 
 def locate(place: str | Path, report: Report | None = None) -> Path:
-    """Returns the path of a file or folder, a URL, hf://USER/REPO, or a name in OFFICIAL.
+    """Returns the path of a file or folder, a URL, hf://USER/REPO, BUNDLED or a name in OFFICIAL.
 
     Downloads what is not in the cache yet; `report` is called with the bytes received so far and
     the size, if known. An existing file or folder wins over a name. A file in a bucket is always
@@ -79,6 +81,8 @@ def locate(place: str | Path, report: Report | None = None) -> Path:
         path = _locate_in_hub(text)
     elif "://" in text:
         path = _locate_url(text, report)
+    elif text == BUNDLED and not Path(text).exists():
+        path = BUNDLED_FOLDER
     elif text in OFFICIAL and not Path(text).exists():
         base = os.environ.get(BASE_VARIABLE) or BASE_URL
         path = _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict, to_dict
-from glinpaint_jax.downloads import HUB_WEIGHTS, OFFICIAL, locate
+from glinpaint_jax.downloads import BUNDLED, HUB_WEIGHTS, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     find_damage,
@@ -164,7 +164,8 @@ def _find_newest_step(workdir: Path) -> Path:
     raise UserError(
         f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
         f"directory such as WORKDIR/{FOLDER}/1000, a .pth or .safetensors file, its URL, "
-        f"hf://USER/REPO, or {' or '.join(OFFICIAL)} (MMagic's weights)"
+        f"hf://USER/REPO, {BUNDLED} (the network that comes with glinpaint_jax), or "
+        f"{' or '.join(OFFICIAL)} (MMagic's weights)"
     )
 
 

@@ -1,10 +1,9 @@
 """Draws the pictures of docs/completing.md from photographs that come with scikit-image.
 
-python scripts/pictures.py             # docs/completed.jpg: without a checkpoint
-python scripts/pictures.py runs/demo   # docs/methods.jpg: the same holes by several methods
+docs/completed.jpg: holes, and what the small network makes of them.
+docs/methods.jpg: the same holes filled by several methods.
 """
 
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ import PIL.Image
 import skimage.data
 
 from glinpaint_jax import Completer
+from glinpaint_jax.inference.methods import METHODS
 
 HEIGHT = 300  # pixels of a photograph in the picture
 GAP = 6
@@ -55,12 +55,6 @@ def scratches(size: tuple[int, int], seed: int) -> np.ndarray:
     return hole > 0
 
 
-def spoon(size: tuple[int, int]) -> np.ndarray:
-    hole = np.zeros(size, np.uint8)
-    cv2.ellipse(hole, ((366, 284), (92, 96), 0), 1, cv2.FILLED)
-    return hole > 0
-
-
 def load(name: str) -> np.ndarray:
     photo = np.array(PIL.Image.open(PHOTOS / name).convert("RGB"))
     return photo[:330, 92:560] if name == "rocket.jpg" else photo  # without the lit ground
@@ -98,19 +92,14 @@ def draw_photographs() -> None:
     arrange([list(row) for row in zip(*columns, strict=True)], "docs/completed.jpg")
 
 
-def draw_methods(checkpoint: str) -> None:
-    """Columns: the hole, the smooth fill, Telea, the checkpoint at scale auto and at scale 1."""
-    completers = [
-        Completer(),
-        Completer(method="telea"),
-        Completer.load(checkpoint),
-        Completer.load(checkpoint, scale=1),
-    ]
+def draw_methods() -> None:
+    """Columns: the hole, the smooth fill, Telea, Navier-Stokes, the small network."""
+    completers = [*(Completer(method=method) for method in METHODS), Completer()]
     grid = []
-    for name, draw, top, left in (
-        ("rocket.jpg", towers, 90, 0),
-        ("coffee.png", spoon, 150, 230),
-        ("chelsea.png", lambda size: scratches(size, seed=5), 30, 120),
+    for name, draw, top, left in (  # photographs that the network was not trained on
+        ("astronaut.png", lambda size: scratches(size, seed=11), 20, 220),
+        ("astronaut.png", badge, 270, 50),
+        ("coins.png", lambda size: scratches(size, seed=5), 20, 60),
     ):
         photo = load(name)
         hole = draw(photo.shape[:2])
@@ -120,7 +109,5 @@ def draw_methods(checkpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        draw_methods(sys.argv[1])
-    else:
-        draw_photographs()
+    draw_photographs()
+    draw_methods()

@@ -47,6 +47,15 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def test_the_small_network_comes_with_the_package(tmp_path, monkeypatch):
+    folder = locate("small")
+    assert folder.parent.parent == Path(downloads.__file__).parent
+    assert sum(path.stat().st_size for path in files_in(folder)) < 6e6
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()  # a run of this name wins
+    assert locate("small") == Path("small")
+
+
 @pytest.mark.parametrize("length", [None, ""], ids=["length", "no length"])
 def test_a_file_is_downloaded_once_and_then_found_offline(length, cache, capsys):
     with serve({f"/a/{NAME}": file(CONTENT, length=length)}) as (url, server):

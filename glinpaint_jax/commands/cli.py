@@ -30,6 +30,7 @@ from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.configs import FOLDER
+from glinpaint_jax.downloads import BUNDLED
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import in_bucket
 from glinpaint_jax.inference.methods import METHODS
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
     "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, one of these in a "
-    "bucket (gs://, s3://), hf://USER/REPO, or the name of MMagic's weights: places or celeba_hq"
+    "bucket (gs://, s3://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
+    "small, which comes with glinpaint_jax"
 )
 
 
@@ -145,25 +147,26 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser, *, required: bool =
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--method", choices=METHODS, help="without --checkpoint: what fills the holes [smooth]"
+        "--method", choices=METHODS, help="fill without a network [--checkpoint small]"
     )
 
 
 def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer":
-    """Loads --checkpoint, or says that --method fills the holes."""
+    """Loads --checkpoint, or the small network and says so, or prepares --method."""
     from glinpaint_jax.inference.completer import Completer
 
     if arguments.checkpoint and arguments.method:
         raise UserError("pass either --checkpoint or --method")
-    if arguments.checkpoint:
-        return Completer.load(arguments.checkpoint, **options)
-    arguments.method = arguments.method or METHODS[0]
-    print(
-        f"no --checkpoint: filling by --method {arguments.method}; for a network, pass "
-        "--checkpoint places",
-        file=sys.stderr,
-    )
-    return Completer(method=arguments.method, **options)
+    if arguments.method:
+        return Completer(method=arguments.method, **options)
+    if not arguments.checkpoint:
+        arguments.checkpoint = BUNDLED
+        print(
+            f"no --checkpoint: using {BUNDLED!r}, a small network that comes with glinpaint_jax; "
+            "for large holes, pass --checkpoint places",
+            file=sys.stderr,
+        )
+    return Completer.load(arguments.checkpoint, **options)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:

@@ -80,14 +80,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
-    """Loads every --checkpoint, or says that --method fills the holes."""
+    """Loads every --checkpoint, or what fills the holes without one."""
     from glinpaint_jax.web.methods import name_checkpoint
 
     places, completers = arguments.checkpoint or [None], {}
     for place in places:
         arguments.checkpoint = place
         completer = cli.load_completer(arguments, blend="none")
-        name = arguments.method if place is None else name_checkpoint(place)
+        name = arguments.method or name_checkpoint(arguments.checkpoint)
         if name in completers:
             raise UserError(f"two checkpoints are called {name!r}; rename one")
         completers[name] = completer

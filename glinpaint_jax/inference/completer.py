@@ -14,6 +14,7 @@ import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
+from glinpaint_jax.downloads import BUNDLED
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.masks import describe_doubt, read_mask
@@ -36,14 +37,17 @@ Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
-    """Fills holes with a trained generator or, without weights, by `method`: one of METHODS.
+    """Fills holes with a trained generator or by `method`: one of METHODS, which need no weights.
+
+    Without both, the generator is the small one that comes with the package.
 
     Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
     radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
     memory and more time.
 
-    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
-    generators, except for holes of more than MAX_BLENDED pixels; none without weights.
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson, except
+    for holes of more than MAX_BLENDED pixels; none for methods and for generators that correct a
+    smooth fill, which leave no seam.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
     than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -55,16 +59,19 @@ class Completer:
         tile: int = 512,
         blend: str = "auto",
         scale: int | float | str = "auto",
-        method: str = "smooth",
+        method: str | None = None,
     ):
         if blend not in ("auto", *KINDS):
             raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
-        if method not in METHODS:
+        if method is not None and method not in METHODS:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
+        if weights is None and method is None:
+            weights = load_weights(BUNDLED)
         self._tile = tile
-        self.default_blend = "none" if weights is None else "telea-poisson"
+        has_seam = weights is not None and weights.config.model.base == "none"
+        self.default_blend = "telea-poisson" if has_seam else "none"
         self._blend, self._max_blended = blend, None
         if blend == "auto":
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
@@ -100,8 +107,8 @@ class Completer:
     ) -> "Completer":
         """Loads a workdir, a step directory, or a weight file with MMagic's keys.
 
-        `path` may be a URL, or the name of MMagic's weights: "places" or "celeba_hq". Raises
-        UserError if there are no weights.
+        `path` may be a URL or a name: "small", or MMagic's weights, "places" and "celeba_hq".
+        Raises UserError if there are no weights.
         """
         return cls(load_weights(path), tile, blend, scale)
 

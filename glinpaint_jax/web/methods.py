@@ -1,16 +1,17 @@
-"""What visitors can fill holes with: methods without weights, checkpoints, MMagic's weights."""
+"""What visitors can fill holes with: checkpoints, the small network, methods, MMagic's weights."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
-from glinpaint_jax.downloads import OFFICIAL, locate
+from glinpaint_jax.downloads import BUNDLED, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.weights import FOLDER
 
 TITLES = {
+    "small": "Small network",
     "smooth": "Smooth",
     "telea": "Telea",
     "navier-stokes": "Navier-Stokes",
@@ -26,9 +27,12 @@ class Methods:
     """
 
     def __init__(self, completers: dict[str, Completer]):
-        without = {name: Completer(method=name) for name in METHODS if name not in completers}
         self.default = next(iter(completers))
-        self._ready = completers | without
+        self._ready = dict(completers)
+        if BUNDLED not in completers:
+            self._ready[BUNDLED] = Completer.load(BUNDLED, blend="none")
+        for name in METHODS:
+            self._ready.setdefault(name, Completer(method=name))
         self._names = [*self._ready, *(name for name in OFFICIAL if name not in self._ready)]
         self._progress: dict[str, float] = {}  # share of the running download
         self._loading = threading.Lock()

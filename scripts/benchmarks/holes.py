@@ -82,7 +82,7 @@ def compare_blends(photos: list[np.ndarray], checkpoints: list[str]) -> None:
 
 
 def load(path: str | None, **options: object) -> Fill:
-    return Completer.load(path, **options) if path else Completer(**options)
+    return Completer.load(path, **options) if path else Completer(method="smooth", **options)
 
 
 def box(side: int, size: int, place: float) -> np.ndarray:

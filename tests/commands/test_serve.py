@@ -54,7 +54,8 @@ def test_checkpoints_may_be_repeated(finished_run, capsys):
     with pytest.raises(UserError, match="either --checkpoint or --method"):
         serve.load_completers(parse("--checkpoint=nowhere", "--method=telea"))
     assert list(serve.load_completers(parse("--method=telea"))) == ["telea"]
-    assert "filling by --method telea" in capsys.readouterr().err
+    assert list(serve.load_completers(parse())) == ["small"]
+    assert "using 'small'" in capsys.readouterr().err
 
 
 def test_a_network_completes_and_a_signal_leaves_no_file(finished_run, tmp_path):

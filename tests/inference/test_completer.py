@@ -198,6 +198,14 @@ def test_blending_is_optional(weights):
         Completer(weights, tile=8)
 
 
+def test_corrections_of_a_smooth_fill_are_not_blended_by_default(weights):
+    image, hole = photo(80, 80), np.zeros((80, 80), bool)
+    hole[20:60, 20:60] = True
+    plain = Completer(blend="none")(image, hole)
+    np.testing.assert_array_equal(Completer()(image, hole), plain)
+    assert Completer(weights).default_blend == "telea-poisson"
+
+
 def test_a_mask_of_another_size_is_rejected(completer):
     with pytest.raises(UserError, match="image is 80x60, its mask 81x60"):
         completer(photo(60, 80), np.zeros((60, 81), bool))

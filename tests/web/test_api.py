@@ -84,6 +84,7 @@ def test_the_page_knows_methods_and_limits(server):
     answer = httpx.get(f"{server}/methods").json()
     assert [(one["name"], one["ready"]) for one in answer["methods"]] == [
         ("white", True),
+        ("small", True),
         ("smooth", True),
         ("telea", True),
         ("navier-stokes", True),
@@ -116,7 +117,7 @@ def test_twenty_clients_at_once(server):
         ({"mask": WIDE}, "mask.png has 1.2 megapixels, at most 1"),
         ({"photo": PHOTO + bytes(10**6)}, "cup.png has 1.0 MB, at most 1 are allowed"),
         ({"mask": PHOTO}, "mask.png is the photograph itself"),
-        ({"method": "gan"}, "method='gan' must be one of white, smooth, telea"),
+        ({"method": "gan"}, "method='gan' must be one of white, small, smooth"),
         ({"blend": "blur"}, "blend='blur' must be one of auto, none"),
         ({"scale": "2"}, "scale=2.0 must be auto or"),
         ({"scale": "big"}, "scale='big' must be auto or"),
