@@ -1,4 +1,4 @@
-"""A small model for photographs, trained on some that Debian and Python packages carry.
+"""The small model that comes with the package, trained on photographs of Debian and Python packages.
 
     bash scripts/train_small.sh
 
