@@ -1,4 +1,4 @@
-"""The small model that comes with the package, trained on photographs of Debian and Python packages.
+"""The small model that comes with the package, trained on photographs that other packages carry.
 
     bash scripts/train_small.sh
 
