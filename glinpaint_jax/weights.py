@@ -164,8 +164,7 @@ def _find_newest_step(workdir: Path) -> Path:
     raise UserError(
         f"no checkpoint in {workdir}; it must be a workdir of a training run, a step "
         f"directory such as WORKDIR/{FOLDER}/1000, a .pth or .safetensors file, its URL, "
-        f"hf://USER/REPO, {BUNDLED} (the network that comes with glinpaint_jax), or "
-        f"{' or '.join(OFFICIAL)} (MMagic's weights)"
+        f"hf://USER/REPO, {BUNDLED}, or {' or '.join(OFFICIAL)} (MMagic's weights)"
     )
 
 

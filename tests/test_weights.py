@@ -142,7 +142,7 @@ def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in") as error:
         load_weights(tmp_path / name)
     assert str(tmp_path) in str(error.value)
-    assert "its URL, hf://USER/REPO, or places or celeba_hq" in str(error.value)
+    assert "its URL, hf://USER/REPO, small, or places or celeba_hq" in str(error.value)
 
 
 def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
