@@ -13,6 +13,7 @@ from glinpaint_jax import downloads
 from glinpaint_jax.commands import cli, import_torch
 from glinpaint_jax.downloads import OFFICIAL, download, identify, locate
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
 from tests.helpers.downloads import break_a_chunk, file, redirect, serve, stall, trickle
 from tests.helpers.programs import execute
 
@@ -54,6 +55,7 @@ def test_the_small_network_comes_with_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()  # a run of this name wins
     assert locate("small") == Path("small")
+    assert Completer().default_blend == "none"  # but the default does not depend on the folder
 
 
 @pytest.mark.parametrize("length", [None, ""], ids=["length", "no length"])

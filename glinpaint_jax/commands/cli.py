@@ -157,16 +157,15 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
 
     if arguments.checkpoint and arguments.method:
         raise UserError("pass either --checkpoint or --method")
-    if arguments.method:
-        return Completer(method=arguments.method, **options)
-    if not arguments.checkpoint:
-        arguments.checkpoint = BUNDLED
+    if arguments.checkpoint:
+        return Completer.load(arguments.checkpoint, **options)
+    if not arguments.method:
         print(
             f"no --checkpoint: using {BUNDLED!r}, a small network that comes with glinpaint_jax; "
             "for large holes, pass --checkpoint places",
             file=sys.stderr,
         )
-    return Completer.load(arguments.checkpoint, **options)
+    return Completer(method=arguments.method, **options)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:

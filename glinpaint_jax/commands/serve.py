@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.downloads import BUNDLED
 from glinpaint_jax.errors import UserError, import_extra
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
     for place in places:
         arguments.checkpoint = place
         completer = cli.load_completer(arguments, blend="none")
-        name = arguments.method or name_checkpoint(arguments.checkpoint)
+        name = name_checkpoint(place) if place else arguments.method or BUNDLED
         if name in completers:
             raise UserError(f"two checkpoints are called {name!r}; rename one")
         completers[name] = completer

@@ -14,7 +14,7 @@ import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
-from glinpaint_jax.downloads import BUNDLED
+from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.masks import describe_doubt, read_mask
@@ -68,7 +68,7 @@ class Completer:
         if method is not None and method not in METHODS:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
         if weights is None and method is None:
-            weights = load_weights(BUNDLED)
+            weights = load_weights(BUNDLED_FOLDER)
         self._tile = tile
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"

@@ -30,7 +30,7 @@ class Methods:
         self.default = next(iter(completers))
         self._ready = dict(completers)
         if BUNDLED not in completers:
-            self._ready[BUNDLED] = Completer.load(BUNDLED, blend="none")
+            self._ready[BUNDLED] = Completer(blend="none")
         for name in METHODS:
             self._ready.setdefault(name, Completer(method=name))
         self._names = [*self._ready, *(name for name in OFFICIAL if name not in self._ready)]
