@@ -11,8 +11,8 @@ SECTIONS = {
         "Parity",
         "One step of each phase: float32 compared with values that a CPU computed in float64, and "
         "bfloat16 with float32. A tensor's error is the largest of 16 entries' errors, relative to "
-        "its root mean square. Shown are the largest, and the median of the gradients'; the limits "
-        "are in `parity.py`.",
+        "its root mean square. Shown are the largest, and the median cosine between gradients; the "
+        "limits are in `parity.py`.",
     ),
     "products": (
         "Matrix products",

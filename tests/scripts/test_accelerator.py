@@ -113,9 +113,28 @@ def test_errors_are_relative_to_each_tensor():
     row = parity.compare(found, wanted, "float32")
     assert row["losses"] == 0
     assert row["gradients"] == pytest.approx(0.5 / 4)
-    assert row["median"] == pytest.approx((0.5 / 4 + 4e-6 / 4e-4) / 2)
+    cosines = (1 * 1.5 + 4 * 4.5) / np.hypot(1, 4) / np.hypot(1.5, 4.5), 1 / np.sqrt(2)
+    assert row["cosine"] == pytest.approx(np.mean(cosines), rel=1e-3)
     found = wanted | {"losses/l1": np.array([np.nan, np.nan])}
     assert not parity.compare(found, wanted, "float32")["close"]
+
+
+def test_gradients_in_bfloat16_must_point_the_same_way():
+    rng = np.random.default_rng(0)
+    wanted = {f"gradients/{name}": rng.standard_normal(17) for name in range(9)}
+    wanted |= {"losses/l1": np.ones(2), "statistics/m": np.ones(2)}
+    noise = {name: 0.3 * rng.standard_normal(value.shape) for name, value in wanted.items()}
+
+    def compare(sign):
+        found = {
+            name: sign * value + noise[name] if name.startswith("gradients") else value
+            for name, value in wanted.items()
+        }
+        return parity.compare(found, wanted, "bfloat16")
+
+    assert compare(1)["close"] and compare(1)["cosine"] > 0.9
+    assert not compare(-1)["close"]
+    assert not compare(0)["close"] and abs(compare(0)["cosine"]) < 0.3
 
 
 @pytest.mark.filterwarnings("ignore:builtin type event_stats")  # of jax 0.12; an error aborts

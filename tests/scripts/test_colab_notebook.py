@@ -100,14 +100,15 @@ def executed(tmp_path_factory):
     """The notebook after a run of two steps in "Colab", and the workdir.
 
     All settings have their defaults, except DATA and those that make the run small: it compiles the
-    steps of one phase only.
+    steps of one phase only. The smooth base is the demo's, too: not every format can hold it.
     """
     folder = tmp_path_factory.mktemp("colab") / "content with space"
     folder.mkdir()
     zip_photographs(folder / "photos.zip", 12)
     upload = zip_project(folder.parent / "project-main.zip")
     notebook = read_notebook()
-    flags = shlex.join([*SMALL[1:], "--config.num_steps=2"])
+    small = [flag for flag in SMALL[1:] if flag != "--config.model.base=none"]
+    flags = shlex.join([*small, "--config.num_steps=2"])
     changes = f"DATA, FLAGS = 'photos.zip', {flags!r}"
     after = notebook.cells.index(cell_of(notebook, "settings")) + 1
     notebook.cells.insert(after, nbformat.v4.new_code_cell(f"{COLAB}\n{changes}"))
@@ -173,7 +174,7 @@ def test_the_photograph_is_completed(executed):
 
 def test_exported_weights_match_the_checkpoint(executed):
     notebook, workdir = executed
-    file = workdir / "model.safetensors"
+    file = workdir / "model" / "model.safetensors"
     exported, trained = load_weights(file), load_weights(workdir)
     for part in ("generator", "discriminator"):
         trees = getattr(exported, part), getattr(trained, part)
