@@ -1,4 +1,4 @@
-"""A small model, trained on photographs that ship with scikit-image through all three phases.
+"""A tiny model, trained on photographs that ship with scikit-image through all three phases.
 
     bash scripts/demo.sh
 

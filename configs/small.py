@@ -1,4 +1,4 @@
-"""The small model that comes with the package, trained on photographs that other packages carry.
+"""The small network of the package, trained on photographs from Debian and Python packages.
 
     bash scripts/train_small.sh
 

@@ -3,17 +3,17 @@
 Commands:
   train         train a model: --config FILE [--workdir DIR]
   evaluate      score a checkpoint: --checkpoint PATH [--config FILE] [--baselines]
-  complete      fill holes in photographs: --checkpoint PATH --image I --mask M --output O
-  serve         complete photographs in the browser: --checkpoint PATH
+  complete      fill holes in photographs: [--checkpoint PATH] --image I --mask M --output O
+  serve         complete photographs in the browser: [--checkpoint PATH]
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
   import-torch  convert MMagic weights to a checkpoint: FILE.pth --output DIR
   export        write weights for other tools: PATH --format FORMAT --output FILE
   verify        check checkpoints against their checksums: DIR
   config        print one of our configs, to start your own: NAME > FILE
 
-PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, hf://USER/REPO, or the
-name of MMagic's weights: places or celeba_hq. --config takes a file or the name of one of our
-configs; `config` lists them. COMMAND --help lists all flags.
+PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, hf://USER/REPO, the name
+of MMagic's weights (places or celeba_hq), or small, which comes with the package. --config takes a
+file or the name of one of our configs; `config` lists them. COMMAND --help lists all flags.
 """
 
 from glinpaint_jax import startup

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a small model on scikit-image's photographs, through all three phases, then compares it
-# with two baselines, also on held-out photographs. Writes to runs/demo.
+# Trains a tiny model on scikit-image's photographs, through all three phases, then compares it
+# with five baselines, also on held-out photographs. Writes to runs/demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh ""

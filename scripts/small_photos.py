@@ -2,7 +2,7 @@
 
     python scripts/small_photos.py
 
-scripts/small_photos.tsv lists them, with their licences. They come from Debian and Python packages,
+scripts/small_photos.tsv lists them, with their licenses. They come from Debian and Python packages,
 which are downloaded and unpacked but not installed: this needs a Debian system and 290 MB. Each
 folder has train/ and val/; short sides are at most 320 and 128 pixels. val/repeated.txt lists each
 held-out photograph 16 times, for evaluations on 16 crops of each. Finished folders are kept.

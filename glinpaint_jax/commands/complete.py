@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blend",
         choices=("auto", *KINDS),
         default="auto",
-        help="how to hide seams; auto: telea-poisson, the paper's, if a network fills [auto]",
+        help="how to hide seams; auto: telea-poisson, the paper's, or none on a smooth base [auto]",
     )
     add(
         "--scale",

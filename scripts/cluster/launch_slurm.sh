@@ -11,8 +11,8 @@
 #   --ntasks-per-node=1        One task per node drives all its GPUs. For one task per GPU use e.g.
 #                              --ntasks-per-node=8 with --gpus-per-node=8 (not --gpus-per-task: each
 #                              task picks its GPU by its local number), and fewer --cpus-per-task.
-#   --cpus-per-task            Plan on about ten cores per GPU to decode JPEGs
-#                              (config.data.num_workers).
+#   --cpus-per-task            Plan on about five cores per H200 to decode JPEGs, and
+#                              pass as many workers: --config.data.num_workers=40 for 8 of them.
 #   --time, --partition        As your cluster requires. A run may take longer than one job.
 #
 # The project's folder, its .venv (or PYTHON=...), the data and the workdir must have the same path
