@@ -39,7 +39,9 @@ TRAINING_PHOTOS = (
     "retina.jpg",
 )
 HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
-MAX_HOLD_OUT = 0.1  # share of a source without a validation part
+# Of a source without a validation part, so many images are held out, but at most this share. Not a
+# setting: a run's training images must never count as held out.
+HELD_OUT, MAX_HELD_OUT = 1000, 0.1
 
 
 class Sources(NamedTuple):
@@ -67,9 +69,10 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     """Opens the sources of a run.
 
     Without `eval_spec`, evaluates on the source's own validation part if it has one (for
-    `photos`: held-out photographs and new crops of the training ones). Otherwise holds out
-    `eval_images` records, at most a tenth; if there are fewer than 10, evaluates on new crops.
+    `photos`: held-out photographs and new crops of the training ones). Otherwise holds out 1,000
+    records, at most a tenth; if there are fewer than 10, evaluates on new crops.
     Of a folder or shards in `eval_spec`, the validation part is used if there is one.
+    `eval_images` is how many images of each set will be used.
 
     Raises UserError if nothing is found; the message says where it looked and what to try.
     """
@@ -82,7 +85,7 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         evaluation = {"val": own.get("val", opened.train)}
         eval_found = f" from {opened.description}"
     elif not evaluation:
-        count = min(eval_images, int(MAX_HOLD_OUT * len(train)))
+        count = min(HELD_OUT, int(MAX_HELD_OUT * len(train)))
         if count == 0:
             evaluation = {"new_crops": train}
         else:
