@@ -4,7 +4,7 @@
 
 The config chooses the images, crops and holes: --config, or else the checkpoint's own, with fields
 changed by --config.FIELD=VALUE. The network is always the checkpoint's, with averaged weights if
-it has them.
+it has them, and so is the colour that it sees in holes, unless --config.mask.fill changes it.
 
 MMagic's weights on their data, with the published scores beside ours:
 
@@ -21,7 +21,7 @@ from glinpaint_jax.commands import cli
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, differences
 from glinpaint_jax.downloads import Official, identify, locate
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import write_atomically
+from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from glinpaint_jax.models.networks import Weights
@@ -48,23 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments) if arguments.config else None
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise UserError(f"--json={arguments.json}: no folder {arguments.json.absolute().parent}")
+    if arguments.json:
+        check_json(arguments.json)
     output = arguments.output
     if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} exists and is not empty; choose another folder")
     cli.start(arguments)
+    import jax
+
     from glinpaint_jax.weights import load_weights
 
     path = locate(arguments.checkpoint)
     weights = load_weights(path)
     if config is None:
         config = cli.load_config(arguments, weights.config)
-    if config.mask.fill == "mean":
+    if "config.mask.fill" not in vars(arguments) or config.mask.fill == "mean":
         config.mask.fill = weights.config.mask.fill
     if arguments.limit:
         config.data.eval_images = arguments.limit
     scores = score(weights, config, arguments.baselines, output)
+    if jax.process_index() != 0:
+        return
     if "val" in scores and (official := find_published(path, arguments.config, config)):
         scores["val"][f"MMagic, {official.test_set}"] = official.scores
     if arguments.config is None:
@@ -72,7 +76,17 @@ def main(arguments: argparse.Namespace) -> None:
     print(table(scores))
     if arguments.json:
         content = json.dumps({"step": weights.step, "scores": scores}, indent=2) + "\n"
-        write_atomically(arguments.json, content.encode())
+        with report_unwritable(arguments.json):
+            write_atomically(arguments.json, content.encode())
+
+
+def check_json(path: Path) -> None:
+    """Raises UserError if the scores could not be written there."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        problem = "is a folder" if path.is_dir() else f"no folder {folder}"
+        raise UserError(f"--json={path}: {problem}; pass a file")
+    check_folder_writable(folder)
 
 
 def find_published(weights: Path, config_file: Path | None, config: Config) -> Official | None:

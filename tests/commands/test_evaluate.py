@@ -140,3 +140,33 @@ def test_pictures_overwrite_nothing(is_file, folder):
     with pytest.raises(UserError, match=r"--output=.* exists and is not empty; choose another"):
         run("--checkpoint=places", f"--config={folder}/places.py", f"--output={folder}/pictures")
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (9, 8, 7)),
+        (["--config.mask.fill=mean"], (9, 8, 7)),
+        (["--config.mask.fill=1,2,3"], (1, 2, 3)),
+    ],
+)
+def test_holes_have_the_colour_that_the_network_was_trained_with(
+    flags, expected, folder, monkeypatch
+):
+    trained = make_small_config()
+    trained.mask.fill = (9.0, 8.0, 7.0)
+    (folder / "own.safetensors").write_bytes(safetensors_bytes(make_weights(trained)))
+    used = []
+    monkeypatch.setattr(
+        evaluate, "score", lambda _, config, *others: used.append(config.mask.fill) or {}
+    )
+    run(f"--checkpoint={folder}/own.safetensors", f"--config={folder}/places.py", *flags)
+    assert used == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [(".", "is a folder"), ("missing/scores.json", "no folder")]
+)
+def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, problem, folder):
+    with pytest.raises(UserError, match=f"--json=.*: {problem}"):
+        run("--checkpoint=places", f"--config={folder}/places.py", f"--json={folder / name}")
