@@ -70,8 +70,12 @@ def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
     """Returns `image` with its hole filled from `small`, the same image completed at some scale.
 
     Shifts the enlarged colours smoothly, so that they meet the sharp pixels around the hole. What
-    `small` adds to a smooth fill is thus added to the smooth fill at full size.
+    `small` adds to a smooth fill is thus added to the smooth fill at full size. A hole that covers
+    the whole image has no pixels to meet.
     """
-    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    enlarged = cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    if hole.all():
+        return enlarged
+    enlarged = enlarged.astype(np.int16)
     filled = enlarged + fill_smoothly(image - enlarged, hole)
     return np.where(hole[..., None], np.rint(filled).clip(0, 255).astype(np.uint8), image)

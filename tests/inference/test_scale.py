@@ -130,6 +130,14 @@ def test_an_enlarged_hole_meets_the_pixels_around_it():
     np.testing.assert_array_equal(result[~hole], image[~hole])
 
 
+@pytest.mark.filterwarnings("ignore:the hole covers")
+@pytest.mark.parametrize("options", [{}, {"method": "smooth"}])
+def test_a_hole_over_the_whole_image_has_the_same_colour_at_any_scale(options):
+    image, hole = skimage.data.astronaut()[:40, :60], np.ones((40, 60), bool)
+    exact, half = (Completer(**options, scale=scale)(image, hole).mean() for scale in (1, 0.5))
+    assert abs(exact - 128) < 2 and abs(half - exact) < 2
+
+
 @pytest.mark.parametrize(("made_at", "used_at"), [("auto", 1), (1, "auto")])
 def test_at_scale_equals_a_completer_made_with_that_scale(made_at, used_at, weights):
     image, hole = skimage.data.astronaut()[:160, :160], boxes(10, 60, size=(160, 160))
