@@ -44,6 +44,8 @@ DESCRIPTIVE_TAGS = (
     PIL.ExifTags.IFD.Exif,
     PIL.ExifTags.IFD.GPSInfo,
 )
+# Text chunks of PNG that hold XMP and, as ImageMagick writes it, EXIF.
+XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
 PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
@@ -113,19 +115,24 @@ def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
 
 
 def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
-    """Returns the metadata to keep. It has no orientation, because that has been applied."""
+    """Returns the metadata to keep. The orientation is reset, because it has been applied."""
     names = ("icc_profile", "dpi", "xmp", "comment")
     metadata = {name: upright.info[name] for name in names if name in upright.info}
     exif = PIL.Image.Exif()  # a copy, because the image may be the caller's
     exif.load(image.getexif().tobytes())
     for tag in list(exif):
         # A TIFF file's tags also describe how its pixels are stored.
-        if tag == ORIENTATION or (image.format == "TIFF" and tag not in DESCRIPTIVE_TAGS):
+        if image.format == "TIFF" and tag not in DESCRIPTIVE_TAGS:
             del exif[tag]
+        elif tag == ORIENTATION:
+            exif[tag] = 1  # if it were missing, an outdated one in XMP would apply
     if exif:
         metadata["exif"] = exif.tobytes()
-    if texts := getattr(image, "text", None):
-        metadata["text"] = dict(texts)
+    texts = dict(getattr(image, "text", {}))
+    for name in (XMP_CHUNK, EXIF_CHUNK):  # kept above, with the orientation reset
+        texts.pop(name, None)
+    if texts:
+        metadata["text"] = texts
     return metadata
 
 
@@ -141,10 +148,12 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
         options |= {"quality": quality, "subsampling": 0}
     elif file_format == "WEBP":
         options |= {"quality": quality, "lossless": photo.file_format in LOSSLESS, "exact": True}
-    elif file_format == "PNG" and "text" in photo.metadata:
+    elif file_format == "PNG":
         texts = PIL.PngImagePlugin.PngInfo()
-        for name, text in photo.metadata["text"].items():
+        for name, text in photo.metadata.get("text", {}).items():
             texts.add_itxt(name, text)
+        if xmp := options.pop("xmp", None):
+            texts.add_itxt(XMP_CHUNK, xmp)
         options["pnginfo"] = texts
     elif file_format == "TIFF":
         options["compression"] = "tiff_deflate"

@@ -94,6 +94,54 @@ def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
     np.testing.assert_array_equal(np.array(written), read.rgb)
 
 
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="a" tiff:Orientation="6">a title</x:xmpmeta>'
+
+
+def orientation_in_xmp(exif):
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", XMP)
+    return {"pnginfo": texts}
+
+
+def orientation_in_raw_exif(exif):
+    """As ImageMagick writes it: a name, the length, lines of hexadecimal digits."""
+    content = exif.tobytes()
+    lines = [content[i : i + 36].hex() for i in range(0, len(content), 36)]
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_text(
+        "Raw profile type exif", "\n".join(["", "exif", f"{len(content):8}", *lines, ""])
+    )
+    return {"pnginfo": texts}
+
+
+@pytest.mark.parametrize("write", [orientation_in_xmp, orientation_in_raw_exif])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_an_orientation_in_the_texts_of_a_png_is_applied_once(write, suffix, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION], exif[0x010F] = 6, "a maker"
+    photo().save(tmp_path / "a.png", **write(exif))
+    read = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(read.rgb, np.rot90(photo(), -1))
+    write_photo(read, tmp_path / f"b{suffix}")
+    written = reopened(tmp_path / f"b{suffix}")
+    assert written.size == read_photo(tmp_path / f"b{suffix}").image.size == (40, 60)
+    if write is orientation_in_xmp:
+        assert written.info["xmp"] == XMP.replace(b'tiff:Orientation="6"', b"")
+    else:
+        assert "Raw profile type exif" not in written.info
+        assert written.getexif()[0x010F] == "a maker"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_the_orientation_in_exif_still_overrides_an_outdated_one_in_xmp(suffix, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = 1
+    photo().save(tmp_path / "a.jpg", exif=exif, xmp=XMP)
+    write_photo(read_photo(tmp_path / "a.jpg"), tmp_path / f"b{suffix}")
+    assert reopened(tmp_path / f"b{suffix}").info["xmp"] == XMP
+    assert read_photo(tmp_path / f"b{suffix}").image.size == (60, 40)
+
+
 def test_the_callers_image_is_not_modified():
     image = photo()
     image.getexif()[ORIENTATION] = 6

@@ -54,7 +54,8 @@ def test_the_result_keeps_the_photographs_format_and_metadata(tmp_path):
     assert result.name == "photo-completed.jpg"
     with PIL.Image.open(result.path) as written:
         assert written.format == "JPEG" and written.size == (30, 40)
-        assert dict(written.getexif()) == {PIL.ExifTags.Base.Artist: "somebody"}
+        expected = {PIL.ExifTags.Base.Orientation: 1, PIL.ExifTags.Base.Artist: "somebody"}
+        assert dict(written.getexif()) == expected
         assert written.info["icc_profile"] == b"profile"
         assert min(written.getpixel((15, 3))) > 240 > max(written.getpixel((15, 20)))
 
