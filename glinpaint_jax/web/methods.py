@@ -71,8 +71,13 @@ class Methods:
 
 
 def name_checkpoint(place: str) -> str:
-    """Returns a short name for a checkpoint: its file or folder, or "RUN STEP"."""
+    """Returns a short name for a checkpoint: its file or folder, or "RUN STEP".
+
+    Names of ours and of MMagic's weights mean these: a run of that name is called "FOLDER/RUN".
+    """
     path = Path(place.rstrip("/")).absolute()
     if path.name.isdigit() and path.parent.name == FOLDER:
         return f"{path.parent.parent.name} {path.name}"
+    if path.name in TITLES and path.exists():
+        return f"{path.parent.name}/{path.name}"
     return path.name

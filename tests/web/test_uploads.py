@@ -158,8 +158,11 @@ def test_quality(tmp_path):
     assert sizes[0] < sizes[1] / 3
 
 
-def test_checkpoints_get_short_names():
+def test_checkpoints_get_short_names(tmp_path, monkeypatch):
     assert name_checkpoint("runs/demo/") == "demo"
     assert name_checkpoint("runs/demo/checkpoints/20") == "demo 20"
     assert name_checkpoint("places") == "places"
     assert name_checkpoint("http://localhost/a/model.pth") == "model.pth"
+    (tmp_path / "runs" / "places").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert name_checkpoint("runs/places") == "runs/places"  # not MMagic's
