@@ -16,7 +16,13 @@ import safetensors.numpy
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.interop.mmagic import CONFIG, escape_unprintable, from_state_dict, to_state_dict
+from glinpaint_jax.interop.mmagic import (
+    CONFIG,
+    escape_unprintable,
+    from_state_dict,
+    is_foreign,
+    to_state_dict,
+)
 from glinpaint_jax.models.networks import Weights
 
 NETWORKS = ("generator.", "disc.")  # other keys belong to losses and preprocessing
@@ -95,14 +101,16 @@ def safetensors_bytes(weights: Weights) -> bytes:
 
 
 def _meta(weights: Weights) -> dict[str, Any]:
-    """The imported meta, if any; else the fields that MMEngine writes, and our config."""
-    return weights.torch.get("meta") or {
+    """The imported meta, if any; else the fields that MMEngine writes, and our config if known."""
+    if meta := weights.torch.get("meta"):
+        return meta
+    fields = {
         "iter": weights.step,
         "epoch": 0,
         "time": time.strftime("%Y%m%d_%H%M%S"),
         "glinpaint_jax_version": glinpaint_jax.__version__,
-        CONFIG: to_dict(weights.config),
     }
+    return fields if is_foreign(weights) else fields | {CONFIG: to_dict(weights.config)}
 
 
 def _to_array(value: Any) -> np.ndarray | None:

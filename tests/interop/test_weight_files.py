@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.interop.mmagic import is_foreign, to_state_dict
 from glinpaint_jax.interop.weight_files import (
     Discarded,
     pth_bytes,
@@ -117,6 +117,8 @@ def test_a_bare_state_dict_in_half_precision_loads(kind, tmp_path):
     leaves = jax.tree.leaves(read.generator)
     assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
     assert {value for leaf in leaves for value in (leaf.min(), leaf.max())} == {0.5}
+    (tmp_path / "again").write_bytes(safetensors_bytes(read))
+    assert is_foreign(read_weights(tmp_path / "again")[0])  # nobody knows its config
 
 
 def test_mmengines_log_objects_are_discarded(state, meta, weights, tmp_path, monkeypatch):
