@@ -31,7 +31,7 @@ LAYOUTS = (
 )
 LIST_FOLDERS = ("", "meta")
 # "val", "test_256" and "testA", but not "valley".
-EVALUATION_FOLDER = re.compile(r"(?i:tests?|testing|val|valid|validation|eval)(?![a-z])")
+EVALUATION_FOLDER = re.compile(r"(?i:tests?|testing|val|valid|validation|eval|evaluation)(?![a-z])")
 
 
 def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:

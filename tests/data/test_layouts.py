@@ -126,6 +126,7 @@ def test_unused_folders_beside_a_layout_are_ignored(tmp_path):
         (["data_256_standard/1.jpg", "val_256/2.jpg"], "folder:{0}/data_256_standard with"),
         (["trainA/1.jpg", "testA/2.jpg"], "folder:{0}/trainA with"),
         (["1.jpg", "validation/2.jpg"], "folder:{0}:LIST with"),
+        (["images/1.jpg", "evaluation/2.jpg"], "folder:{0}/images with"),
         (["unpacked/train/1.jpg", "unpacked/test/2.jpg"], "folder:{0}/unpacked/train with"),
     ],
 )
