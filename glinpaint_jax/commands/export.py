@@ -95,9 +95,9 @@ def read_history(checkpoint: Path, step: int) -> "History":
             scored_step, scores = record["step"], {}
             for _, images, metric in evaluated:
                 scores.setdefault(images, {})[metric] = record[f"eval/{images}/{metric}"]
-    drawn = [
-        picture
-        for picture in sorted(workdir.glob("samples/step_*.png"))
-        if int(picture.stem.removeprefix("step_")) <= step
-    ]
-    return History(scored_step, scores, drawn[-1].read_bytes() if drawn else None)
+    drawn = {}
+    for picture in workdir.glob("samples/step_*.png"):
+        number = picture.stem.removeprefix("step_")
+        if number.isdecimal() and int(number) <= step:
+            drawn[int(number)] = picture
+    return History(scored_step, scores, drawn[max(drawn)].read_bytes() if drawn else None)

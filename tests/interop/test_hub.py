@@ -81,6 +81,9 @@ def test_a_step_has_the_history_of_its_run(run, tmp_path):
     assert (history.scored_step, history.picture) == (5, b"picture 5")
     assert export.read_history(run / "checkpoints" / "7", 7) == history
     assert export.read_history(run, 2) == export.read_history(tmp_path, 7) == History(0, {}, None)
+    for number in ("950000", "1000000", "best"):
+        (run / "samples" / f"step_{number}.png").write_text(number)
+    assert export.read_history(run, 1_000_000).picture == b"1000000"
 
 
 def test_weights_of_others_say_nothing_of_a_training(smooth_weights):
