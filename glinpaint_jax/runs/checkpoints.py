@@ -79,6 +79,7 @@ class Checkpoints:
         among those of its `phase`.
         """
         self.settle()
+        self._agree_on_failures()
         try:
             self._require_space(state)
             self._manager = self._manager or self._open_manager()
@@ -121,6 +122,7 @@ class Checkpoints:
     def finish(self) -> None:
         """Waits for the last save. Raises UserError if it failed."""
         self.settle()
+        self._agree_on_failures()
         if self._failed_saves:
             raise UserError(
                 f"the last step could not be saved; check {self._folder} and rerun the command"
@@ -187,14 +189,29 @@ class Checkpoints:
         if number:
             raise OSError(number, os.strerror(number))
 
-    def _handle_failure(self, step: int, error: Exception) -> None:
-        """Removes the failed step and warns; raises UserError after too many failures."""
-        self._failed_saves += 1
+    def _agree_on_failures(self) -> None:
+        """Counts a save as failed in every process if it failed in any.
+
+        Only process 0 sees that a step cannot be sealed, but all must open a new manager together.
+        """
+        if jax.process_count() > 1:
+            most = int(multihost_utils.process_allgather(np.int32(self._failed_saves)).max())
+            if most > self._failed_saves:
+                self._failed_saves = most
+                self._drop_manager()
+
+    def _drop_manager(self) -> None:
+        """The next save opens a new manager, which knows nothing of the failed step."""
         if self._manager is not None:
             for _ in range(2):  # the first close raises the error of the save
                 with contextlib.suppress(Exception):
                     self._manager.close()
-            self._manager = None  # a new one knows nothing of the failed step
+            self._manager = None
+
+    def _handle_failure(self, step: int, error: Exception) -> None:
+        """Removes the failed step and warns; raises UserError after too many failures."""
+        self._failed_saves += 1
+        self._drop_manager()
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):  # a bucket may still be unavailable
                 for path in (*self._folder.glob(f"*{TEMPORARY}*"), self._folder / str(step)):

@@ -1,14 +1,22 @@
-"""A run that moves between hosts and devices compared with one on a single host."""
+"""Runs of several processes: compared with one process, stopped, and with failing saves."""
 
+import re
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 
+from glinpaint_jax.weights import steps_in
 from tests.helpers.programs import (
+    ROOT,
     SMALL,
     STILL,
+    TIMEOUT,
+    environment,
     final_state,
+    free_address,
     read_jsonl,
     run,
     run_here,
@@ -37,6 +45,37 @@ COMPLETION = [  # compiles four times as fast
     "--config.phases.discriminator_end=1000000",
     "--config.phases.completion_end=1000000",
 ]
+# One process of two. Process 0 cannot seal step 2, nor the steps from 4 on.
+FAILING_SEALS = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from glinpaint_jax import distributed
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.runs import checkpoints as module
+from tests.helpers.configs import make_small_config
+
+_, workdir, address, number = sys.argv
+distributed.start(True, address, 2, int(number))
+mesh = distributed.make_mesh()
+state = jax.device_put({"weights": np.arange(4.0)}, distributed.replicated(mesh))
+checkpoints = module.Checkpoints(Path(workdir), print, max_failed_saves=3)
+write_manifest = module.write_manifest
+
+def fail_at_some(folder):
+    if folder.name in ("2", "4", "5"):
+        raise OSError(28, "No space left on device")
+    write_manifest(folder)
+
+module.write_manifest = fail_at_some
+for step in range(1, 6):
+    checkpoints.save(state, make_small_config(), step, 7, "completion")
+try:
+    checkpoints.finish()
+except UserError:
+    print("failed in a row:", checkpoints._failed_saves)
+checkpoints.close()
+"""
 
 
 def losses(workdir):
@@ -94,3 +133,26 @@ def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
         f"stopped at step {step} of 1000000; rerun to resume"
     )
     assert run_here("verify", workdir).returncode == 0
+
+
+def test_a_step_that_process_0_cannot_seal_costs_no_other_and_counts_in_both(tmp_path):
+    address = free_address()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING_SEALS, tmp_path, address, str(number)],
+            cwd=ROOT,
+            env=environment(JAX_NUM_CPU_DEVICES="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    written = [process.communicate(timeout=TIMEOUT) for process in both]
+    assert [process.returncode for process in both] == [0, 0], written
+    lines = [
+        re.findall("^(?:cannot save step|failed in a row:) .", out, re.M) for out, _ in written
+    ]
+    warnings = [f"cannot save step {step}" for step in (2, 4, 5)]
+    assert lines == [[*warnings, "failed in a row: 2"], ["failed in a row: 2"]]
+    assert steps_in(tmp_path) == [1, 3]
