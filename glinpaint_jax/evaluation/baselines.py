@@ -1,5 +1,8 @@
 """Baselines without learning that a model should beat."""
 
+import functools
+from collections.abc import Callable
+
 import cv2
 import jax
 import numpy as np
@@ -10,8 +13,19 @@ from glinpaint_jax.models.smooth import smooth_fill
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w 1"]
 
+GREY = 128  # without any valid pixel
 RADIUS = 3  # of OpenCV's methods, pixels
 BIHARMONIC_SIZE = 128  # largest image side: less than a second if all of it is a hole
+
+
+def grey_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image, Mask], Image]:
+    """Makes `fill` return grey if no pixel is valid, where OpenCV would return its input."""
+
+    @functools.wraps(fill)
+    def fill_or_grey(image: Image, mask: Mask) -> Image:
+        return np.full_like(image, GREY) if mask.all() else fill(image, mask)
+
+    return fill_or_grey
 
 
 def mean_fill(image: Image, mask: Mask) -> Image:
@@ -22,11 +36,13 @@ def mean_fill(image: Image, mask: Mask) -> Image:
     return filled
 
 
+@grey_if_all_is_hole
 def telea(image: Image, mask: Mask) -> Image:
     """Telea's fast marching inpainting (2004)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_TELEA)
 
 
+@grey_if_all_is_hole
 def navier_stokes(image: Image, mask: Mask) -> Image:
     """Bertalmio's inpainting by fluid dynamics (2001)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)

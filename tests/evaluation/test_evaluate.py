@@ -122,6 +122,13 @@ def test_baselines_use_only_valid_pixels():
     np.testing.assert_allclose(mean_fill(image, mask)[6, 6], image[~hole].mean(0), atol=0.5)
 
 
+@pytest.mark.parametrize("name", ["Telea", "Navier-Stokes"])
+def test_without_valid_pixels_baselines_fill_with_grey(name):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    filled = BASELINES[name](image, np.ones((16, 16, 1), np.uint8))
+    np.testing.assert_array_equal(filled, np.full_like(image, 128))
+
+
 def test_biharmonic_inpainting_continues_slopes():
     y, x = np.mgrid[:20, :24]
     image = np.stack([5 * y + 3 * x, 200 - 4 * y, 7 * x], axis=-1).astype(np.uint8)

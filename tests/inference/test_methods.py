@@ -44,6 +44,13 @@ def test_the_smooth_fill_continues_gradients(photo, hole):
     np.testing.assert_array_equal(completed[~hole], gradient[~hole])
 
 
+@pytest.mark.filterwarnings("ignore:the hole covers")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_hole_over_the_whole_image_becomes_grey(method, photo):
+    completed = glinpaint_jax.Completer(method=method)(photo, np.ones((80, 100), bool))
+    np.testing.assert_array_equal(completed, np.full_like(photo, 128))
+
+
 def test_unknown_methods_are_rejected():
     with pytest.raises(UserError, match="must be one of smooth, telea, navier-stokes"):
         glinpaint_jax.Completer(method="magic")
