@@ -19,7 +19,7 @@ BIHARMONIC_SIZE = 128  # largest image side: less than a second if all of it is 
 
 
 def grey_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image, Mask], Image]:
-    """Makes `fill` return grey if no pixel is valid, where OpenCV would return its input."""
+    """Makes `fill` return grey if no pixel is valid. OpenCV would return its input, others fail."""
 
     @functools.wraps(fill)
     def fill_or_grey(image: Image, mask: Mask) -> Image:
@@ -28,6 +28,7 @@ def grey_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image
     return fill_or_grey
 
 
+@grey_if_all_is_hole
 def mean_fill(image: Image, mask: Mask) -> Image:
     """Fills the hole (mask 1) with the mean colour of the valid pixels."""
     hole = mask[..., 0] > 0
@@ -48,12 +49,14 @@ def navier_stokes(image: Image, mask: Mask) -> Image:
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)
 
 
+@grey_if_all_is_hole
 def harmonic(image: Image, mask: Mask) -> Image:
     """The smooth fill that `model.base=smooth` starts from."""
     batch = image[None].astype(np.float32), mask[None].astype(np.float32)
     return np.rint(_smooth_fill(*batch)[0]).astype(np.uint8)
 
 
+@grey_if_all_is_hole
 def biharmonic(image: Image, mask: Mask) -> Image:
     """Continues slopes as well as colours into the hole (Damelin and Hoang 2018).
 

@@ -122,7 +122,7 @@ def test_baselines_use_only_valid_pixels():
     np.testing.assert_allclose(mean_fill(image, mask)[6, 6], image[~hole].mean(0), atol=0.5)
 
 
-@pytest.mark.parametrize("name", ["Telea", "Navier-Stokes"])
+@pytest.mark.parametrize("name", BASELINES)
 def test_without_valid_pixels_baselines_fill_with_grey(name):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     filled = BASELINES[name](image, np.ones((16, 16, 1), np.uint8))
