@@ -1,6 +1,7 @@
 """Reads and writes photographs: modes, orientation, profiles and other metadata."""
 
 import io
+import math
 import struct
 import threading
 import warnings
@@ -118,6 +119,9 @@ def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str
     """Returns the metadata to keep. The orientation is reset, because it has been applied."""
     names = ("icc_profile", "dpi", "xmp", "comment")
     metadata = {name: upright.info[name] for name in names if name in upright.info}
+    # A resolution of 0/0 in a TIFF file is NaN, which no format can store.
+    if not all(math.isfinite(value) and value > 0 for value in metadata.get("dpi", ())):
+        del metadata["dpi"]
     exif = PIL.Image.Exif()  # a copy, because the image may be the caller's
     exif.load(image.getexif().tobytes())
     for tag in list(exif):
@@ -160,7 +164,8 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
     buffer = io.BytesIO()
     try:
         photo.image.save(buffer, file_format, **options)
-    except (OSError, *DAMAGED) as error:  # too much metadata for the format, for example
+    # Too much metadata for the format, for example. libtiff's errors are RuntimeErrors.
+    except (OSError, RuntimeError, *DAMAGED) as error:
         raise UserError(
             f"{path} cannot be written as {file_format}: {error}; write a PNG"
         ) from None

@@ -1,5 +1,7 @@
 """Photographs of every mode and format: what we keep and what we reject."""
 
+import struct
+
 import cv2
 import numpy as np
 import PIL.Image
@@ -10,7 +12,7 @@ from PIL import ImageCms
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.masks import read_mask
-from glinpaint_jax.inference.photos import read_photo, write_photo
+from glinpaint_jax.inference.photos import Photo, read_photo, write_photo
 
 ORIENTATION = 0x0112
 
@@ -182,6 +184,26 @@ def test_profile_and_metadata_are_kept(suffix, tmp_path):
             assert second.info[name] == kept, name
     if suffix == ".png":
         assert second.text["Title"] == "Ünïcode"
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
+def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
+    photo().save(tmp_path / "a.tif", dpi=(72, 72))
+    content, resolution = (tmp_path / "a.tif").read_bytes(), struct.pack("<II", 72, 1)
+    assert content.count(resolution) == 2
+    (tmp_path / "a.tif").write_bytes(content.replace(resolution, bytes(8)))
+    read = read_photo(tmp_path / "a.tif")
+    assert "dpi" not in read.metadata
+    write_photo(read, tmp_path / f"b{suffix}")
+    assert reopened(tmp_path / f"b{suffix}").size == (60, 40)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
+def test_metadata_that_cannot_be_written_is_reported(suffix, tmp_path):
+    broken = Photo(photo(), "TIFF", {"dpi": (float("nan"), float("nan"))})
+    with pytest.raises(UserError, match=rf"b\{suffix} cannot be written as"):
+        write_photo(broken, tmp_path / f"b{suffix}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_quality_sets_size_and_error(tmp_path):
