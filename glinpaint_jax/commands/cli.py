@@ -216,9 +216,9 @@ def start(arguments: argparse.Namespace) -> None:
     from glinpaint_jax import distributed
 
     absl_logging.use_absl_handler()  # silences other loggers too
-    others = (arguments.coordinator, arguments.process_count, arguments.process_id)
-    join = arguments.distributed or any(value is not None for value in others)
-    distributed.start(join, *others)
+    distributed.start(
+        arguments.distributed, arguments.coordinator, arguments.process_count, arguments.process_id
+    )
 
 
 def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> Config:

@@ -13,10 +13,10 @@ from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list, read_li
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 
-Hole = dict[str, np.ndarray]
+HoleArrays = dict[str, np.ndarray]  # 'bbox', int32 [4], and maybe 'mask', uint8 [h, w, 1]
 
 
-def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], Hole]:
+def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], HoleArrays]:
     """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
     if config.kind == "mixed":
         weights = parse_mixed(config.mixed)
@@ -27,7 +27,9 @@ def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator]
     return functools.partial(draw_hole, config, size, files)
 
 
-def draw_hole(config: MaskConfig, size: int, files: list[Path], rng: np.random.Generator) -> Hole:
+def draw_hole(
+    config: MaskConfig, size: int, files: list[Path], rng: np.random.Generator
+) -> HoleArrays:
     """Draws a hole of any kind that needs no image; `files` are the masks of kind files.
 
     Of several boxes, 'bbox' is the first, so that the local window shows a whole hole.
@@ -43,7 +45,9 @@ def draw_hole(config: MaskConfig, size: int, files: list[Path], rng: np.random.G
     return with_bbox(shape(rng, size, size, config))
 
 
-def draw_mixed(drawers: list, shares: np.ndarray, size: int, rng: np.random.Generator) -> Hole:
+def draw_mixed(
+    drawers: list, shares: np.ndarray, size: int, rng: np.random.Generator
+) -> HoleArrays:
     """Draws {'mask', 'bbox'} with one of the drawers, chosen by its share."""
     hole = drawers[rng.choice(len(drawers), p=shares)](rng)
     if "mask" not in hole:  # the masks of a batch are all images or all boxes
@@ -51,7 +55,7 @@ def draw_mixed(drawers: list, shares: np.ndarray, size: int, rng: np.random.Gene
     return hole
 
 
-def with_bbox(mask: masks.Mask) -> Hole:
+def with_bbox(mask: masks.Mask) -> HoleArrays:
     return {"mask": mask, "bbox": masks.bounding_box(mask)}
 
 

@@ -35,7 +35,7 @@ CompleteBatch = Callable[[HostBatch, GlobalBatch], Array]
 
 
 @flax.struct.dataclass
-class Scores(clu_metrics.Collection):
+class MeanScores(clu_metrics.Collection):
     """Means over the images whose `mask` is 1; this is clu's mask, not the hole."""
 
     l1: clu_metrics.Average.from_output("l1")
@@ -66,16 +66,16 @@ def evaluate(
 @functools.lru_cache
 def make_score(
     fill: tuple[float, float, float], mesh: Mesh
-) -> Callable[[Array, GlobalBatch], Scores]:
-    """Makes a jitted function: completed images and their batch -> `Scores`.
+) -> Callable[[Array, GlobalBatch], MeanScores]:
+    """Makes a jitted function: completed images and their batch -> `MeanScores`.
 
     Cached, so that evaluating again compiles nothing.
     """
 
-    def score(completed: Array, batch: GlobalBatch) -> Scores:
+    def score(completed: Array, batch: GlobalBatch) -> MeanScores:
         inputs = make_inputs(batch, fill)
         image = to_pixel_range(inputs.image)
-        return Scores.single_from_model_output(
+        return MeanScores.single_from_model_output(
             l1=metrics.l1_error(completed, image, inputs.mask),
             psnr=metrics.psnr(completed, image),
             ssim=metrics.ssim(completed, image),

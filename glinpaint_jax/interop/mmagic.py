@@ -24,7 +24,7 @@ COUNTER = "num_batches_tracked"
 CONFIG = "glinpaint_jax_config"  # the key of the config in the meta of our own files
 
 
-class Layout(NamedTuple):
+class ArrayLayout(NamedTuple):
     """Converts an array between flax's layout and PyTorch's."""
 
     to_torch: Callable[[Any], Any]
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     key: str
     path: tuple[str, ...]
-    layout: Layout
+    layout: ArrayLayout
 
 
 def _reverse_inputs(kernel: Any) -> Any:
@@ -44,23 +44,23 @@ def _reverse_inputs(kernel: Any) -> Any:
     return kernel[:, :, np.array([2, 1, 0, 3][: kernel.shape[2]])]
 
 
-VECTOR = Layout(lambda v: v, lambda v: v)
-LINEAR = Layout(lambda k: k.T, lambda w: w.T)
-CONV = Layout(lambda k: k.transpose(3, 2, 0, 1), lambda w: w.transpose(2, 3, 1, 0))
-TRANSPOSED_CONV = Layout(
+VECTOR = ArrayLayout(lambda v: v, lambda v: v)
+LINEAR = ArrayLayout(lambda k: k.T, lambda w: w.T)
+CONV = ArrayLayout(lambda k: k.transpose(3, 2, 0, 1), lambda w: w.transpose(2, 3, 1, 0))
+TRANSPOSED_CONV = ArrayLayout(
     lambda k: k[::-1, ::-1].transpose(2, 3, 0, 1), lambda w: w.transpose(2, 3, 0, 1)[::-1, ::-1]
 )
-BGR_INPUT_CONV = Layout(
+BGR_INPUT_CONV = ArrayLayout(
     lambda k: CONV.to_torch(_reverse_inputs(k)), lambda w: _reverse_inputs(CONV.to_flax(w))
 )
-BGR_OUTPUT_CONV = Layout(
+BGR_OUTPUT_CONV = ArrayLayout(
     lambda k: CONV.to_torch(k[..., ::-1]), lambda w: CONV.to_flax(w)[..., ::-1]
 )
-BGR_VECTOR = Layout(lambda v: v[::-1], lambda v: v[::-1])
+BGR_VECTOR = ArrayLayout(lambda v: v[::-1], lambda v: v[::-1])
 
 
-def linear_after_flatten(channels: int) -> Layout:
-    """Layout of a linear layer that follows a flatten of [side, side, channels]."""
+def linear_after_flatten(channels: int) -> ArrayLayout:
+    """ArrayLayout of a linear layer that follows a flatten of [side, side, channels]."""
 
     def to_torch(kernel: Any) -> Any:
         side = math.isqrt(kernel.shape[0] // channels)
@@ -72,10 +72,10 @@ def linear_after_flatten(channels: int) -> Layout:
         pixels = weight.reshape(-1, channels, side, side)
         return pixels.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
-    return Layout(to_torch, to_flax)
+    return ArrayLayout(to_torch, to_flax)
 
 
-def _conv_norm_entries(key: str, module: tuple[str, ...], conv: Layout) -> list[Entry]:
+def _conv_norm_entries(key: str, module: tuple[str, ...], conv: ArrayLayout) -> list[Entry]:
     return [
         Entry(f"{key}.conv.weight", ("params", *module, "conv", "kernel"), conv),
         Entry(f"{key}.bn.weight", ("params", *module, "bn", "scale"), VECTOR),
