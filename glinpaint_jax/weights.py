@@ -8,7 +8,6 @@ folder that holds such a file for the Hugging Face Hub (interop/hub.py).
     WORKDIR/checkpoints/STEP/{generator,discriminator,config,torch,manifest.sha256}
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,14 @@ from glinpaint_jax.files import (
 )
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
-
-FOLDER = "checkpoints"
+from glinpaint_jax.step_folders import (
+    FOLDER,
+    find_step_damage,
+    is_imported,
+    read_json,
+    step_number,
+    steps_in,
+)
 
 
 def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
@@ -91,7 +96,7 @@ def _load_imported(step_path: Path) -> Weights:
     has_discriminator = (step_path / "discriminator").is_dir()
     return Weights(
         config,
-        _step_number(step_path),
+        step_number(step_path),
         _read_arrays(step_path / "generator", generator),
         _read_arrays(step_path / "discriminator", discriminator) if has_discriminator else None,
         torch=read_json(step_path / "torch"),
@@ -103,12 +108,7 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
     generator, discriminator = abstract_variables(config)
     part = "ema" if config.ema_decay and ema is not False else "generator"
     state = _read_arrays(step_path / "state", {part: generator, "discriminator": discriminator})
-    return Weights(config, _step_number(step_path), state[part], state["discriminator"])
-
-
-def read_json(folder: Path) -> dict[str, Any]:
-    """Reads what orbax's JsonSave wrote; its own reader would wait for all other processes."""
-    return json.loads((folder / "metadata").read_text())
+    return Weights(config, step_number(step_path), state[part], state["discriminator"])
 
 
 def _read_arrays(folder: Path, abstract: Any) -> Any:
@@ -119,33 +119,6 @@ def _read_arrays(folder: Path, abstract: Any) -> Any:
             readable,
             args=ocp.args.PyTreeRestore(item=abstract, restore_args=as_numpy, partial_restore=True),
         )
-
-
-def is_imported(step_path: Path) -> bool:
-    """Whether a step directory contains only weights, not the state of a run."""
-    return (step_path / "generator").is_dir()
-
-
-def _step_number(step_path: Path) -> int:
-    """The step that a directory holds, whatever its name; of imported weights, the name (or 0)."""
-    if is_imported(step_path):
-        return int(step_path.name) if step_path.name.isdigit() else 0
-    batch = read_json(step_path / "config")["global_batch_size"]
-    return read_json(step_path / "data")["examples"] // batch
-
-
-def find_step_damage(step_path: Path) -> str | None:
-    """Returns what is wrong with a step's files or its number, in a few words, or None."""
-    damage = find_damage(step_path)
-    if damage is None and step_path.name.isdigit():
-        number = _step_number(step_path)
-        damage = None if step_path.name == str(number) else f"it holds step {number}"
-    return damage
-
-
-def steps_in(workdir: Path) -> list[int]:
-    """Lists the steps of the checkpoints in `workdir`."""
-    return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdigit())
 
 
 def _find_newest_step(workdir: Path) -> Path:

@@ -25,6 +25,7 @@ from glinpaint_jax.files import (
 from glinpaint_jax.runs import report
 from glinpaint_jax.runs.checkpoints import delete_superseded
 from glinpaint_jax.runs.report import Reporter, read_records
+from glinpaint_jax.step_folders import FOLDER, steps_in
 from tests.helpers.programs import assert_rejected, run_here
 from tests.runs.test_report import tensorboard_scalars, write_run
 
@@ -114,18 +115,19 @@ def test_a_manifest_finds_damage(workdir):
 
 def test_an_unavailable_bucket_is_no_damage_and_loses_no_best_step(workdir, server, monkeypatch):
     for step in (1, 2, 3, 4):
-        (workdir / str(step) / "metrics" / "metrics").write_text(f'{{"phase": "p", "l1": {step}}}')
+        metrics = workdir / FOLDER / str(step) / "metrics" / "metrics"
+        metrics.write_text(f'{{"phase": "p", "l1": {step}}}')
     read = workdir._files.cat_file
     monkeypatch.setattr(
         server, "cat_file", mock.Mock(side_effect=ServerError("503")), raising=False
     )
-    with pytest.raises(UserError, match="cannot read gs://bucket/run/1: ServerError: 503"):
-        find_damage(workdir / "1")
+    with pytest.raises(UserError, match=r"cannot read .*/checkpoints/1: ServerError: 503"):
+        find_damage(workdir / FOLDER / "1")
     with pytest.raises(OSError, match="503"):
         delete_superseded(workdir, 0, "l1")
     monkeypatch.setattr(server, "cat_file", read)
     delete_superseded(workdir, 0, "l1")
-    assert sorted(path.name for path in workdir.iterdir()) == ["1", "3", "4"]
+    assert steps_in(workdir) == [1, 3, 4]
 
 
 def test_a_living_run_keeps_its_lock_and_a_dead_one_loses_it(workdir, capfd):

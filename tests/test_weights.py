@@ -15,8 +15,9 @@ from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.resume import restore
+from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state, create_state
-from glinpaint_jax.weights import FOLDER, load_weights, save_imported
+from glinpaint_jax.weights import load_weights, save_imported
 from tests.helpers.configs import make_small_config
 from tests.helpers.downloads import file, serve
 from tests.helpers.sources import Numbered

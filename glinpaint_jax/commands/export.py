@@ -84,7 +84,7 @@ def read_history(checkpoint: Path, step: int) -> "History":
     """What the workdir of a run, or of one of its steps, records up to `step`; maybe nothing."""
     from glinpaint_jax.interop.hub import History
     from glinpaint_jax.runs.report import read_records
-    from glinpaint_jax.weights import FOLDER
+    from glinpaint_jax.step_folders import FOLDER
 
     path = checkpoint.absolute()
     workdir = path.parent.parent if path.parent.name == FOLDER else path

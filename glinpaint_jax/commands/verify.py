@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from glinpaint_jax.weights import FOLDER, find_step_damage, steps_in
+    from glinpaint_jax.step_folders import FOLDER, find_step_damage, steps_in
 
     steps = [arguments.folder / FOLDER / str(step) for step in steps_in(arguments.folder)]
     if not steps and (arguments.folder / "config").is_dir():

@@ -35,7 +35,7 @@ from glinpaint_jax.files import (
     write_atomically,
     write_manifest,
 )
-from glinpaint_jax.weights import FOLDER
+from glinpaint_jax.step_folders import FOLDER, steps_in
 
 NEWEST = "newest_checkpoint"
 TEMPORARY = "orbax-checkpoint-tmp"  # part of the name of a step that is being written
@@ -168,7 +168,7 @@ class Checkpoints:
         write_manifest(self._folder / str(step))
         try:
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
-            delete_superseded(self._folder, config.keep_every, config.best_by)
+            delete_superseded(self._workdir, config.keep_every, config.best_by)
         except OSError as error:  # the step is complete anyway
             self._warn(f"cannot clean up {self._folder}: {_describe(error)}")
 
@@ -234,13 +234,13 @@ def _describe(error: Exception) -> str:
     return next((words for words in known if words in text), f"{type(error).__name__}: {text}")
 
 
-def delete_superseded(folder: Path, keep_every: int, best_by: str) -> None:
+def delete_superseded(workdir: Path, keep_every: int, best_by: str) -> None:
     """Deletes all steps but the last KEPT_STEPS, the best and the multiples of `keep_every`.
 
     Call it once the newest step is complete. A step is renamed before it is deleted, so that a
     half-deleted one is never mistaken for a damaged one; but not in a bucket, where that copies.
     """
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    folder, steps = workdir / FOLDER, steps_in(workdir)
     kept = {*steps[-KEPT_STEPS:], find_best(folder, steps, best_by)}
     for step in steps:
         if step not in kept and (keep_every == 0 or step % keep_every):

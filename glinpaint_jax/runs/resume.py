@@ -15,7 +15,7 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import readable_by_orbax, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
-from glinpaint_jax.weights import FOLDER, find_step_damage, is_imported, read_json
+from glinpaint_jax.step_folders import FOLDER, find_step_damage, is_imported, read_json
 
 SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.

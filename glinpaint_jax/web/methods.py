@@ -8,7 +8,7 @@ from glinpaint_jax.downloads import BUNDLED, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.methods import METHODS
-from glinpaint_jax.weights import FOLDER
+from glinpaint_jax.step_folders import FOLDER
 
 TITLES = {
     "small": "Small network",

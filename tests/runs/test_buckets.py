@@ -14,7 +14,7 @@ import pytest
 import skimage
 
 from glinpaint_jax.files import find_damage
-from glinpaint_jax.weights import steps_in
+from glinpaint_jax.step_folders import steps_in
 from tests.helpers.programs import SMALL, Started, free_address, run
 from tests.runs.test_reliability import (
     COMPLETION,

@@ -12,8 +12,8 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import Checkpoints, delete_superseded
 from glinpaint_jax.runs.resume import newest_complete_step, restore
+from glinpaint_jax.step_folders import FOLDER, steps_in
 from glinpaint_jax.training.state import abstract_state
-from glinpaint_jax.weights import FOLDER, steps_in
 from tests.helpers.sources import Numbered
 
 IMAGES = 7
@@ -85,7 +85,6 @@ def write_steps(workdir, scores):
         if values is not None:
             content = dict(zip(("phase", "l1", "psnr"), values, strict=True))
             (metrics / "metrics").write_text(json.dumps(content))
-    return workdir / FOLDER
 
 
 @pytest.mark.parametrize(
@@ -110,17 +109,18 @@ def test_the_best_of_the_last_phase_and_milestones_are_kept(best_by, keep_every,
         8: None,
         9: None,
     }
-    delete_superseded(write_steps(tmp_path, scores), keep_every, best_by)
+    write_steps(tmp_path, scores)
+    delete_superseded(tmp_path, keep_every, best_by)
     assert steps_in(tmp_path) == kept
 
 
 def test_the_best_stays_until_the_next_phase_is_evaluated(tmp_path):
     """Also in a run of a version that did not write phases."""
-    folder = write_steps(tmp_path, {1: (None, 3.0, 0.0), 2: (None, 9.0, 0.0), 3: None, 4: None})
-    delete_superseded(folder, 0, "l1")
+    write_steps(tmp_path, {1: (None, 3.0, 0.0), 2: (None, 9.0, 0.0), 3: None, 4: None})
+    delete_superseded(tmp_path, 0, "l1")
     assert steps_in(tmp_path) == [1, 3, 4]
     write_steps(tmp_path, {5: ("joint", 7.0, 0.0)})
-    delete_superseded(folder, 0, "l1")
+    delete_superseded(tmp_path, 0, "l1")
     assert steps_in(tmp_path) == [4, 5]
 
 

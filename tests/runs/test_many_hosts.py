@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 
-from glinpaint_jax.weights import steps_in
+from glinpaint_jax.step_folders import steps_in
 from tests.helpers.programs import (
     ROOT,
     SMALL,

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from glinpaint_jax.files import find_damage
-from glinpaint_jax.weights import FOLDER, steps_in
+from glinpaint_jax.step_folders import FOLDER, steps_in
 from tests.helpers.programs import (
     SMALL,
     Started,

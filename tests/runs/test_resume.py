@@ -12,8 +12,9 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
 from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, newest_complete_step, restore
+from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
-from glinpaint_jax.weights import FOLDER, load_weights
+from glinpaint_jax.weights import load_weights
 from tests.helpers.sources import Numbered
 
 
