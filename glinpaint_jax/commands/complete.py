@@ -14,7 +14,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.masks import Hole, describe_doubt, dilate, read_mask, split_alpha
+from glinpaint_jax.inference.masks import Hole, adjust_hole, describe_doubt, read_mask, split_alpha
 from glinpaint_jax.inference.photos import (
     FORMATS,
     UNSUPPORTED,
@@ -62,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--random-holes", action="store_true", help="fill random brush strokes instead of a mask")
     add("--output", type=cli.local_path, required=True, metavar="PATH", help="a file or a folder")
     add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
-    add("--resize-mask", action="store_true", help="resize masks to the image's size (nearest)")
+    add("--resize-mask", action="store_true", help="stretch masks of another size; thin holes stay")
     add("--invert-mask", action="store_true", help="fill the black of masks")
     add("--dilate-mask", type=int, default=0, metavar="N", help="grow holes by N pixels [0]")
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
@@ -238,8 +237,6 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
 
 def read_hole(photo: Photo, job: Job, arguments: argparse.Namespace) -> tuple[Photo, Hole]:
     """Returns the photo, without the alpha that is its mask, and the hole to fill."""
-    from glinpaint_jax.inference.completer import check_same_size
-
     width, height = photo.image.size
     if job.mask is not None:
         hole = read_mask(job.mask, photo.rgb)
@@ -247,16 +244,11 @@ def read_hole(photo: Photo, job: Job, arguments: argparse.Namespace) -> tuple[Ph
         photo, hole = split_alpha(photo, job.image)
     else:
         hole = random_hole(job.image.name, height, width)
-    if arguments.invert_mask:
-        hole = ~hole
-    if arguments.resize_mask:
-        size = (width, height)
-        hole = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    flags = arguments.invert_mask, arguments.resize_mask
     try:
-        check_same_size((height, width), hole.shape)
+        return photo, adjust_hole(hole, (height, width), *flags, arguments.dilate_mask)
     except UserError as error:
         raise UserError(f"{job.image}, {job.mask}: {error}, or pass --resize-mask") from None
-    return photo, dilate(hole, arguments.dilate_mask)
 
 
 def random_hole(name: str, height: int, width: int) -> Hole:

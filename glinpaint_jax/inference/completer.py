@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.masks import describe_doubt, read_mask
+from glinpaint_jax.inference.masks import check_same_size, describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
@@ -266,13 +266,6 @@ def _to_numpy(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
         f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
         "several of them to Completer.batch"
     )
-
-
-def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Raises UserError if the (height, width) of an image and its mask differ."""
-    if image != mask:
-        sizes = [f"{width}x{height}" for height, width in (image, mask)]
-        raise UserError(f"the image is {sizes[0]}, its mask {sizes[1]}; make them the same size")
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:

@@ -117,6 +117,36 @@ def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Hole]:
     return Photo(opaque, photo.file_format, photo.metadata), hole
 
 
+def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Raises UserError if the (height, width) of an image and its mask differ."""
+    if image != mask:
+        sizes = [f"{width}x{height}" for height, width in (image, mask)]
+        raise UserError(f"the image is {sizes[0]}, its mask {sizes[1]}; make them the same size")
+
+
+def adjust_hole(
+    hole: Bool[np.ndarray, "_ _"], image: tuple[int, int], invert: bool, resize: bool, grow: int
+) -> Hole:
+    """Inverts the hole, resizes it to the image's (height, width), and grows it by `grow` pixels.
+
+    Raises UserError if it has another size and is not resized.
+    """
+    if invert:
+        hole = ~hole
+    if resize:
+        hole = resize_hole(hole, *image)
+    check_same_size(image, hole.shape)
+    return dilate(hole, grow)
+
+
+def resize_hole(hole: Bool[np.ndarray, "_ _"], height: int, width: int) -> Hole:
+    """Stretches the hole. A smaller pixel is a hole if any part of it is, so that lines survive."""
+    smaller = min(width, hole.shape[1]), min(height, hole.shape[0])
+    share = cv2.resize(hole.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
+    small = (share > 0).view(np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+
 def dilate(hole: Hole, pixels: int) -> Hole:
     """Grows the hole by all pixels at most `pixels` away from it."""
     if not hole.any():

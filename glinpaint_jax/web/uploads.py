@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import PIL.Image
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.completer import check_same_size, check_scale
-from glinpaint_jax.inference.masks import Hole, describe_doubt, dilate, read_mask
+from glinpaint_jax.inference.completer import check_scale
+from glinpaint_jax.inference.masks import Hole, adjust_hole, describe_doubt, read_mask
 from glinpaint_jax.inference.photos import (
     FORMATS,
     LOSSLESS,
@@ -118,11 +117,8 @@ def read_hole(photo: Photo, mask: Upload, options: Options, limits: Limits) -> H
     """Returns the hole [h, w] of the photograph. Raises UserError if the mask is unusable."""
     hole = _read(read_mask, mask, limits, photo=photo.rgb)
     width, height = photo.image.size
-    if options.resize_mask:
-        white = cv2.resize(255 * hole.view(np.uint8), (width, height))
-        hole = white > 127
-    check_same_size((height, width), hole.shape)
-    return dilate(~hole if options.invert_mask else hole, options.dilate_mask)
+    flags = bool(options.invert_mask), bool(options.resize_mask)
+    return adjust_hole(hole, (height, width), *flags, options.dilate_mask)
 
 
 def draw_mask(photo: Upload, mask: Upload, options: Options, folder: Path, limits: Limits) -> Path:

@@ -8,7 +8,14 @@ import skimage.data
 from skimage.morphology import dilation, disk
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.masks import describe_doubt, dilate, read_mask, split_alpha
+from glinpaint_jax.inference.masks import (
+    adjust_hole,
+    describe_doubt,
+    dilate,
+    read_mask,
+    resize_hole,
+    split_alpha,
+)
 from glinpaint_jax.inference.photos import Photo, read_photo
 from tests.helpers.completers import Whitener
 
@@ -145,6 +152,35 @@ def test_dilation_reaches_all_pixels_within_the_distance(pixels):
     hole[[0, 20, 20, 39], [0, 30, 45, 20]] = True
     np.testing.assert_array_equal(dilate(hole, pixels), dilation(hole, disk(pixels)))
     assert not dilate(np.zeros((5, 6), bool), pixels).any()
+
+
+def test_a_shrunk_hole_has_every_pixel_that_it_touches():
+    hole = np.random.default_rng(0).random((60, 84)) < 0.02
+    expected = hole.reshape(20, 3, 21, 4).any(axis=(1, 3))
+    np.testing.assert_array_equal(resize_hole(hole, 20, 21), expected)
+    line = np.zeros((1000, 1500), bool)
+    line[:, 700] = True
+    small = resize_hole(line, 77, 99)
+    assert small[:, 46].all() and small.sum() == 77
+
+
+def test_an_enlarged_hole_has_the_same_pixels():
+    hole = np.random.default_rng(0).random((20, 21)) < 0.2
+    large = hole.repeat(3, axis=0).repeat(4, axis=1)
+    np.testing.assert_array_equal(resize_hole(hole, 60, 84), large)
+    np.testing.assert_array_equal(resize_hole(hole, 20, 21), hole)
+    # Lower and wider.
+    expected = hole.reshape(10, 2, 21).any(axis=1).repeat(4, axis=1)
+    np.testing.assert_array_equal(resize_hole(hole, 10, 84), expected)
+
+
+def test_a_hole_is_inverted_then_resized_then_grown():
+    mask = np.ones((100, 200), bool)
+    mask[49] = False
+    hole = adjust_hole(mask, (50, 100), invert=True, resize=True, grow=2)
+    assert np.flatnonzero(hole.all(axis=1)).tolist() == [22, 23, 24, 25, 26] and hole.mean() == 0.1
+    with pytest.raises(UserError, match="the image is 100x50, its mask 200x100"):
+        adjust_hole(mask, (50, 100), invert=True, resize=False, grow=2)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import PIL.Image
 import pytest
 import skimage.data
 
+from glinpaint_jax.commands import cli
+from glinpaint_jax.commands import complete as command
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.web.methods import Methods, name_checkpoint
 from glinpaint_jax.web.uploads import (
@@ -118,6 +120,25 @@ def test_what_is_painted_on_a_preview_is_stretched(tmp_path):
     expected = np.zeros((500, 1000), bool)
     expected[100:200, 300:600] = True
     assert ((result[..., 0] == 255) != expected).mean() < 0.001
+
+
+def test_masks_are_resized_and_inverted_as_on_the_command_line(tmp_path):
+    photo = upload(tmp_path, "photo.png", np.zeros((50, 130, 3), np.uint8))
+    lines = np.full((200, 300), 255, np.uint8)
+    lines[60] = lines[:, 123] = 0
+    mask = upload(tmp_path, "mask.png", lines)
+    output = tmp_path / "out.png"
+    parser = cli.ArgumentParser("complete", "What it does.")
+    command.add_arguments(parser)
+    paths = [f"--image={photo.path}", f"--mask={mask.path}", f"--output={output}"]
+    flags = ["--resize-mask", "--invert-mask", "--dilate-mask=1"]
+    job = command.Job(photo.path, mask.path, output)
+    command.complete_file(Whitener(), job, parser.parse_args([*paths, *flags]))
+    fields = {"resize_mask": "1", "invert_mask": "1", "dilate_mask": "1"}
+    result = pixels(complete(tmp_path, photo, mask, **fields).path)
+    np.testing.assert_array_equal(result, pixels(output))
+    white = result[..., 0] == 255
+    assert white[15].all() and white[:, 53].all() and white.mean() < 0.1
 
 
 def test_the_summary_says_what_filled_and_what_is_unusual():
