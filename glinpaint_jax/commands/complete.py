@@ -191,14 +191,20 @@ def pair_masks(
 
 def split_jobs(jobs: list[Job], overwrite: bool) -> tuple[list[Job], list[str]]:
     """The jobs whose output can be written, and errors for the others."""
-    possible, failures = [], []
+    possible: dict[Path, Job] = {}
+    failures = []
     for job in jobs:
         try:
             check_output(job, overwrite)
-            possible.append(job)
+            if earlier := possible.get(job.output):
+                raise UserError(
+                    f"{job.mask}: its output {job.output} is also that of {earlier.mask}; rename "
+                    "one of them"
+                )
+            possible[job.output] = job
         except UserError as error:
             failures.append(str(error))
-    return possible, failures
+    return list(possible.values()), failures
 
 
 def check_output(job: Job, overwrite: bool) -> None:

@@ -232,6 +232,23 @@ def test_lamas_names_in_two_folders(whiten, files, capsys):
     ]
 
 
+def test_masks_that_would_share_an_output_are_reported(whiten, files, capsys):
+    folder = files / "lama"
+    folder.mkdir()
+    shutil.copy(files / "images" / "coffee.png", folder / "a.png")
+    PIL.Image.new("L", (100, 80), 255).save(folder / "a_mask001.png")
+    shutil.copy(files / "masks" / "coffee.bmp", folder / "a_mask001.bmp")
+    with pytest.raises(SystemExit):
+        whiten(folder, folder, files / "out", "--overwrite")
+    assert capsys.readouterr().err == (
+        f"error: {folder}/a_mask001.png: its output {files}/out/a_mask001.png is also that of "
+        f"{folder}/a_mask001.bmp; rename one of them\n"
+    )
+    hole = np.zeros((80, 100), bool)
+    hole[HOLE] = True
+    np.testing.assert_array_equal(changed(files, files / "out" / "a_mask001.png"), hole)
+
+
 def test_a_folder_without_masks_is_rejected(whiten, files, capsys):
     """Images are not their own masks."""
     with pytest.raises(SystemExit):
