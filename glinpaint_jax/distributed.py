@@ -7,7 +7,6 @@ sum over devices may also be called elsewhere, on whole batches: there they retu
 import json
 import os
 import socket
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -18,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import glinpaint_jax
 from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import cache_folder
 
 DATA_AXIS = "data"
 GROUP_AXIS = "group"  # of the devices that share batch statistics; `split_into_groups`
@@ -138,8 +138,7 @@ def start(
     timeouts above, by an exception or by jax's abort (SIGABRT).
     """
     if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "glinpaint_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     if join or (coordinator, process_count, process_id) != (None, None, None):
         _join(coordinator, process_count, process_id)
 

@@ -19,6 +19,7 @@ import glinpaint_jax
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import (
     as_path,
+    cache_folder,
     checksum,
     in_bucket,
     replace_atomically,
@@ -120,10 +121,6 @@ def find_wrong_checksum(path: Path, name: str) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     return "" if digest.startswith(expected) else digest[: len(expected)]
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glinpaint_jax"
 
 
 def _locate_url(url: str, report: Report | None) -> Path:

@@ -41,6 +41,11 @@ def unknown_to_orbax(path: Path) -> bool:
     return str(path).startswith("s3://")
 
 
+def cache_folder() -> Path:
+    """The folder of downloaded weights and compiled programs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glinpaint_jax"
+
+
 @contextlib.contextmanager
 def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
     """Yields a hidden path beside `path`; a file or folder written there replaces `path`.

@@ -72,6 +72,18 @@ def test_programs_without_flags_do_not_join_others(monkeypatch):
     distributed.start()
 
 
+@pytest.mark.parametrize("variable", ["", "/there"])
+def test_compiled_programs_and_downloads_share_a_cache(variable):
+    code = (
+        "import jax; from glinpaint_jax import distributed, downloads; distributed.start(); "
+        "print(jax.config.jax_compilation_cache_dir, downloads.cache_folder())"
+    )
+    changes = {"HOME": "/home", "XDG_CACHE_HOME": variable, "JAX_COMPILATION_CACHE_DIR": ""}
+    result = execute([sys.executable, "-c", code], **changes)
+    expected = f"{variable or '/home/.cache'}/glinpaint_jax"
+    assert result.stdout.split() == [expected, expected], result.stderr
+
+
 INCOMPLETE_OR_IMPOSSIBLE = {  # arguments of start: part of the message
     (True,): "coordinator_address should be defined; pass --coordinator=HOST:PORT",
     (False, None, 2): "coordinator_address should be defined",
