@@ -72,8 +72,8 @@ def locate(place: str | Path, report: Report | None = None) -> Path:
 
     Downloads what is not in the cache yet; `report` is called with the bytes received so far and
     the size, if known. An existing file or folder wins over a name. A file in a bucket is always
-    downloaded; a folder in a bucket stays there. Raises
-    UserError if the download fails, or if a file's name holds a checksum that is not the file's.
+    downloaded; a folder in a bucket stays there. Raises UserError if the download fails, if a path
+    cannot be read, or if a file's name holds a checksum that is not the file's.
     """
     text = str(place)
     if in_bucket(text):
@@ -89,7 +89,11 @@ def locate(place: str | Path, report: Report | None = None) -> Path:
         path = _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)
     else:
         path = Path(place)
-    if path.is_file() and (found := find_wrong_checksum(path, path.name)):
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # Python 3.11: the name is too long
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if is_file and (found := find_wrong_checksum(path, path.name)):
         raise UserError(
             f"{path} has sha256 {found}..., not the one in its name: it is damaged or another "
             "file; replace it, or rename it"

@@ -146,6 +146,12 @@ def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
     assert "its URL, hf://USER/REPO, small, or places or celeba_hq" in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["a" * 300, f"file:///{'a' * 300}"])
+def test_a_name_that_is_too_long_is_reported(place):
+    with pytest.raises(UserError, match=r"a{300}: File name too long|no checkpoint in .*a{300}"):
+        load_weights(place)
+
+
 def test_a_run_does_not_resume_from_imported_weights(weights, mesh1, tmp_path):
     save_imported(weights, tmp_path / "x")
     state = abstract_state(weights.config, mesh1)
