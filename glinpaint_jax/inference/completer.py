@@ -65,6 +65,8 @@ class Completer:
             raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
+        if weights is not None and method is not None:
+            raise UserError(f"pass either weights or method={method!r}")
         if method is not None and method not in METHODS:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
         if weights is None and method is None:
@@ -76,7 +78,7 @@ class Completer:
         if blend == "auto":
             self._blend, self._max_blended = self.default_blend, MAX_BLENDED
         self._scale = check_scale(scale)
-        self._method = method if weights is None else None
+        self._method = method
         self._trained_size = None
         if weights is not None:
             self._prepare_generator(weights)
@@ -140,7 +142,7 @@ class Completer:
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs, failure = zip(images, masks, strict=True), None
+        pairs, failure = _pair_up(images, masks), None
         while not failure:
             group = []
             try:
@@ -230,6 +232,17 @@ def check_scale(scale: int | float | str) -> int | float | str:
     if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
         raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
     return scale
+
+
+def _pair_up(images: Iterable[Any], masks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yields pairs; then raises UserError if images or masks are left."""
+    end = object()
+    pairs = itertools.zip_longest(images, masks, fillvalue=end)
+    for count, (image, mask) in enumerate(pairs):
+        if image is end or mask is end:
+            few, many = ("images", "masks") if image is end else ("masks", "images")
+            raise UserError(f"{count} {few} for more than {count} {many}; pass one mask per image")
+        yield image, mask
 
 
 def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:

@@ -221,6 +221,10 @@ def open_image(
     if isinstance(source, PIL.Image.Image):
         if not allow_16_bits:
             _check_depth(source, "the image")
+        try:
+            source.load()  # opened images may not have been read yet
+        except (OSError, *DAMAGED) as error:
+            raise UserError(f"cannot read the image: {error}") from None
         return source
     try:
         with OPENING, warnings.catch_warnings():

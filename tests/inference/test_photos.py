@@ -293,6 +293,19 @@ def test_truncated_files_are_rejected(suffix, tmp_path):
         read_photo(path)
 
 
+@pytest.mark.parametrize("read", [read_photo, read_mask])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+def test_truncated_images_that_pil_has_opened_are_rejected(suffix, read, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    photo().save(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with (
+        PIL.Image.open(path) as opened,
+        pytest.raises(UserError, match="cannot read the image: image file is truncated"),
+    ):
+        read(opened)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "I;16"])
 def test_masks_of_every_mode(mode, hole, tmp_path):
     mask = PIL.Image.fromarray(hole.astype(np.uint8) * 255)
