@@ -242,10 +242,10 @@ def _beat(path: BucketPath, owner: str, released: threading.Event) -> None:
             path.write_bytes(f"{owner}, beat {number}\n".encode())
 
 
-def is_locked(path: BucketPath) -> bool:
-    """Whether another run holds the lock. Waits for its next beat; deletes the lock of a dead run.
+def release_dead_lock(path: BucketPath) -> bool:
+    """Deletes the lock if its run is dead. Returns False if another run holds it.
 
-    Compares no clocks. Raises OSError.
+    Waits for the next beat of that run; compares no clocks. Raises OSError.
     """
     try:
         before = path.read_text()
@@ -259,8 +259,8 @@ def is_locked(path: BucketPath) -> bool:
         while time.monotonic() < deadline:
             time.sleep(BEAT / 5)
             if path.read_text() != before:
-                return True
+                return False
         path.unlink()
     except FileNotFoundError:  # released meanwhile, or by another process of this run
         pass
-    return False
+    return True

@@ -189,12 +189,15 @@ def lock_file(path: Path) -> Iterator[None]:
 
 
 def require_unlocked(path: Path) -> None:
-    """Raises UserError if another process holds the lock of `lock_file`."""
+    """Raises UserError if another process holds the lock of `lock_file`.
+
+    In a bucket, first deletes the lock of a dead run.
+    """
     if in_bucket(path):
-        from glinpaint_jax.buckets import is_locked
+        from glinpaint_jax.buckets import release_dead_lock
 
         with report_unwritable(path):
-            if is_locked(path):
+            if not release_dead_lock(path):
                 raise _locked(path)
         return
     with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks

@@ -37,13 +37,14 @@ FREE_FIELDS = (
 Say = Callable[[str], Any]
 
 
-def newest_complete_step(workdir: Path, say: Say) -> int | None:
+def recover_newest_step(workdir: Path, say: Say) -> int | None:
     """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
 
-    Moves damaged steps and interrupted saves to set_aside/ and names them. Process 0 decides for
-    all processes. Raises UserError if there are steps but none is complete.
+    Moves damaged steps and interrupted saves to set_aside/, names them and corrects
+    newest_checkpoint. Process 0 acts for all processes. Raises UserError, and changes nothing, if
+    there are steps but none is complete.
     """
-    step = _sort_steps(workdir, say) if jax.process_index() == 0 else None
+    step = _recover(workdir, say) if jax.process_index() == 0 else None
     if jax.process_count() > 1:
         mine = np.int32(-1 if step is None else step)
         agreed = int(multihost_utils.broadcast_one_to_all(mine))
@@ -125,8 +126,9 @@ def check_data_changes(
     )
 
 
-def _sort_steps(workdir: Path, say: Say) -> int | None:
-    damaged, complete = {}, []
+def _sort_steps(workdir: Path) -> tuple[list[int], dict[Path, str]]:
+    """Returns the complete steps, and what is wrong with each of the others."""
+    complete, damaged = [], {}
     for path in sorted((workdir / FOLDER).resolve().glob("*")):
         if path.name.isdigit():
             damage = find_step_damage(path)
@@ -136,6 +138,11 @@ def _sort_steps(workdir: Path, say: Say) -> int | None:
                 damaged[path] = damage
         elif TEMPORARY in path.name:
             damaged[path] = "its save was interrupted"
+    return complete, damaged
+
+
+def _recover(workdir: Path, say: Say) -> int | None:
+    complete, damaged = _sort_steps(workdir)
     newest = _read_newest(workdir / NEWEST)
     # If only the first save of a run was interrupted, nothing is lost.
     nothing_lost = (

@@ -42,7 +42,7 @@ from glinpaint_jax.models.networks import Variables, abstract_variables, make_ne
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say
-from glinpaint_jax.runs.resume import newest_complete_step, restore
+from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
 from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
@@ -76,7 +76,7 @@ def train(
         stop = closing.enter_context(stop_on_signals(mesh))
         if jax.process_index() == 0:
             closing.enter_context(lock_file(workdir / LOCK))
-        newest = newest_complete_step(workdir, say)
+        newest = recover_newest_step(workdir, say)
         config = resolve_fill(config, sources.train, workdir, newest)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))

@@ -11,7 +11,7 @@ from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import Checkpoints, delete_superseded
-from glinpaint_jax.runs.resume import newest_complete_step, restore
+from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER, steps_in
 from glinpaint_jax.training.state import abstract_state
 from tests.helpers.sources import Numbered
@@ -202,7 +202,7 @@ def test_failed_saves_leave_nothing_and_keep_complete_steps(
     checkpoints.close()
     assert len(warnings) == 4
     assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"2", "5"}
-    assert newest_complete_step(tmp_path, warnings.append) == 5
+    assert recover_newest_step(tmp_path, warnings.append) == 5
 
 
 def test_a_step_stays_complete_if_cleaning_up_fails(
@@ -218,7 +218,7 @@ def test_a_step_stays_complete_if_cleaning_up_fails(
     checkpoints.finish()
     checkpoints.close()
     assert all("Input/output error" in warning for warning in warnings) and len(warnings) == 3
-    assert newest_complete_step(tmp_path, pytest.fail) == 3
+    assert recover_newest_step(tmp_path, pytest.fail) == 3
 
 
 def test_the_last_save_must_succeed(initial_state, step_config, mesh1, tmp_path, monkeypatch):

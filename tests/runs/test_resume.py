@@ -11,7 +11,7 @@ from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, newest_complete_step, restore
+from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
@@ -56,7 +56,7 @@ DAMAGES = {"flip": flip, "truncate": truncate, "delete": lambda path: path.unlin
 
 def test_complete_steps_are_left_alone(workdir):
     before = files(workdir)
-    assert newest_complete_step(workdir, pytest.fail) == 5
+    assert recover_newest_step(workdir, pytest.fail) == 5
     assert files(workdir) == before
 
 
@@ -69,14 +69,14 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kin
         original = (newest / name).read_bytes()
         DAMAGES[kind](newest / name)
         said = []
-        assert newest_complete_step(workdir, said.append) == 3, name
+        assert recover_newest_step(workdir, said.append) == 3, name
         assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
         if name.name != MANIFEST_NAME:
             assert str(name) in said[0]
         # Nothing was deleted: with the file restored, the step is complete again.
         aside.rename(newest)
         (newest / name).write_bytes(original)
-        assert newest_complete_step(workdir, pytest.fail) == 5
+        assert recover_newest_step(workdir, pytest.fail) == 5
 
 
 def test_every_flipped_byte_is_detected(workdir, soak):
@@ -99,7 +99,7 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     shutil.copytree(workdir / FOLDER / "3", temporary)
     (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()  # killed between orbax's last write and ours
     said = []
-    assert newest_complete_step(workdir, said.append) == 3
+    assert recover_newest_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {temporary.name, "5"}
 
@@ -108,7 +108,7 @@ def test_two_damaged_steps_of_the_same_number_are_both_kept(workdir):
     for _ in range(2):
         shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "9")
         flip(workdir / FOLDER / "9" / "state" / "manifest.ocdbt")
-        assert newest_complete_step(workdir, lambda _: None) == 5
+        assert recover_newest_step(workdir, lambda _: None) == 5
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {"9", "9-2"}
 
 
@@ -123,7 +123,7 @@ def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
             (workdir / FOLDER).mkdir()
     before = files(workdir)
     with pytest.raises(UserError, match=r"no checkpoint in .* is complete") as error:
-        newest_complete_step(workdir, pytest.fail)
+        recover_newest_step(workdir, pytest.fail)
     if how == "all damaged":
         assert "3: state/manifest.ocdbt" in str(error.value)
         assert "5: state/manifest.ocdbt" in str(error.value)
@@ -139,7 +139,7 @@ def test_steps_without_manifests_are_not_deleted(steps, workdir):
         if step not in steps:
             shutil.rmtree(workdir / FOLDER / step)
     with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
-        newest_complete_step(workdir, pytest.fail)
+        recover_newest_step(workdir, pytest.fail)
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the manifest"])
@@ -151,25 +151,25 @@ def test_a_run_killed_in_its_first_save_starts_again(moment, workdir):
     else:
         (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()
     said = []
-    assert newest_complete_step(workdir, said.append) is None
+    assert recover_newest_step(workdir, said.append) is None
     assert len(said) == 1
 
 
 def test_the_first_complete_step_is_recorded_on_resume(workdir):
     """The run was killed between writing the first manifest and newest_checkpoint."""
     (workdir / NEWEST).write_text("0\n")
-    assert newest_complete_step(workdir, pytest.fail) == 5
+    assert recover_newest_step(workdir, pytest.fail) == 5
     assert (workdir / NEWEST).read_text() == "5\n"
 
 
 def test_an_unreadable_record_of_the_newest_step_is_named(workdir):
     (workdir / NEWEST).write_bytes(b"\xff")
-    assert newest_complete_step(workdir, pytest.fail) == 5
+    assert recover_newest_step(workdir, pytest.fail) == 5
     assert (workdir / NEWEST).read_text() == "5\n"
     (workdir / NEWEST).unlink()
     (workdir / NEWEST).mkdir()
     with pytest.raises(UserError, match=f"cannot read .*{NEWEST}: Is a directory; it must be a "):
-        newest_complete_step(workdir, pytest.fail)
+        recover_newest_step(workdir, pytest.fail)
 
 
 def test_a_step_copied_under_another_number_is_set_aside(workdir):
@@ -178,7 +178,7 @@ def test_a_step_copied_under_another_number_is_set_aside(workdir):
         assert load_weights(workdir).step == 5
     assert load_weights(workdir / FOLDER / "99").step == 3
     said = []
-    assert newest_complete_step(workdir, said.append) == 5
+    assert recover_newest_step(workdir, said.append) == 5
     aside = workdir / SET_ASIDE / "99"
     assert said == [f"checkpoint 99 is damaged: it holds step 3; moved to {aside}"]
     assert aside.is_dir()
@@ -188,12 +188,12 @@ def test_damaged_steps_behind_a_symlink_stay_on_their_disk(workdir, tmp_path):
     (workdir / FOLDER).rename(tmp_path / "elsewhere")
     (workdir / FOLDER).symlink_to(tmp_path / "elsewhere")
     flip(tmp_path / "elsewhere" / "5" / "state" / "manifest.ocdbt")
-    assert newest_complete_step(workdir, lambda _: None) == 3
+    assert recover_newest_step(workdir, lambda _: None) == 3
     assert (tmp_path / SET_ASIDE / "5").is_dir()
 
 
 def test_a_new_workdir_has_no_step(tmp_path):
-    assert newest_complete_step(tmp_path, pytest.fail) is None
+    assert recover_newest_step(tmp_path, pytest.fail) is None
 
 
 class Renamed(Numbered):
