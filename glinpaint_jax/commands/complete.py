@@ -249,7 +249,7 @@ def read_hole(photo: Photo, job: Job, arguments: argparse.Namespace) -> tuple[Ph
     elif arguments.mask_from == "alpha":
         photo, hole = split_alpha(photo, job.image)
     else:
-        hole = random_hole(job.image.name, height, width)
+        hole = random_hole(job.image, height, width)
     flags = arguments.invert_mask, arguments.resize_mask
     try:
         return photo, adjust_hole(hole, (height, width), *flags, arguments.dilate_mask)
@@ -257,8 +257,13 @@ def read_hole(photo: Photo, job: Job, arguments: argparse.Namespace) -> tuple[Ph
         raise UserError(f"{job.image}, {job.mask}: {error}, or pass --resize-mask") from None
 
 
-def random_hole(name: str, height: int, width: int) -> Hole:
+def random_hole(image: Path, height: int, width: int) -> Hole:
     """Brush strokes over 5 to 20 % of the image, always the same for a name."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    rng = np.random.default_rng(zlib.crc32(image.name.encode()))
     config = MaskConfig(kind="free_form", min_area=0.05, max_area=0.2)
-    return free_form_mask(rng, height, width, config)[..., 0] > 0
+    try:
+        return free_form_mask(rng, height, width, config)[..., 0] > 0
+    except UserError:
+        raise UserError(
+            f"{image} is {width}x{height}, too small for --random-holes; pass --mask"
+        ) from None

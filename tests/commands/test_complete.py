@@ -323,6 +323,14 @@ def test_bad_input_is_rejected(image, mask, output, more, expected, whiten, file
     assert {path: path.is_file() and path.read_bytes() for path in files.rglob("*")} == before
 
 
+def test_random_holes_do_not_fit_a_tiny_image(whiten, files):
+    PIL.Image.new("RGB", (2, 1)).save(files / "tiny.png")
+    with pytest.raises(UserError) as error:
+        whiten(files / "tiny.png", None, files / "out.png", "--random-holes")
+    expected = f"{files}/tiny.png is 2x1, too small for --random-holes; pass --mask"
+    assert str(error.value) == expected
+
+
 @pytest.mark.parametrize(
     ("mode", "size", "name", "expected"),
     [
