@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import os
+import random
 import socket
 import sys
 import threading
@@ -251,7 +252,7 @@ def release_dead_lock(path: BucketPath) -> bool:
         before = path.read_text()
         seconds = BEAT * MISSED_BEATS
         print(
-            f"{path} exists; watching it for {seconds:g} s to see if its run is alive",
+            f"{path} exists; watching it for up to {seconds + BEAT:g} s to see if its run is alive",
             flush=True,
             file=sys.stderr,
         )
@@ -260,6 +261,11 @@ def release_dead_lock(path: BucketPath) -> bool:
             time.sleep(BEAT / 5)
             if path.read_text() != before:
                 return False
+        # gcsfs and s3fs delete an object whatever it holds by then: a run that takes the lock
+        # between the next read and the deletion loses it. Two new runs rarely come at once.
+        time.sleep(random.uniform(0, BEAT))
+        if path.read_text() != before:
+            return False
         path.unlink()
     except FileNotFoundError:  # released meanwhile, or by another process of this run
         pass

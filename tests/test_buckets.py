@@ -142,6 +142,19 @@ def test_a_living_run_keeps_its_lock_and_a_dead_one_loses_it(workdir, capfd):
     assert "to see if its run is alive" in capfd.readouterr().err
 
 
+def test_of_two_runs_that_find_a_dead_lock_the_slower_one_leaves_the_new_lock(workdir, monkeypatch):
+    (workdir / LOCK).write_bytes(b"process 1 on another host")  # killed
+
+    def be_overtaken(*_):
+        (workdir / LOCK).write_bytes(b"process 2 on another host")
+        return 0
+
+    monkeypatch.setattr("random.uniform", be_overtaken)
+    with pytest.raises(UserError, match="in use by another run, process 2 on another host"):
+        require_unlocked(workdir / LOCK)
+    assert (workdir / LOCK).exists()
+
+
 def test_a_run_that_lost_its_lock_warns_and_leaves_it(workdir):
     warned = pytest.warns(UserWarning, match="another run uses gs://bucket/run too")
     with warned, lock_file(workdir / LOCK):
