@@ -8,6 +8,7 @@ profile and metadata are kept. PNG, TIFF and BMP are lossless; JPEG is re-encode
 """
 
 import argparse
+import os
 import sys
 import zlib
 from collections.abc import Collection
@@ -131,12 +132,12 @@ def main(arguments: argparse.Namespace) -> None:
 def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], list[str]]:
     """The jobs, and errors for images without a usable mask. Raises UserError if there are none."""
     for path in (image, mask):
-        if path is not None and not path.exists():
+        if path is not None and not os.path.exists(path):  # Path.exists may raise
             raise UserError(f"no file or folder {path}")
     if not image.is_dir():
         if mask is not None and mask.is_dir():
             raise UserError(f"--image is a file, --mask={mask} is a folder; both must be the same")
-        return [Job(image, mask, output / image.name if output.is_dir() else output)], []
+        return [Job(image, mask, output / image.name if os.path.isdir(output) else output)], []
 
     failures = [
         unsupported(path, path.suffix[1:].upper()) for path in _files_in(image, UNSUPPORTED)
@@ -211,13 +212,16 @@ def check_output(job: Job, overwrite: bool) -> None:
     """Raises UserError if the output cannot be written, or would replace a file it must not."""
     image, mask, output = job
     output_format(output)
-    if output.is_dir():
-        raise UserError(f"{output} is a folder, must be a file; change --output")
-    if output.exists():
-        if any(path is not None and output.samefile(path) for path in (image, mask)):
-            raise UserError(f"{output} is an input, which is never overwritten; change --output")
-        if not overwrite:
-            raise UserError(f"{output} exists; pass --overwrite or change --output")
+    with report_unwritable(output):  # its name may be too long
+        if output.is_dir():
+            raise UserError(f"{output} is a folder, must be a file; change --output")
+        if output.exists():
+            if any(path is not None and output.samefile(path) for path in (image, mask)):
+                raise UserError(
+                    f"{output} is an input, which is never overwritten; change --output"
+                )
+            if not overwrite:
+                raise UserError(f"{output} exists; pass --overwrite or change --output")
 
 
 def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from tests.helpers.completers import Whitener
 from tests.helpers.programs import assert_rejected, execute, run, run_here
 
 HOLE = (slice(20, 40), slice(30, 60))
+LONG = 300 * "a" + ".png"
 
 
 @pytest.fixture
@@ -286,6 +287,9 @@ def test_new_folders_are_made(whiten, files):
         ("images/coffee.png", "masks/none.bmp", "out.png", [], "masks/none.bmp"),
         ("images/coffee.png", "masks", "out.png", [], "both must be the same"),
         ("images/coffee.png", None, "out.png", [], "--random-holes"),
+        (LONG, "masks/coffee.bmp", "out.png", [], LONG),
+        ("images/coffee.png", LONG, "out.png", [], LONG),
+        ("images/coffee.png", "masks/coffee.bmp", LONG, [], "too long"),
         ("images/coffee.png", "masks/coffee.bmp", "o.png", ["--mask-from=alpha"], "pass one of"),
         ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--quality=0"], "1..100"),
         ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--blend=no"], "telea-poisson"),
