@@ -1,9 +1,10 @@
 """Measures one GPU or TPU and trains on it; writes a report. Started by accelerator.sh.
 
 Each part runs in its own process, for a limited time; if one fails, the next one goes on. Results
-are written as they come, so that an interruption loses nothing. The folder gets at most 8 files of
-at most 16 MB: report.md, results.json, log.txt, trace.json.gz (for ui.perfetto.dev), samples.png,
-curves.png, generator.safetensors.
+are written as they come, so that an interruption loses nothing; only what training saves in its
+last two minutes is exported when it ends. The folder gets at most 8 files of at most 16 MB:
+report.md, results.json, log.txt, trace.json.gz (for ui.perfetto.dev), samples.png, curves.png,
+generator.safetensors.
 """
 
 import argparse
@@ -35,8 +36,10 @@ SHARES = {
     "completion": 0.06,
 }
 SHORTEST = 60  # seconds that each of them gets in any case
-SAVING = 60  # seconds kept for the end of training: saving and exporting
+SAVING = 60  # seconds between SIGTERM and SIGKILL, in which training saves
+EXPORTING = 60  # seconds that an export gets
 TICK = 5  # seconds between two looks at a running part
+GENERATOR = "generator.safetensors"
 MOST_BYTES = 16 * 10**6
 FAST = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}  # nothing else runs at the same time
 CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -95,8 +98,9 @@ class Session:
                 self.run_part(name, max(share * self.seconds, SHORTEST))
                 if name == "device" and self.results["parts"][name]["status"] != "finished":
                     return 1
-            left = self.deadline - time.monotonic() - min(SAVING, self.seconds / 4)
-            self.run_part("train", max(left, 0))
+            end = min(SAVING + EXPORTING, self.seconds / 4)
+            self.run_part("train", max(self.deadline - time.monotonic() - end, 0))
+            self.export()
         except KeyboardInterrupt:
             say("interrupted")
             return 1
@@ -113,37 +117,44 @@ class Session:
         def collect() -> None:
             part["seconds"] = round(time.monotonic() - started)
             part["rows"] = read_rows(self.scratch / f"{name}.jsonl")
-            if name != "export":
-                self.collect_files()
+            self.collect_files()
             self.write()
+
+        def tick() -> None:
+            collect()
+            left = started + seconds - time.monotonic()
+            if name == "train" and left > EXPORTING + SAVING:  # else its SIGTERM could be late
+                self.export()
 
         script = Path(__file__).with_name("accelerator_parts.py")
         places = [self.scratch, self.output.absolute() / "results.json"]
         command = [sys.executable, str(script), name, *map(str, places), *self.flags]
         started, log = time.monotonic(), self.output / "log.txt"
         try:
-            part["status"] = run(command, seconds, self.environment | environment, log, collect)
+            part["status"] = run(command, seconds, self.environment | environment, log, tick)
         finally:
             collect()
         if part["status"] != "finished":
             say(f"  {part['status']}")
 
     def collect_files(self) -> None:
-        """Copies what the parts have written so far; exports a new checkpoint."""
+        """Copies what the parts have written so far."""
         folder = self.scratch / "run"
         for sample in sorted(folder.glob("samples/step_*.png"))[-1:]:
             copy_if_small(sample, self.output / "samples.png")
         for path in (folder / "curves.png", self.scratch / "trace.json.gz"):
             copy_if_small(path, self.output / path.name)
+        copy_if_small(self.scratch / GENERATOR, self.output / GENERATOR)
         self.results["training"] = read_rows(folder / "metrics.jsonl")
-        saved = [
-            int(path.parent.name) for path in folder.glob("checkpoints/[0-9]*/manifest.sha256")
-        ]
-        if (newest := max(saved, default=0)) > self.exported:
+
+    def export(self) -> None:
+        """Exports the newest checkpoint, if it is new."""
+        saved = self.scratch.glob("run/checkpoints/[0-9]*/manifest.sha256")
+        newest = max((int(path.parent.name) for path in saved), default=0)
+        if newest > self.exported:
             self.exported = newest
-            self.run_part("export", 120, **CPU)
-            name = "generator.safetensors"
-            copy_if_small(self.scratch / name, self.output / name)
+            left = self.deadline - time.monotonic()
+            self.run_part("export", max(min(EXPORTING, left), 0), **CPU)
 
     def write(self) -> None:
         write_atomically(self.output / "results.json", json.dumps(self.results, indent=1).encode())

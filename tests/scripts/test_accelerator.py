@@ -73,6 +73,34 @@ def test_a_part_that_fails_is_reported_and_the_next_one_goes_on(tmp_path, monkey
     assert "failed with status 1: no memory" in (session.output / "report.md").read_text()
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_an_export_delays_neither_the_end_of_training_nor_an_interruption(
+    interrupted, tmp_path, monkeypatch
+):
+    script = tmp_path / "accelerator_parts.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "_, part, scratch, *_ = sys.argv\n"
+        "step = pathlib.Path(scratch, 'run', 'checkpoints', '1')\n"
+        "if part == 'train':\n"
+        "    step.mkdir(parents=True)\n"
+        "    (step / 'manifest.sha256').touch()\n"
+        f"    if {interrupted}: os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(1000)\n"
+    )
+    monkeypatch.setattr(accelerator, "__file__", str(tmp_path / "accelerator.py"))
+    monkeypatch.setattr(accelerator, "SHARES", {})
+    monkeypatch.setattr(accelerator, "TICK", 0.1)
+    session = make_session(tmp_path)
+    started = time.monotonic()
+    session.seconds, session.deadline = 8, started + 4
+    assert session.run() == interrupted
+    assert time.monotonic() - started < 10
+    parts = session.results["parts"]
+    assert list(parts) == (["train"] if interrupted else ["train", "export"])
+    assert parts["train"]["seconds"] < 4
+
+
 def make_session(folder):
     output, scratch = folder / "out", folder / "scratch"
     output.mkdir()
