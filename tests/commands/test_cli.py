@@ -233,21 +233,18 @@ def test_errors_end_one_of_several_processes_at_once(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], (False, None, None, None)),
-        (["--distributed"], (True, None, None, None)),
-        (["--process-count=2"], (True, None, 2, None)),
-        (
-            ["--coordinator=a:1", "--process-count=2", "--process-id=0"],
-            (True, "a:1", 2, 0),
-        ),
+        ([], []),
+        (["--distributed"], [(None, None, None)]),
+        (["--process-count=2"], [(None, 2, None)]),
+        (["--coordinator=a:1", "--process-count=2", "--process-id=0"], [("a:1", 2, 0)]),
     ],
     ids=str,
 )
 def test_processes_are_joined_only_if_asked(flags, expected, monkeypatch):
-    monkeypatch.setattr(distributed, "start", lambda *given: started.append(given))
+    monkeypatch.setattr(distributed, "_join", lambda *given: joined.append(given))
     monkeypatch.setattr(cli.absl_logging, "use_absl_handler", lambda: None)
-    started = []
+    joined = []
     parser = cli.ArgumentParser("program", "What it does.")
     cli.add_distributed_arguments(parser)
     cli.start(parser.parse_args(flags))
-    assert started == [expected]
+    assert joined == expected
