@@ -1,6 +1,7 @@
 """Fills the holes of photographs of any size, exactly and in bounded memory."""
 
 import copy
+import dataclasses
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator
@@ -85,7 +86,8 @@ class Completer:
             self._trained_size = trained_size(weights.config)
 
     def _prepare_generator(self, weights: Weights) -> None:
-        generator, _ = make_networks(weights.config)
+        # As exports do, whatever the precision of the training.
+        generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
         fill = weights.config.mask.fill
 
         def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:

@@ -1,5 +1,6 @@
 """Compares completing by regions with one pass over the whole image."""
 
+import dataclasses
 import itertools
 from functools import partial
 from pathlib import Path
@@ -264,3 +265,12 @@ def test_load_from_a_file_or_url(as_place, weights, tmp_path):
     image, hole = photo(40, 40), holes("corners", (40, 40))
     loaded = glinpaint_jax.Completer.load(as_place(tmp_path / "a.pth"))
     np.testing.assert_array_equal(loaded(image, hole), Completer(weights)(image, hole))
+
+
+def test_photographs_are_completed_in_float32_after_training_in_bfloat16(weights, completer):
+    config = dataclasses.replace(CONFIG, precision="bfloat16")
+    trained = dataclasses.replace(weights, config=config)
+    image, hole = photo(120, 160), np.zeros((120, 160), bool)
+    hole[40:70, 60:100] = True
+    other = Completer(trained, tile=96, scale=1, blend="none")
+    np.testing.assert_array_equal(other(image, hole), completer(image, hole))
