@@ -37,7 +37,7 @@ def test_two_batches_at_once_equal_one_after_another():
         keys = jax.random.split(jax.random.key(0), 4)
         images = jax.random.normal(keys[0], (6, 32, 32, 3))
         windows = jax.random.normal(keys[1], (6, 16, 16, 3))
-        variables = network.init(keys[2], images, windows, train=True)
+        variables = jax.jit(partial(network.init, train=True))(keys[2], images, windows)
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         params, stats = variables["params"], variables["batch_stats"]
 
@@ -56,8 +56,12 @@ def test_two_batches_at_once_equal_one_after_another():
             )
             return logits, variables["batch_stats"]
 
-        results = []
-        for function in at_once, one_after_another:
-            logits, pull_back, after = jax.vjp(function, params, images, windows, has_aux=True)
-            results.append((logits, after, pull_back(jax.random.normal(keys[3], logits.shape))))
+        def differentiate(function, *inputs):
+            logits, pull_back, after = jax.vjp(function, *inputs, has_aux=True)
+            return logits, after, pull_back(jax.random.normal(keys[3], logits.shape))
+
+        results = [
+            jax.jit(partial(differentiate, function))(params, images, windows)
+            for function in (at_once, one_after_another)
+        ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), *results)
