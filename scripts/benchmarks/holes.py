@@ -26,6 +26,7 @@ from glinpaint_jax.inference.blend import KINDS
 SIDE, CROP = 1024, 160
 SIZES = (16, 128, 300, 600)
 PLACES = (0.25, 0.5, 0.75)
+SMOOTH = "--method smooth"  # without a checkpoint
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (image, hole) -> filled
 
 
@@ -54,12 +55,8 @@ def compare_scales(photos: list[np.ndarray], checkpoints: list[str], pictures: P
                 errors.append(mean_error(filled, cases))
                 views = [view(image, case[1]) for image, case in zip(filled, cases, strict=True)]
                 rows[size].append(np.concatenate(views, axis=1))
-            print(
-                f"| {path or 'smooth fill'}, {scale}",
-                *(f"| {error:.2f}" for error in errors),
-                "|",
-                flush=True,
-            )
+            label = f"{path or SMOOTH}, {scale}"
+            print(f"| {label}", *(f"| {error:.2f}" for error in errors), "|", flush=True)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
         for size, images in rows.items():
@@ -83,12 +80,8 @@ def compare_blends(photos: list[np.ndarray], checkpoints: list[str]) -> None:
         for name, shapes in holes.items():
             cases = list(zip(crops, shapes, strict=True))
             errors = [mean_error([fill(remove(*c), c[1]) for c in cases], cases) for fill in fills]
-            print(
-                f"| {path or 'smooth fill'} | {name}",
-                *(f"| {error:.2f}" for error in errors),
-                "|",
-                flush=True,
-            )
+            label = f"{path or SMOOTH} | {name}"
+            print(f"| {label}", *(f"| {error:.2f}" for error in errors), "|", flush=True)
 
 
 def load(path: str | None, **options: object) -> Fill:
