@@ -60,7 +60,7 @@ BGR_VECTOR = ArrayLayout(lambda v: v[::-1], lambda v: v[::-1])
 
 
 def linear_after_flatten(channels: int) -> ArrayLayout:
-    """ArrayLayout of a linear layer that follows a flatten of [side, side, channels]."""
+    """The layout of a linear layer that follows a flatten of [side, side, channels]."""
 
     def to_torch(kernel: Any) -> Any:
         side = math.isqrt(kernel.shape[0] // channels)
