@@ -235,6 +235,20 @@ def test_paint_erase_complete_go_on_undo_redo_start_over(page, photo):
     assert page.is_white(110, 100)
 
 
+@pytest.mark.parametrize("phone", [False, True], ids=["click", "tap"])
+def test_a_click_paints_and_erases_a_dot(page, photo, phone):
+    page.load(phone=phone)
+    page.open(photo)
+    page.drag((100, 100))
+    assert page.is_masked(100, 100) and page.is_masked(105, 100) and not page.is_masked(140, 100)
+    page.drag((200, 100))
+    page.press("e")
+    page.drag((100, 100))
+    assert not page.is_masked(100, 100) and page.is_masked(200, 100)
+    page.complete()
+    assert page.is_white(200, 100) and not page.is_white(100, 100)
+
+
 def test_before_and_after(page, photo):
     page.open(photo)
     page.drag((100, 100), (380, 100))
@@ -324,6 +338,9 @@ def test_keyboard(page, photo):
     assert page.is_masked(260, 160)
     page.press("e")
     assert page.find("eraser").get_attribute("aria-pressed") == "true"
+    assert page.is_masked(270, 160)  # the cursor is near
+    page.press("Enter")
+    assert not page.is_masked(270, 160) and page.is_masked(240, 160)
     page.press("b", "Control+Enter")
     assert page.is_white(240, 160)
     page.press("Control+z")

@@ -40,15 +40,18 @@ export class Sheet {
     }
   }
 
-  // Draws a stroke from its point number `from` on.
+  // Draws a stroke from its point number `from` on. Chromium draws no line from a point to itself,
+  // so a click is the circle at the start.
   drawStroke({ points, width, erase }, from) {
     const context = this.canvas.getContext("2d");
     context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.strokeStyle = COLOUR;
+    context.strokeStyle = context.fillStyle = COLOUR;
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = width;
     context.beginPath();
-    context.moveTo(...points[from]);
+    context.arc(...points[from], width / 2, 0, 2 * Math.PI);
+    context.fill();
+    context.beginPath();
     for (const point of points.slice(from)) context.lineTo(...point);
     context.stroke();
     context.globalCompositeOperation = "source-over";
