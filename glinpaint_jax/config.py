@@ -150,14 +150,8 @@ class Config:
         "train full resolution in blocks of 2x2 pixels; auto: on TPUs",
         choices=("auto", "on", "off"),
     )
-    gradient_dtype: str = setting(
-        "float32", "what gradients are summed over devices in", choices=PRECISIONS
-    )
-    batch_norm_devices: int = setting(
-        0, "neighbouring devices that share batch statistics; 0: all", minimum=0
-    )
     microbatches: int = setting(
-        1, "parts of each device's images, computed one after another to save memory", minimum=1
+        1, "parts of the batch, computed one after another to save memory", minimum=1
     )
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
@@ -354,13 +348,17 @@ def _to_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+# Fields that checkpoints and exported weights of earlier versions may have.
+REMOVED_FIELDS = ("gradient_dtype", "batch_norm_devices")
+
+
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Missing fields get their defaults.
 
     Raises UserError for fields that this version does not have.
     """
     config = Config()
-    fields = flatten(values)
+    fields = {path: value for path, value in flatten(values).items() if path not in REMOVED_FIELDS}
     unknown = fields.keys() - dict(settings()).keys()
     if unknown:
         names = ", ".join(sorted(unknown))

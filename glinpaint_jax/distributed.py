@@ -1,8 +1,4 @@
-"""Data parallelism over one mesh of all devices, in one process or several.
-
-A training step runs on each device, on that device's images (`jax.shard_map`). The functions that
-sum over devices may also be called elsewhere, on whole batches: there they return their argument.
-"""
+"""Data parallelism over one mesh of all devices, in one process or several."""
 
 import json
 import os
@@ -11,7 +7,6 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import glinpaint_jax
@@ -20,8 +15,6 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import cache_folder
 
 DATA_AXIS = "data"
-GROUP_AXIS = "group"  # of the devices that share batch statistics; `split_into_groups`
-ALL_AXES = (GROUP_AXIS, DATA_AXIS)
 
 # Seconds. Hosts may start minutes apart; one that stops responding is dropped sooner.
 JOIN_TIMEOUT = 300
@@ -40,35 +33,13 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
 
 
-def split_into_groups(mesh: Mesh, size: int) -> Mesh:
-    """The same devices, in groups of `size` neighbours that share batch statistics; 0: all do.
-
-    With several groups, the mesh has two axes, and `DATA_AXIS` spans one group. Raises UserError if
-    the devices don't make whole groups.
-    """
-    devices = mesh.devices.size
-    if size in (0, devices):
-        return mesh
-    if devices % size:
-        divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-        raise UserError(
-            f"config.batch_norm_devices is {size}, must divide the {devices} devices; pass "
-            f"--config.batch_norm_devices=N, with N one of {divisors}, or 0 for all"
-        )
-    return Mesh(mesh.devices.reshape(-1, size), ALL_AXES)
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, batch_spec(mesh))
-
-
-def batch_spec(mesh: Mesh) -> PartitionSpec:
     """Splits the first axis over all devices."""
-    return PartitionSpec(mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def local_batch_size(global_batch_size: int, mesh: Mesh, microbatches: int = 1) -> int:
@@ -95,33 +66,6 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
         name: jax.make_array_from_process_local_data(sharding, values)
         for name, values in batch.items()
     }
-
-
-def device_axes(axes: tuple[str, ...] = ALL_AXES) -> tuple[str, ...]:
-    """Those of the mesh's `axes` that the calling step is split along; none outside a step."""
-    split = jax.sharding.get_abstract_mesh().manual_axes
-    return tuple(axis for axis in axes if axis in split)
-
-
-def device_count(axes: tuple[str, ...] = ALL_AXES) -> int:
-    return lax.axis_size(device_axes(axes)) if device_axes(axes) else 1
-
-
-def sum_over_devices(x: Array, axes: tuple[str, ...] = ALL_AXES) -> Array:
-    return lax.psum(x, device_axes(axes)) if device_axes(axes) else x
-
-
-def vary(x: Array) -> Array:
-    """Declares that `x`, the same on all devices, stands for a value that differs."""
-    return lax.pcast(x, device_axes(), to="varying") if device_axes() else x
-
-
-def own_part(x: Array) -> Array:
-    """This device's share of `x`, which holds a row for each image of the global batch."""
-    rows = x.shape[0] // device_count()
-    if not device_axes():
-        return x
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(device_axes()) * rows, rows)
 
 
 def start(

@@ -35,11 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
-    parser.add_argument(
-        "--xla-flags",
-        metavar="FLAGS",
-        help="compiler flags of the steps instead of the program's own: 'NAME=VALUE NAME=VALUE'",
-    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -50,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, workdir, arguments.accept_changed_data, arguments.xla_flags)
+    train(config, workdir, arguments.accept_changed_data)
 
 
 if __name__ == "__main__":

@@ -46,16 +46,6 @@ def test_microbatches_must_divide_each_devices_images(mesh8):
         distributed.local_batch_size(24, mesh8, microbatches=2)
 
 
-def test_groups_hold_neighbouring_devices(mesh8):
-    assert distributed.split_into_groups(mesh8, 0) is mesh8
-    assert distributed.split_into_groups(mesh8, 8) is mesh8
-    groups = distributed.split_into_groups(mesh8, 2)
-    assert groups.devices.tolist() == np.reshape(jax.devices(), (4, 2)).tolist()
-    assert groups.shape == {"group": 4, "data": 2}
-    with pytest.raises(UserError, match=r"batch_norm_devices is 3, .* one of 1, 2, 4, 8, or 0"):
-        distributed.split_into_groups(mesh8, 3)
-
-
 def test_batches_are_split_over_the_devices(mesh8):
     batch = distributed.to_global({"image": np.arange(16).reshape(16, 1)}, mesh8)
     shards = batch["image"].addressable_shards

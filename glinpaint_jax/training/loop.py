@@ -26,7 +26,6 @@ from glinpaint_jax.distributed import (
     make_mesh,
     replicated,
     require_same,
-    split_into_groups,
     to_global,
 )
 from glinpaint_jax.errors import UserError
@@ -53,21 +52,18 @@ from glinpaint_jax.weights import load_weights
 SAMPLE_COLUMNS = 8
 
 
-def train(
-    config: Config, workdir: Path, accept_changed_data: bool = False, xla_flags: str | None = None
-) -> None:
+def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated;
-    `xla_flags` is as for `compile_steps`. Raises UserError for unusable data, batch sizes or
-    workdirs, for processes that differ and for failures during the run.
+    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
+    Raises UserError for unusable data, batch sizes or workdirs, for processes that differ and for
+    failures during the run.
     """
     sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    flags = {"--accept-changed-data": accept_changed_data, "--xla-flags": xla_flags or ""}
+    flags = {"--accept-changed-data": accept_changed_data}
     require_same(config, sources.fingerprints() | flags)
     mesh = make_mesh()
     local_batch = local_batch_size(config.global_batch_size, mesh, config.microbatches)
-    split_into_groups(mesh, config.batch_norm_devices)  # otherwise an error comes much later
     for source in sources.evaluation.values():
         paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     networks = None if steps_in(workdir) else initial_networks(config)
@@ -97,7 +93,7 @@ def train(
             return
         checkpoints = Checkpoints(workdir, say, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        run = Run(config, mesh, sources, reporter, checkpoints, stop, xla_flags)
+        run = Run(config, mesh, sources, reporter, checkpoints, stop)
         batches = open_batches(sources.train, config, local_batch, examples)
         closing.callback(batches.close)
         step = run_steps(run, state, start, batches)
@@ -115,7 +111,6 @@ class Run(NamedTuple):
     reporter: Reporter
     checkpoints: Checkpoints
     stop: Stop
-    xla_flags: str | None
 
 
 def run_steps(
@@ -133,9 +128,7 @@ def run_steps(
         batch = to_global(failures.take(next(batches), source), mesh)
         if step == start + 1:
             with progress.paused():
-                steps = compile_steps(
-                    config, mesh, state, batch, start, run.reporter, run.xla_flags
-                )
+                steps = compile_steps(config, mesh, state, batch, start, run.reporter)
         state, metrics = steps[phase](state, batch)
         progress.add(step, phase.value, metrics)
 

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from glinpaint_jax.distributed import device_count, sum_over_devices
-
 Image = Float[Array, "b h w 3"]
 Mask = Float[Array, "b h w 1"]
 Scalar = Float[Array, ""]
@@ -19,13 +17,7 @@ EPSILON = 1e-12  # MMagic's guard against an empty region
 
 def masked_mean(values: Image, weight: Mask) -> Scalar:
     """Mean over the pixels with weight 1 in the whole batch, and their channels."""
-    total, pixels = sum_over_devices(jnp.sum(values * weight)), sum_over_devices(jnp.sum(weight))
-    return total / (values.shape[-1] * pixels + EPSILON)
-
-
-def batch_mean(values: Float[Array, "b 1"]) -> Scalar:
-    """Mean over the global batch."""
-    return sum_over_devices(jnp.sum(values)) / (values.size * device_count())
+    return jnp.sum(values * weight) / (values.shape[-1] * jnp.sum(weight) + EPSILON)
 
 
 def l1(prediction: Image, image: Image, weight: Mask) -> Scalar:
@@ -53,13 +45,13 @@ def adversarial(
     `kind`: 'vanilla' (binary cross-entropy, the paper's equation 3), 'lsgan', 'hinge' or 'wgan'.
     """
     if kind == "vanilla":
-        return batch_mean(jax.nn.softplus(-logits if real else logits))
+        return jnp.mean(jax.nn.softplus(-logits if real else logits))
     if kind == "lsgan":
-        return batch_mean(jnp.square(logits - float(real)))
+        return jnp.mean(jnp.square(logits - float(real)))
     if kind == "hinge" and discriminator:
-        return batch_mean(jax.nn.relu(1 - logits if real else 1 + logits))
+        return jnp.mean(jax.nn.relu(1 - logits if real else 1 + logits))
     if kind in ("hinge", "wgan"):
-        return -batch_mean(logits) if real else batch_mean(logits)
+        return -jnp.mean(logits) if real else jnp.mean(logits)
     raise ValueError(f"unknown adversarial loss {kind!r}")
 
 

@@ -17,9 +17,9 @@ from glinpaint_jax.training.state import TrainState
 from glinpaint_jax.training.step import Batch, Step, make_steps
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Compiler flags by platform. On GPUs, gradients are summed during the backward pass; jax's page on
-# GPU performance recommends the flag, and NVIDIA's JAX images set it.
-XLA_FLAGS = {"gpu": "xla_gpu_enable_latency_hiding_scheduler=true"}
+# Sums gradients during the backward pass. jax's page on GPU performance recommends the flag, and
+# NVIDIA's JAX images set it.
+GPU_FLAGS = {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def compile_steps(
@@ -29,24 +29,18 @@ def compile_steps(
     batch: Batch,
     start: int,
     reporter: Reporter,
-    xla_flags: str | None = None,
 ) -> dict[Phase, Step]:
     """Compiles the step of each phase after step `start`, and says how much memory each needs.
 
-    `state` and `batch` are what the first step will get. `xla_flags` replaces this module's. Raises
-    UserError if a step does not fit or the compiler does not know a flag.
+    `state` and `batch` are what the first step will get. Raises UserError if a step does not fit.
     """
-    if xla_flags is None:
-        xla_flags = XLA_FLAGS.get(jax.default_backend(), "")
-    if xla_flags:
-        reporter.say(f"XLA flags: {xla_flags}")
     steps, needed, free = make_steps(config, mesh), {}, free_memory()
     state_size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     limit = None if free is None else free + state_size  # the state is there already
     phases = phases_between(start, config.num_steps, config.phases)
     for phase in reversed(phases):  # later phases need more memory
         with reporter.say_if_slow(f"compiling the {phase.value} step ..."):
-            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config, xla_flags)
+            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
         memory = steps[phase].memory_analysis()
         if memory is not None:  # not every backend tells
             needed[phase] = bytes_of(memory)
@@ -59,28 +53,14 @@ def compile_steps(
     return steps
 
 
-def compile_step(
-    lowered: jax.stages.Lowered, phase: Phase, config: Config, xla_flags: str = ""
-) -> Step:
-    """Compiles with `xla_flags`: NAME=VALUE, separated by spaces.
-
-    Raises UserError if the compiler finds that the step does not fit, or does not know a flag.
-    """
-    options, words = {}, {"true": True, "false": False}
-    for flag in xla_flags.split():
-        name, _, value = flag.removeprefix("--").partition("=")
-        options[name] = words.get(value, value)
+def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> Step:
+    """Raises UserError if the compiler finds that the step does not fit."""
     try:
-        return lowered.compile(options or None)
+        return lowered.compile(GPU_FLAGS if jax.default_backend() == "gpu" else None)
     except jax.errors.JaxRuntimeError as error:  # TPUs: the compiler assigns all memory
-        reason = str(error).partition("\n")[0].rstrip(".")
-        if "No such compile option" in reason or "While setting option" in reason:
-            raise UserError(
-                f"XLA rejects the flags {xla_flags!r} ({reason}); pass others with "
-                "--xla-flags='NAME=VALUE NAME=VALUE', or --xla-flags= for none"
-            ) from None
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
             f"the {phase.value} step does not fit the memory of a device ({reason}); lower "
             f"--config.global_batch_size, which is {config.global_batch_size}"

@@ -1,33 +1,21 @@
 """The training step of each phase: the paper's algorithm 1, in MMagic's order. Pure functions.
 
-Each device runs them on its own images. Batch norm, losses and gradients sum over devices.
+They are written for the global batch; jit splits it over the devices of the mesh.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import (
-    GROUP_AXIS,
-    batch_sharding,
-    batch_spec,
-    device_axes,
-    device_count,
-    own_part,
-    replicated,
-    split_into_groups,
-    sum_over_devices,
-    vary,
-)
+from glinpaint_jax.distributed import batch_sharding, replicated
 from glinpaint_jax.models.inputs import (
     Inputs,
     composite,
@@ -36,6 +24,7 @@ from glinpaint_jax.models.inputs import (
     window_origins,
 )
 from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.models.platforms import pixels_in_lanes, row_major, separate
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import (
@@ -53,47 +42,28 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     """One jitted step per phase: (state, batch) -> (state, losses). The old state is donated.
 
-    The batch is sharded over the mesh and everything else is replicated. Losses and gradients are
-    those of the global batch; batch norm is over groups of config.batch_norm_devices. A network is
-    left unchanged if its losses, gradient or statistics are not finite; the metric `skipped` is
-    then 1. Raises UserError if the devices don't make whole groups.
+    The batch is split over the mesh and everything else is replicated. Losses, gradients and batch
+    statistics are those of the global batch. A network is left unchanged if its losses, gradient or
+    statistics are not finite; the metric `skipped` is then 1.
     """
     if config.pixel_blocks == "auto":
         on_tpu = mesh.devices.flat[0].platform == "tpu"
         config = dataclasses.replace(config, pixel_blocks="on" if on_tpu else "off")
-    groups = split_into_groups(mesh, config.batch_norm_devices)
-    functions = {
-        Phase.COMPLETION: completion_step,
-        Phase.DISCRIMINATOR: discriminator_step,
-        Phase.JOINT: joint_step,
-    }
-    return {
-        phase: jax.jit(
-            jax.shard_map(
-                partial(with_matmul_precision(function), config),
-                mesh=groups,
-                in_specs=(PartitionSpec(), batch_spec(groups)),
-                out_specs=(PartitionSpec(), PartitionSpec()),
-            ),
+
+    def compile(step: Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]) -> Step:
+        with_precision = jax.default_matmul_precision(config.matmul_precision)
+        return jax.jit(
+            with_precision(partial(step, config)),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
-            out_shardings=(replicated(mesh), replicated(mesh)),
+            out_shardings=replicated(mesh),
             donate_argnums=0,
         )
-        for phase, function in functions.items()
+
+    return {
+        Phase.COMPLETION: compile(completion_step),
+        Phase.DISCRIMINATOR: compile(discriminator_step),
+        Phase.JOINT: compile(joint_step),
     }
-
-
-def with_matmul_precision(
-    function: Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]],
-) -> Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The same step, but accelerators multiply float32 in config.matmul_precision."""
-
-    @wraps(function)
-    def step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        with jax.default_matmul_precision(config.matmul_precision):
-            return function(config, state, batch)
-
-    return step
 
 
 def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -102,7 +72,7 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         prediction, batch_stats = generator_forward(
-            config, share_params(config, params), state.generator.batch_stats, inputs
+            config, params, state.generator.batch_stats, inputs
         )
         total, terms = reconstruction_loss(config, prediction, inputs)
         return total, (terms, batch_stats)
@@ -123,7 +93,6 @@ def discriminator_step(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
-    batch_stats = mean_over_groups(batch_stats)
     batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return next_state(config, state, generator, discriminator), terms
@@ -137,7 +106,6 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def forward(params: Any) -> tuple[Array, Any]:
-        params = share_params(config, params)
         return generator_forward(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
@@ -146,9 +114,8 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
-        params, origins = share_params(config, discriminator.params), hole_origins(config, inputs)
         (logits,), discriminator_stats = discriminator_forward(
-            config, discriminator, params, (completed, origins)
+            config, discriminator, discriminator.params, (completed, hole_origins(config, inputs))
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -163,7 +130,6 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
-    discriminator_stats = mean_over_groups(discriminator_stats)
     discriminator_stats, _ = keep_if_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
@@ -197,19 +163,26 @@ def discriminator_forward(
     """
     _, discriminator = make_networks(config)
     variables = {"params": params, "batch_stats": network.batch_stats}
+    parts = len(batches)
     images = [images for images, _ in batches]
     windows = [cut_windows(*batch, config.local_size) for batch in batches]
+
+    def interleave(arrays: list[Array]) -> Array:
+        if len(arrays) == 1:
+            return arrays[0]
+        # Not concatenated: all images of a device stay there.
+        return pixels_in_lanes(jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:]))
 
     def forward(images: list[Array], windows: list[Array]) -> tuple[list[Array], Any]:
         logits, variables_after = discriminator.apply(
             variables,
-            jnp.concatenate(images),
-            jnp.concatenate(windows),
+            interleave(images),
+            interleave(windows),
             train=True,
-            parts=len(batches),
+            parts=parts,
             mutable=["batch_stats"],
         )
-        return jnp.split(logits, len(batches)), variables_after
+        return [logits[part::parts] for part in range(parts)], variables_after
 
     return in_microbatches(config, forward, images, windows)
 
@@ -217,56 +190,27 @@ def discriminator_forward(
 def in_microbatches(
     config: Config, forward: Callable[..., tuple[Any, Any]], *arrays: Any
 ) -> tuple[Any, Any]:
-    """Runs a network on config.microbatches parts of this device's images, one after another.
+    """Runs a network on config.microbatches parts of the batch, one after another.
 
-    Returns its outputs and the mean of the parts' running statistics. Of each part, only the output
-    is kept; the backward pass computes the rest again. Memory is that of one part.
+    Image i belongs to part i % microbatches: all images of a device stay there. Returns the outputs
+    and the mean of the parts' running statistics. Of each part, only the output is kept; the
+    backward pass computes the rest again. Memory is that of one part.
     """
-    if config.microbatches == 1:
+    parts = config.microbatches
+    if parts == 1:
         outputs, variables = forward(*arrays)
         return outputs, variables["batch_stats"]
-    parts = jax.tree.map(lambda x: x.reshape(config.microbatches, -1, *x.shape[1:]), arrays)
-    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # in a loop, none to fear
-    outputs, variables = lax.map(run, parts)
+
+    def split(x: Array) -> Array:
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # a loop has no CSE
+    outputs, variables = lax.map(run, jax.tree.map(split, arrays))
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs), batch_stats
-
-
-def share_params(config: Config, params: Any) -> Any:
-    """Returns `params`, for passes whose gradients are summed over devices once, at their end.
-
-    The sum is in config.gradient_dtype.
-    """
-    if not device_axes():
-        return params
-    dtype = jnp.bfloat16 if config.gradient_dtype == "bfloat16" else None
-    return jax.tree.map(lambda leaf: sum_gradient(leaf, dtype), params)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def sum_gradient(x: Array, dtype: Any) -> Array:
-    """Returns x; its gradient is the sum over devices, in `dtype` or else its own type."""
-    return vary(x)
-
-
-def _sum_gradient_forward(x: Array, dtype: Any) -> tuple[Array, None]:
-    return sum_gradient(x, dtype), None
-
-
-def _sum_gradient_backward(dtype: Any, _: None, gradient: Array) -> tuple[Array]:
-    return (sum_over_devices(gradient.astype(dtype or gradient.dtype)).astype(gradient.dtype),)
-
-
-sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)
-
-
-def mean_over_groups(batch_stats: Any) -> Any:
-    """The mean of the running statistics of all groups of devices."""
-    groups = device_count((GROUP_AXIS,))
-    if groups == 1:
-        return batch_stats
-    vector, unravel = ravel_pytree(batch_stats)  # one reduction instead of many
-    return unravel(sum_over_devices(vector, (GROUP_AXIS,)) / groups)
+    return jax.tree.map(join, outputs), batch_stats
 
 
 def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
@@ -309,14 +253,12 @@ def update_discriminator(
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
             jax.random.fold_in(state.rng, state.step),
-            (device_count() * len(fake), 2),  # the same on any number of devices
+            (len(fake), 2),
             0,
             config.image_size - config.local_size + 1,
         )
-        real_origins = own_part(real_origins)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        params = share_params(config, params)
         (fake_logits, real_logits), stats = discriminator_forward(
             config, network, params, (fake, fake_origins), (inputs.image, real_origins)
         )
@@ -347,12 +289,14 @@ def apply_gradients(
     terms: Metrics,
 ) -> tuple[NetworkState, Array]:
     """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite."""
-    optimizer, batch_stats = make_optimizer(config.optimizer), mean_over_groups(batch_stats)
+    gradients = jax.tree.map(row_major, gradients)
+    optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
-    return keep_if_finite(new, network, (terms, batch_stats, optax.tree.norm(gradients)))
+    checked = terms, batch_stats, optax.tree.norm(gradients)
+    return separate(keep_if_finite(new, network, checked))
 
 
 def keep_if_finite(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:

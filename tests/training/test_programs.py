@@ -73,16 +73,9 @@ def test_a_compiler_out_of_memory_is_reported_in_one_line(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("flags", ["--xla_fast=true", "xla_gpu_enable_latency_hiding_scheduler=5"])
-def test_flags_that_xla_does_not_know_are_rejected(flags):
-    message = rf"^XLA rejects the flags '{flags}' \([^\n]*option[^\n]*\); pass others [^\n]*$"
-    with pytest.raises(UserError, match=message):
-        compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config(), flags)
-
-
-def test_this_jaxlib_knows_the_compiler_flags():
-    for flags in programs.XLA_FLAGS.values():
-        compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config(), flags)
+def test_this_jaxlib_knows_the_compiler_flags(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config())
 
 
 def write_cgroup(folder, limit, used, cached):
@@ -133,7 +126,8 @@ def test_accelerators_train_in_the_chosen_precision(matmul_precision, convolutio
     for platform in ("cuda", "tpu"):
         assert precisions(traced, platform) == {
             "convolution": {convolution},
-            "dot_general": {"HIGHEST"},  # the linear layers
+            # The linear layers. On GPUs, gradients of small convolutions are products, too.
+            "dot_general": {"HIGHEST"} | ({convolution} if platform == "cuda" else set()),
         }
 
 

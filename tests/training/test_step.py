@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from glinpaint_jax.config import LossConfig, OptimizerConfig
-from glinpaint_jax.distributed import batch_spec, make_mesh, split_into_groups, to_global
+from glinpaint_jax.distributed import to_global
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.step import discriminator_forward, make_steps, mean_over_groups
+from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.steps import make_batch, make_state, place
 
@@ -118,7 +117,7 @@ def test_eight_devices_match_one(initial_state, step_config, mesh8, mesh1, soak)
 
 def run_in_float64(config, mesh, phase, images):
     """(networks' new states, metrics) after one step on these images of batch 0."""
-    batch = jax.device_get(make_batch(0, make_small_config(), mesh))
+    batch = jax.device_get(make_batch(0, make_small_config(global_batch_size=16), mesh))
     batch = to_global({name: values[np.array(images)] for name, values in batch.items()}, mesh)
     state = jax.tree.map(to_float64, jax.device_get(make_state(config, mesh)))
     with jax.enable_x64(True):
@@ -126,34 +125,17 @@ def run_in_float64(config, mesh, phase, images):
     return jax.device_get(((state.generator, state.discriminator), metrics))
 
 
-def test_groups_of_devices_have_the_statistics_of_separate_runs(initial_state, step_config, mesh8):
-    def forward(network, images, origins):
-        stats = discriminator_forward(step_config, network, network.params, (images, origins))[1]
-        return mean_over_groups(stats)
-
-    groups = split_into_groups(mesh8, 4)
-    specs = PartitionSpec(), batch_spec(groups), batch_spec(groups)
-    in_groups = jax.shard_map(forward, mesh=groups, in_specs=specs, out_specs=PartitionSpec())
-    rng = np.random.default_rng(0)
-    images, origins = rng.normal(size=(8, 32, 32, 3)), rng.integers(0, 17, (8, 2))
-    with jax.enable_x64(True):
-        network = jax.tree.map(to_float64, initial_state.discriminator)
-        got = jax.jit(in_groups)(network, images, origins)
-        alone = jax.jit(forward)
-        halves = [alone(network, images[h], origins[h]) for h in (slice(0, 4), slice(4, 8))]
-        expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    assert_close(got, expected, rtol=1e-12)
-
-
-def test_microbatches_match_groups_of_devices(mesh8, soak):
-    """Two microbatches on 4 devices see the same parts of the batch as two groups of 4 devices."""
+def test_microbatches_are_parts_of_the_global_batch(initial_state, mesh8, mesh1, soak):
+    """The same on one device and eight; statistics are the mean of those of separate batches."""
     phase = Phase.JOINT if soak else Phase.COMPLETION  # the joint step takes a minute to compile
-    config = make_small_config(microbatches=2)
-    config.losses.tv = 0.1
-    got = run_in_float64(config, make_mesh(jax.devices()[:4]), phase, range(8))
-    config = dataclasses.replace(config, microbatches=1, batch_norm_devices=4)
-    expected = run_in_float64(config, mesh8, phase, [0, 2, 4, 6, 1, 3, 5, 7])
-    assert_close(got, expected, rtol=1e-7, atol=1e-10)
+    config = make_small_config(global_batch_size=16, microbatches=2)
+    on_eight, metrics = run_in_float64(config, mesh8, phase, range(16))
+    assert_close((on_eight, metrics), run_in_float64(config, mesh1, phase, range(16)), rtol=1e-9)
+
+    config = dataclasses.replace(config, global_batch_size=8, microbatches=1)
+    halves = [run_in_float64(config, mesh1, phase, range(half, 16, 2))[0][0] for half in (0, 1)]
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *(half.batch_stats for half in halves))
+    assert_close(on_eight[0].batch_stats, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

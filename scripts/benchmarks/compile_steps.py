@@ -1,0 +1,225 @@
+"""Compiles the training steps for GPUs and TPUs without having one, and reads the programs.
+
+    python scripts/benchmarks/compile_steps.py --chips h200 v5e v6e [--phases joint]
+        [--precisions bfloat16] [--images 12 16] [--devices 8] [--hlo FOLDER]
+
+Steps are those of configs/places.py; float32 is TF32 on a GPU. Nothing runs. For TPUs, times are
+the compiler's own estimates. For GPUs there are none: a program's floor is the sum over its
+operations of the longer of moving their bytes and multiplying, at the card's full rates, which no
+operation reaches. We have compared neither with a device. One step takes half a minute (GPU) to
+eight minutes (TPU) of a core. --hlo keeps the programs as text.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from hlo import Instruction, collective_depth, layer_of, misshapen, read_entry
+from jax.experimental import topologies
+
+from configs.places import get_config
+from glinpaint_jax.config import PRECISIONS
+from glinpaint_jax.distributed import batch_sharding, make_mesh
+from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.programs import bytes_of
+from glinpaint_jax.training.state import abstract_state
+from glinpaint_jax.training.step import make_steps
+
+
+class Chip(NamedTuple):
+    topology: str
+    peaks: dict[str, float]  # precision -> FLOP/s
+    clock: float = 0  # Hz, of a TPU's estimates
+    bandwidth: float = 0  # bytes/s
+    packages: str = "libtpu==0.0.42.1"
+
+
+CHIPS = {
+    # Rates of large matrix products; the data sheet says 989 and 495 TFLOP/s.
+    "h200": Chip(
+        "1x1x{}",
+        {"bfloat16": 790e12, "float32": 400e12},
+        bandwidth=4.8e12,
+        packages=(
+            "jax-cuda13-plugin=={jax} jax-cuda13-pjrt=={jax} nvidia-cudnn-cu13 nvidia-cuda-nvcc "
+            "nvidia-nvvm"
+        ),
+    ),
+    # Clock: peak / (2 FLOP in each cell of the matrix units): four units of 128x128.
+    "v5e": Chip("v5e:2x{}", {"bfloat16": 197e12, "float32": 197e12}, clock=1.5e9),
+    # Four of 256x256. Two, as some pages say, would need 3.5 GHz, and would do fewer FLOP per
+    # cycle (262,144) than the compiler expects of a large matrix product (369,000).
+    "v6e": Chip("v6e:2x{}", {"bfloat16": 918e12, "float32": 918e12}, clock=1.75e9),
+}
+# What the compiler must know of a card that is not there, as jax's deviceless tests write it.
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 20 }
+runtime_version { major: 13 minor: 0 }
+device_description_str: "NVIDIA H200"
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    phases = [phase.value for phase in Phase]
+    add("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    add("--phases", nargs="+", choices=phases, default=phases)
+    add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    add("--images", nargs="+", type=int, default=[12], help="on each chip")
+    add("--devices", type=int, choices=(1, 8), default=8)
+    add("--hlo", type=Path, metavar="FOLDER", help="keep the compiled programs there")
+    add("--brief", action="store_true", help="one line per program")
+    options = parser.parse_args()
+    # Otherwise libtpu asks the cloud's metadata server, and waits.
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several of these programs at a time
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    jax.config.update("jax_platforms", "cpu")
+    for chip in options.chips:
+        for precision in options.precisions:
+            for images in options.images:
+                for phase in options.phases:
+                    report(chip, precision, images, phase, options)
+
+
+def report(chip: str, precision: str, images: int, phase: str, options: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    compiled = compile_step(chip, Phase(phase), precision, images, options.devices)
+    seconds, text = time.perf_counter() - started, compiled.as_text()
+    if options.hlo:
+        options.hlo.mkdir(parents=True, exist_ok=True)
+        name = f"{chip}_{precision}_{phase}_{images}x{options.devices}.hlo"
+        (options.hlo / name).write_text(text)
+    entry = read_entry(text)
+    print(f"{chip}, {precision}, {phase}, {images} images x {options.devices}: ", end="")
+    costs = (print_gpu if chip == "h200" else print_tpu)(entry, CHIPS[chip], precision, compiled)
+    if not options.brief:
+        memory = compiled.memory_analysis()
+        print(
+            f"  memory: {bytes_of(memory) / 1e9:.2f} GB, {memory.temp_size_in_bytes / 1e9:.2f} "
+            f"of them temporary; compiled in {seconds:.0f} s"
+        )
+        print_details(entry, costs)
+    sys.stdout.flush()
+
+
+def compile_step(
+    chip: str, phase: Phase, precision: str, images_per_chip: int, devices: int
+) -> jax.stages.Compiled:
+    mesh = make_mesh(list(describe_chips(chip, devices))[:devices])
+    config = get_config()
+    config.precision, config.global_batch_size = precision, images_per_chip * devices
+    if chip == "h200":
+        config.matmul_precision = "tensorfloat32"
+    shape = config.global_batch_size, config.image_size, config.image_size, 3
+    sharding = batch_sharding(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding),
+        "bbox": jax.ShapeDtypeStruct((shape[0], 4), jnp.int32, sharding=sharding),
+    }
+    step = make_steps(config, mesh)[phase].lower(abstract_state(config, mesh), batch)
+    # Autotuning would need the card.
+    flags = {"xla_gpu_enable_latency_hiding_scheduler": True, "xla_gpu_autotune_level": 0}
+    return step.compile(flags if chip == "h200" else None)
+
+
+def describe_chips(chip: str, devices: int) -> Any:
+    """The chip's devices. Exits with one line if the packages that it needs are missing."""
+    topology, packages = CHIPS[chip].topology, CHIPS[chip].packages.format(jax=jax.__version__)
+    try:
+        for requirement in packages.split():
+            importlib.metadata.version(requirement.partition("==")[0])
+        if chip == "h200":
+            return topologies.get_topology_desc(
+                platform="cuda", target_config=H200, topology=topology.format(devices)
+            ).devices
+        kind = {"v5e": "v5litepod-8", "v6e": "v6e-8"}[chip]
+        os.environ["TPU_ACCELERATOR_TYPE"] = kind
+        return topologies.get_topology_desc(topology.format(4), "tpu").devices
+    except (importlib.metadata.PackageNotFoundError, RuntimeError, NotImplementedError) as error:
+        sys.exit(
+            f"\nerror: cannot compile for {chip} ({str(error).splitlines()[0]}); run: "
+            f"pip install --no-deps --target FOLDER {packages}, and add FOLDER to PYTHONPATH"
+        )
+
+
+def print_gpu(
+    entry: list[Instruction], chip: Chip, precision: str, compiled: Any
+) -> dict[str, float]:
+    """Prints bytes, FLOP and floor; returns each instruction's share of it in ms."""
+    peak = chip.peaks[precision]
+    costs = {one.name: max(one.bytes / chip.bandwidth, one.flop / peak) * 1e3 for one in entry}
+    flop = sum(one.flop for one in entry)
+    print(
+        f"{sum(one.bytes for one in entry) / 1e9:.1f} GB, {flop / 1e12:.2f} TFLOP, floor "
+        f"{sum(costs.values()):.2f} ms, {len(misshapen(entry))} misshapen convolutions"
+    )
+    return costs
+
+
+def print_tpu(
+    entry: list[Instruction], chip: Chip, precision: str, compiled: Any
+) -> dict[str, float]:
+    """Prints the compiler's estimate; returns each instruction's share of it in ms."""
+    costs = {one.name: one.cycles / chip.clock * 1e3 for one in entry}
+    cost, total = compiled.cost_analysis(), sum(costs.values())
+    share = cost["flops"] / total * 1e3 / chip.peaks[precision]
+    # Pixel blocks multiply by zeros: compare milliseconds, not shares.
+    print(
+        f"{total:.1f} ms by the compiler's estimate, {cost['bytes accessed'] / 1e9:.1f} GB, "
+        f"{cost['flops'] / 1e12:.2f} TFLOP, {share:.0%} of the bfloat16 peak"
+    )
+    return costs
+
+
+def print_details(entry: list[Instruction], costs: dict[str, float]) -> None:
+    kinds: dict[str, list[Instruction]] = {}
+    for one in entry:
+        if one.kind:
+            kinds.setdefault(one.kind, []).append(one)
+    for kind, members in sorted(kinds.items(), key=lambda item: -total(item[1], costs)):
+        moved = sum(one.bytes for one in members) / 1e9
+        print(f"  {total(members, costs):7.2f} ms {moved:6.2f} GB {len(members):5}  {kind}")
+    collectives = Counter(one.opcode.removesuffix("-start") for one in entry if one.is_collective)
+    names = ", ".join(f"{count} {name}" for name, count in sorted(collectives.items()))
+    print(f"  collectives: {names or 'none'}; at most {collective_depth(entry)} in a row")
+    print("  the most expensive:")
+    for one in sorted(entry, key=lambda one: -costs[one.name])[:10]:
+        print(f"  {costs[one.name]:7.2f} ms {one.bytes / 1e9:6.2f} GB  {describe(one)}")
+    if wrong := misshapen(entry):
+        print("  misshapen convolutions:")
+        for one in wrong:
+            print(f"    {describe(one)}, {one.window}")
+
+
+def total(instructions: list[Instruction], costs: dict[str, float]) -> float:
+    return sum(costs[one.name] for one in instructions)
+
+
+def describe(one: Instruction) -> str:
+    return f"{layer_of(one.source):46} {re.sub(r'{[^}]*}', '', one.shape)[:56]}"
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
