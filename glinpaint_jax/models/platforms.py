@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Float
 
 
 def separate(tree: Any) -> Any:
@@ -25,19 +24,6 @@ def separate(tree: Any) -> Any:
         default=lambda *leaves: leaves,
     )
     return jax.tree.unflatten(structure, leaves)
-
-
-def pixels_in_lanes(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """The same images; on TPUs in memory as planes of pixels.
-
-    The compiler would lay them out, and what they are computed from, by images: 12 for 128 lanes.
-    """
-    layout = Layout(major_to_minor=(0, 3, 1, 2))
-    return lax.platform_dependent(
-        images,
-        tpu=lambda images: with_layout_constraint(images, layout),
-        default=lambda images: images,
-    )
 
 
 def row_major(array: Array) -> Array:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.distributed import batch_sharding, replicated
+from glinpaint_jax.models.batch_norm import Parts
 from glinpaint_jax.models.inputs import (
     Inputs,
     composite,
@@ -24,7 +25,7 @@ from glinpaint_jax.models.inputs import (
     window_origins,
 )
 from glinpaint_jax.models.networks import make_networks
-from glinpaint_jax.models.platforms import pixels_in_lanes, row_major, separate
+from glinpaint_jax.models.platforms import row_major, separate
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import (
@@ -61,8 +62,8 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
 
     return {
         Phase.COMPLETION: compile(completion_step),
-        Phase.DISCRIMINATOR: compile(discriminator_step),
-        Phase.JOINT: compile(joint_step),
+        Phase.DISCRIMINATOR: compile(partial(discriminator_step, devices=mesh.devices.size)),
+        Phase.JOINT: compile(partial(joint_step, devices=mesh.devices.size)),
     }
 
 
@@ -85,20 +86,22 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
 
 
 def discriminator_step(
-    config: Config, state: TrainState, batch: Batch
+    config: Config, state: TrainState, batch: Batch, *, devices: int
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, and the generator's running statistics as MMagic does."""
     inputs = make_inputs(batch, config.mask.fill, config.model.base)
     prediction, batch_stats = generator_forward(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
-    discriminator, terms = update_discriminator(config, state, inputs, prediction)
+    discriminator, terms = update_discriminator(config, state, inputs, prediction, devices)
     batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return next_state(config, state, generator, discriminator), terms
 
 
-def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def joint_step(
+    config: Config, state: TrainState, batch: Batch, *, devices: int
+) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, then the generator against the updated discriminator.
 
     Both updates share one forward pass of the generator.
@@ -109,7 +112,9 @@ def joint_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         return generator_forward(config, params, state.generator.batch_stats, inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
-    discriminator, discriminator_terms = update_discriminator(config, state, inputs, prediction)
+    discriminator, discriminator_terms = update_discriminator(
+        config, state, inputs, prediction, devices
+    )
 
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
@@ -154,7 +159,11 @@ def generator_forward(
 
 
 def discriminator_forward(
-    config: Config, network: NetworkState, params: Any, *batches: tuple[Array, Array]
+    config: Config,
+    network: NetworkState,
+    params: Any,
+    *batches: tuple[Array, Array],
+    devices: int = 1,
 ) -> tuple[list[Array], Any]:
     """The discriminator in training mode -> (logits of each batch, new running statistics).
 
@@ -163,26 +172,20 @@ def discriminator_forward(
     """
     _, discriminator = make_networks(config)
     variables = {"params": params, "batch_stats": network.batch_stats}
-    parts = len(batches)
+    parts = Parts(devices, len(batches))
     images = [images for images, _ in batches]
     windows = [cut_windows(*batch, config.local_size) for batch in batches]
-
-    def interleave(arrays: list[Array]) -> Array:
-        if len(arrays) == 1:
-            return arrays[0]
-        # Not concatenated: all images of a device stay there.
-        return pixels_in_lanes(jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:]))
 
     def forward(images: list[Array], windows: list[Array]) -> tuple[list[Array], Any]:
         logits, variables_after = discriminator.apply(
             variables,
-            interleave(images),
-            interleave(windows),
+            parts.join(images),
+            parts.join(windows),
             train=True,
             parts=parts,
             mutable=["batch_stats"],
         )
-        return [logits[part::parts] for part in range(parts)], variables_after
+        return parts.split(logits), variables_after
 
     return in_microbatches(config, forward, images, windows)
 
@@ -240,7 +243,7 @@ def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tu
 
 
 def update_discriminator(
-    config: Config, state: TrainState, inputs: Inputs, prediction: Array
+    config: Config, state: TrainState, inputs: Inputs, prediction: Array, devices: int
 ) -> tuple[NetworkState, Metrics]:
     """One optimizer step of the discriminator (the maximization of the paper's equation 3).
 
@@ -260,7 +263,12 @@ def update_discriminator(
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         (fake_logits, real_logits), stats = discriminator_forward(
-            config, network, params, (fake, fake_origins), (inputs.image, real_origins)
+            config,
+            network,
+            params,
+            (fake, fake_origins),
+            (inputs.image, real_origins),
+            devices=devices,
         )
         fake_loss = losses.adversarial(fake_logits, kind, real=False, discriminator=True)
         real_loss = losses.adversarial(real_logits, kind, real=True, discriminator=True)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from glinpaint_jax.models.batch_norm import Parts
 from glinpaint_jax.models.discriminator import Discriminator
 
 
@@ -42,12 +43,12 @@ def test_two_batches_at_once_equal_one_after_another():
         params, stats = variables["params"], variables["batch_stats"]
 
         def at_once(params, images, windows):
-            return apply(params, stats, images, windows, parts=2)
+            return apply(params, stats, images, windows, parts=Parts(devices=1, count=2))
 
         def one_after_another(params, images, windows):
-            first, after = apply(params, stats, images[::2], windows[::2])
-            second, after = apply(params, after, images[1::2], windows[1::2])
-            return jnp.stack([first, second], axis=1).reshape(-1, 1), after
+            first, after = apply(params, stats, images[:3], windows[:3])
+            second, after = apply(params, after, images[3:], windows[3:])
+            return jnp.concatenate([first, second]), after
 
         def apply(params, stats, *inputs, **kwargs):
             variables = {"params": params, "batch_stats": stats}
@@ -65,3 +66,14 @@ def test_two_batches_at_once_equal_one_after_another():
             for function in (at_once, one_after_another)
         ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), *results)
+
+
+def test_parts_are_joined_on_each_device_and_split_again():
+    parts, batches = (
+        Parts(devices=2, count=2),
+        [jnp.arange(4)[:, None], 10 + jnp.arange(4)[:, None]],
+    )
+    joined = parts.join(batches)
+    assert joined.ravel().tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
+    for batch, found in zip(batches, parts.split(joined), strict=True):
+        np.testing.assert_array_equal(found, batch)

@@ -1,0 +1,101 @@
+"""Reading compiled programs, and what programs for H200s must hold."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import hlo
+import pytest
+
+from tests.helpers.programs import ROOT
+
+PROGRAM = """\
+HloModule jit_step, is_scheduled=true
+
+%fused_slice (param_0: f32[100], param_1: f32[10]) -> f32[10] {
+  %param_0 = f32[100]{0} parameter(0)
+  %slice.1 = f32[10]{0} slice(%param_0), slice={[0:10]}
+  %param_1 = f32[10]{0} parameter(1)
+  ROOT %add = f32[10]{0} add(%slice.1, %param_1), metadata={op_name="jit(step)/optimizer/add"}
+}
+
+%fused_stuff (param_0.1: bf16[2,4,4,8]) -> bf16[2,9,9,8] {
+  %param_0.1 = bf16[2,4,4,8]{3,2,1,0} parameter(0)
+  %zero = bf16[] constant(0)
+  ROOT %pad = bf16[2,9,9,8]{3,2,1,0} pad(%param_0.1, %zero), padding=0_0x1_1_1x1_1_1x0_0
+}
+
+ENTRY %main (x: bf16[2,4,4,8], k: bf16[3,4,4,8], y: bf16[2,8,8,8]) -> f32[10] {
+  %x = bf16[2,4,4,8]{3,2,1,0} parameter(0)
+  %k = bf16[3,4,4,8]{3,2,1,0} parameter(1)
+  %y = bf16[2,8,8,8]{3,2,1,0} parameter(2)
+  %stuffed = bf16[2,9,9,8]{3,2,1,0} fusion(%x), kind=kLoop, calls=%fused_stuff
+  %view = bf16[2,9,9,8]{3,2,1,0} bitcast(%stuffed)
+  %bad = (bf16[2,6,6,3]{3,2,1,0}, u8[0]{0}) custom-call(%view, %k), window={size=4x4}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", \
+metadata={op_name="jit(step)/jvp(Generator)/decoder/dec3/conv/cond"}
+  %good = (bf16[3,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%y, %x), window={size=4x4 stride=2x2}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", \
+metadata={op_name="jit(step)/transpose(jvp(Generator))/decoder/dec3/conv/cond"}
+  %wide = (bf16[3,3,3,8]{3,2,1,0}, u8[0]{0}) custom-call(%y, %x), window={size=64x64 stride=2x2}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %all-reduce-start = f32[100]{0} all-reduce-start(%sums), to_apply=%add
+  %all-reduce-done = f32[100]{0} all-reduce-done(%all-reduce-start)
+  %next = f32[10]{0} all-reduce(%all-reduce-done), to_apply=%add
+  ROOT %sliced = f32[10]{0} fusion(%all-reduce-done, %next), kind=kLoop, calls=%fused_slice
+}
+"""
+
+
+def test_a_program_is_read():
+    entry = hlo.read_entry(PROGRAM)
+    found = {one.name: one for one in entry}
+    assert [one.name for one in hlo.misshapen(entry)] == ["bad", "wide"]
+    assert found["good"].bytes == 2 * (2 * 8 * 8 * 8 + 2 * 4 * 4 * 8 + 3 * 4 * 4 * 8)
+    assert found["bad"].flop == 2 * (2 * 6 * 6 * 3) * 4 * 4 * 8  # output pixels x window x inputs
+    assert found["good"].flop == 2 * (2 * 4 * 4 * 8) * (3 * 4 * 4 * 8) / 3  # pixels of the gradient
+    assert found["sliced"].bytes == 4 * (10 + 10 + 10)  # only the slice of the first operand
+    assert found["sliced"].kind == "optimizer"
+    assert (found["view"].kind, found["view"].bytes) == ("", 0)
+    assert hlo.collective_depth(entry) == 2
+    assert sum(one.is_collective for one in entry) == 2
+    assert hlo.layer_of(found["good"].source) == "Generator/decoder/dec3/conv, backward"
+
+
+def compile_steps(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "scripts/benchmarks/compile_steps.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="has the packages"
+)
+def test_missing_packages_are_named_in_one_line():
+    result = compile_steps("--chips", "h200")
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
+    assert "jax-cuda13-plugin" in line and "pip install" in line
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="needs 2 GB of packages, which scripts/benchmarks/compile_steps.py names",
+)
+def test_the_programs_of_h200s_hold_no_misshapen_convolution():
+    for images, gigabytes in ((12, 17), (48, 56)):
+        flags = ["--chips", "h200", "--phases", "joint", "--precisions", "bfloat16", "--brief"]
+        result = compile_steps(*flags, "--images", str(images))
+        assert result.returncode == 0, result.stderr
+        moved, flop, wrong = re.search(
+            r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen", result.stdout
+        ).groups()
+        assert int(wrong) == 0
+        assert float(moved) <= gigabytes
+        assert float(flop) <= 3.1 * images / 12
