@@ -51,19 +51,24 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
         on_tpu = mesh.devices.flat[0].platform == "tpu"
         config = dataclasses.replace(config, pixel_blocks="on" if on_tpu else "off")
 
-    def compile(step: Callable[[Config, TrainState, Batch], tuple[TrainState, Metrics]]) -> Step:
-        with_precision = jax.default_matmul_precision(config.matmul_precision)
+    def compile(step: Callable[..., tuple[TrainState, Metrics]], **options: int) -> Step:
+        @jax.default_matmul_precision(config.matmul_precision)
+        def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            return step(config, state, batch, **options)
+
+        run.__name__ = step.__name__  # in profiles
         return jax.jit(
-            with_precision(partial(step, config)),
+            run,
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=replicated(mesh),
             donate_argnums=0,
         )
 
+    devices = mesh.devices.size
     return {
         Phase.COMPLETION: compile(completion_step),
-        Phase.DISCRIMINATOR: compile(partial(discriminator_step, devices=mesh.devices.size)),
-        Phase.JOINT: compile(partial(joint_step, devices=mesh.devices.size)),
+        Phase.DISCRIMINATOR: compile(discriminator_step, devices=devices),
+        Phase.JOINT: compile(joint_step, devices=devices),
     }
 
 
@@ -288,6 +293,7 @@ def hole_origins(config: Config, inputs: Inputs) -> Array:
     return window_origins(inputs.bbox, config.local_size, config.image_size)
 
 
+@jax.named_scope("optimizer")
 def apply_gradients(
     config: Config,
     state: TrainState,
@@ -296,7 +302,10 @@ def apply_gradients(
     batch_stats: Any,
     terms: Metrics,
 ) -> tuple[NetworkState, Array]:
-    """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite."""
+    """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite.
+
+    `row_major`, `separate`: the optimizer reads and writes its arrays once, in place.
+    """
     gradients = jax.tree.map(row_major, gradients)
     optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)

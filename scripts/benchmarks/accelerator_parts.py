@@ -1,421 +1,216 @@
-"""The parts of accelerator.py, each in its own process. Their output is for the log.
+"""Parts of accelerator.sh: python accelerator_parts.py PART SCRATCH [--rehearse]
 
-    python scripts/benchmarks/accelerator_parts.py PART SCRATCH RESULTS [--rehearse] [--train DIR]
-
-Writes its results, one JSON object a line, to SCRATCH/PART.jsonl. RESULTS is the file of all
-results so far. The names in a result are the report's column headings.
+A part prints its docstring and its results for the report. Errors go to the log.
 """
 
-import argparse
-import dataclasses
-import gc
-import importlib.metadata
-import importlib.util
+import inspect
 import itertools
-import json
-import os
-import platform
 import re
-import shutil
 import statistics
 import sys
 import time
-import traceback
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-BATCHES = (96, 12, 192, 48)  # the published one first: time may run out
-PRECISIONS = {  # name: (config.precision, config.matmul_precision)
-    "bfloat16": ("bfloat16", "tensorfloat32"),
-    "TF32": ("float32", "tensorfloat32"),
-    "float32": ("float32", "float32"),
-}
-SIDE = 256
-MINUTES_BETWEEN_SAVES = 2
-ROUNDS, ROUND_SECONDS = 5, 0.5
-LONGEST = 10  # operations
+import jax
+import training
+from jax import Array
 
-Row = dict[str, Any]
+from glinpaint_jax.config import Config, ModelConfig
+from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.files import write_atomically
+from glinpaint_jax.models import discriminator, generator
+from glinpaint_jax.models.conv import conv, conv2d, conv_transpose_4x4_stride2, split_pixels
+from glinpaint_jax.models.layers import Layer
+from glinpaint_jax.training.phases import Phase
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("scratch", type=Path)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--train", type=Path)
-    arguments = parser.parse_args()
-    with (arguments.scratch / f"{arguments.part}.jsonl").open("w", buffering=1) as file:
-        try:
-            for row in PARTS[arguments.part](arguments):
-                file.write(json.dumps(row) + "\n")
-        except Exception as error:
-            traceback.print_exc()
-            sys.exit(f"error: {first_line(error)}")  # the log's last line is the reason
+FULL, TINY = Config(), Config(image_size=64, model=ModelConfig(width=8))
+BATCHES, PRECISIONS = (12, 48), ("bfloat16", "float32")
+STEP_FLOP = 243.2e9  # of a joint step, for each image of 256x256: training.count_step_flop
+Conv = Callable[[Array, Array], Array]  # x, kernel -> y
 
 
-def device(arguments: argparse.Namespace) -> Iterator[Row]:
-    """What this machine is. Fails on a CPU, except in a rehearsal."""
-    import jax
-
+def device(config: Config, scratch: Path) -> None:
+    """The machine, with the memory that jax may use."""
     first = jax.devices()[0]
-    if first.platform == "cpu" and not arguments.rehearse:
-        sys.exit(
-            "error: jax found no accelerator, only the CPU; install jax's plugin for it, or pass "
-            "--rehearse to try the command here"
-        )
-    memory = (first.memory_stats() or {}).get("bytes_limit")
-    yield {
-        "device": first.device_kind,
-        "devices": len(jax.devices()),
-        "GB for jax": memory and memory / 1e9,
-        "cores": os.cpu_count(),
-        "Python": platform.python_version(),
-    } | {
-        name: importlib.metadata.version(name)
-        for name in ("jax", "jaxlib", "flax", "torch", "numpy")
-        if importlib.util.find_spec(name)
-    }
+    memory = (first.memory_stats() or {}).get("bytes_limit", 0) / 1e9
+    print(f"{len(jax.devices())} x {first.device_kind}, {memory:.0f} GB, jax {jax.__version__}")
+    if first.platform == "cpu" and config is not TINY:
+        sys.exit("error: jax finds no accelerator; install its plugin, or pass --rehearse")
 
 
-def parity(arguments: argparse.Namespace) -> Iterator[Row]:
-    from parity import parity_rows
+def convolutions(config: Config, scratch: Path) -> None:
+    """Each layer's convolution alone: forward, and forward with both gradients, for 12 images.
 
-    yield from parity_rows("small" if arguments.rehearse else "full")
+    ours   as the networks compute it
+    plain  XLA's convolution and XLA's gradients
+    split  a dilated convolution as a plain one of every d-th pixel, with splitting and joining
 
-
-def products(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The rate of a large matrix product in each precision, and what it would be in joint steps."""
-    from scaling import GFLOP_PER_IMAGE
-    from training import matrix_product
-
-    for name, (dtype, precision) in PRECISIONS.items():
-        product = matrix_product(dtype, precision)
-        rate = product.flop / time_runs(product.run)
-        per_image = GFLOP_PER_IMAGE["joint"] * 1e9
-        yield {"precision": name, "TFLOP/s": rate / 1e12, "images/s": rate / per_image}
-
-
-def jax_steps(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The joint step in JAX on one device: every batch and precision."""
-    import jax
-    from training import jax_step
-
-    from glinpaint_jax.distributed import make_mesh
-    from glinpaint_jax.training.phases import Phase
-
-    def make(config: Any) -> tuple[Row, Callable[[], Any]]:
-        program = jax_step(config, Phase.JOINT, make_mesh(jax.devices()[:1]))
-        return {"GB": program.bytes / 1e9, "compile, s": program.compile_s}, program.run
-
-    for batch, name in itertools.product(batches(arguments), PRECISIONS):
-        yield measure("JAX", batch, name, make, arguments)
-        jax.clear_caches()
+    Layers with several forms come first; of layers with equal shapes, only the first is timed.
+    Times are medians of rounds of many runs; starting a run takes as long as "nothing".
+    float32 is multiplied as TF32. FLOP leave out products with padding.
+    """
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32")
+    print(f"nothing: {1e3 * seconds_of(jax.jit(lambda: jax.numpy.zeros(()))):.3f} ms\n")
+    print("layer            input            precision form       ms TFLOP/s   with gradients")
+    cases = itertools.product(PRECISIONS, layers(config))
+    for precision, (name, forms, *shapes) in sorted(cases, key=lambda case: len(case[1][1]) == 1):
+        likes = [jax.ShapeDtypeStruct(shape, precision) for shape in shapes]
+        flop = training.count_flop(jax.jit(forms["ours"]), *likes)
+        operands = [jax.random.normal(jax.random.key(0), shape, precision) for shape in shapes]
+        for form, function in forms.items():
+            print(f"{name:16} {shapes[0][1:]!s:16} {precision:9} {form:5}", end="")
+            for program, work in ((function, flop), (partial(with_gradients, function), 3 * flop)):
+                seconds = seconds_of(partial(jax.jit(program), *operands))
+                print(f"{1e3 * seconds:9.3f} {work / seconds / 1e12:6.1f} ", end="")
+            print()
 
 
-def torch_steps(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The same in PyTorch, eager and compiled. Compiling includes the first two steps."""
-    if importlib.util.find_spec("torch") is None:
-        sys.exit("error: torch is not installed, so there is no comparison with it")
+def with_gradients(function: Conv, x: Array, kernel: Array) -> tuple[Array, Any]:
+    y, pull_back = jax.vjp(function, x, kernel)
+    return y, pull_back(y)
+
+
+def layers(config: Config) -> list[tuple[str, dict[str, Conv], Any, Any]]:
+    """The networks' different convolutions: name, forms, shapes of input and kernel."""
+    width, found = config.model.width, {}
+    decoder = (*generator.DECODER, Layer("dec7", 3 / width, kernel=3))
+    for network, table, side, channels in (
+        ("", (*generator.ENCODER, *generator.DILATION_NECK, *decoder), config.image_size, 4),
+        ("global ", discriminator.GLOBAL_BRANCH, config.image_size, 3),
+        ("local ", discriminator.LOCAL_BRANCH, config.local_size, 3),
+    ):
+        for layer in table:
+            x = (BATCHES[0], side, side, channels)
+            kernel = (layer.kernel, layer.kernel, channels, layer.features(width))
+            row = (network + layer.name, forms_of(layer, side), x, kernel)
+            found.setdefault((layer._replace(name=""), x), row)
+            side = 2 * side if layer.transposed else side // layer.stride
+            channels = layer.features(width)
+    return list(found.values())
+
+
+def forms_of(layer: Layer, side: int) -> dict[str, Conv]:
+    """Ways to compute a layer; only ours if the others would be the same program."""
+    if layer.transposed:
+        plain = partial(conv, pads=((2, 2), (2, 2)), zeros=1)
+        return {"ours": conv_transpose_4x4_stride2, "plain": plain}
+    shape = {"stride": layer.stride, "dilation": layer.dilation}
+    padding = layer.dilation * (layer.kernel // 2)
+    forms = {"ours": partial(conv2d, padding=padding, **shape)}
+    if layer.dilation > 1 or side // layer.stride < layer.kernel:
+        forms["plain"] = partial(conv, pads=((padding, padding),) * 2, **shape)
+    if layer.dilation > 1:
+        forms["split"] = partial(conv_of_split_pixels, step=layer.dilation)
+    return forms
+
+
+def conv_of_split_pixels(x: Array, kernel: Array, step: int) -> Array:
+    """A 3x3 convolution with dilation `step`: a plain one of step**2 small images, joined."""
+    y = conv(split_pixels(x, step), kernel, ((1, 1), (1, 1)))
+    _, height, width, channels = y.shape
+    y = y.reshape(-1, step, step, height, width, channels).transpose(0, 3, 1, 4, 2, 5)
+    return y.reshape(-1, step * height, step * width, channels)
+
+
+def jax_steps(config: Config, scratch: Path) -> None:
+    """The joint training step of the whole model in jax, and a large matrix product.
+
+    GB: what the compiled program holds. float32 is multiplied as TF32.
+    """
+    for precision in PRECISIONS:
+        product = training.matrix_product(precision)
+        tflop = product.flop / 1e12
+        print(f"matrix product, {precision:8} {tflop / seconds_of(product.run):.1f} TFLOP/s")
+    for sized in step_configs(config):
+        program = training.jax_step(sized, Phase.JOINT, make_mesh(jax.devices()[:1]))
+        print_step("ours", sized, program.run, program.compile_s, program.bytes)
+
+
+def torch_steps(config: Config, scratch: Path) -> None:
+    """The same in PyTorch: channels_last, autocast. GB: peak. Compiling includes two steps."""
     import torch
     import training_torch
-    from training import random_batch
 
-    from glinpaint_jax.training.phases import Phase
-
-    cuda = training_torch.DEVICE.type == "cuda"
-    if not cuda and not arguments.rehearse:
-        sys.exit("error: torch sees no CUDA device, so there is no comparison with it")
-
-    def make(config: Any) -> tuple[Row, Callable[[], Any]]:
-        training_torch.multiply_in(config.matmul_precision)
-        step = training_torch.make_steps(config, random_batch(config), compiled=compiled)
-        step = step[Phase.JOINT]
-        started = time.perf_counter()
-        step()
-        step()
-        numbers = {"compile, s": time.perf_counter() - started}
+    cuda = torch.cuda.is_available()
+    for compiled, sized in itertools.product(range(1 + cuda), step_configs(config)):
         if cuda:
-            numbers["GB"] = torch.cuda.max_memory_allocated() / 1e9
-        return numbers, step
-
-    for batch, name in itertools.product(batches(arguments), PRECISIONS):
-        for compiled in (False,) if arguments.rehearse else (False, True):
-            if cuda:
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            program = "PyTorch compiled" if compiled else "PyTorch"
-            yield measure(program, batch, name, make, arguments)
-            torch.compiler.reset()
+            torch.cuda.reset_peak_memory_stats()
+        training_torch.multiply_in(sized.matmul_precision)
+        batch, started = training.random_batch(sized), time.perf_counter()
+        run = training_torch.make_steps(sized, batch, compiled=compiled)[Phase.JOINT]
+        run()
+        run()
+        passed, name = time.perf_counter() - started, "PyTorch" + " compiled" * compiled
+        print_step(name, sized, run, passed, torch.cuda.max_memory_allocated())
+        del run  # frees its memory
 
 
-def measure(
-    program: str,
-    batch: int,
-    name: str,
-    make: Callable[[Any], tuple[Row, Callable[[], Any]]],
-    arguments: argparse.Namespace,
-) -> Row:
-    """Times the step that `make` returns, with more numbers, for a config.
-
-    A failure is a result: the next program may fit into memory.
-    """
-    row = {"batch": batch, "precision": name, "program": program}
-    gc.collect()
-    try:
-        numbers, run = make(step_config(arguments, batch, name))
-        row["images/s"] = batch / time_runs(run)
-        for product in rows_before(arguments, "products"):
-            if product["precision"] == name:
-                row["% of a product's"] = 100 * row["images/s"] / product["images/s"]
-        row |= numbers
-    except Exception as error:
-        row["failed"] = first_line(error)
-    return row
+def step_configs(config: Config) -> list[Config]:
+    cases = itertools.product(BATCHES, PRECISIONS)
+    return [replace(config, global_batch_size=batch, precision=name) for batch, name in cases]
 
 
-def profile(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Traces the joint step in bfloat16; saves the trace and lists the longest operations."""
-    import jax
-    from training import jax_step
+def print_step(name: str, config: Config, run: Any, compile_s: float, size: int) -> None:
+    batch, seconds = config.global_batch_size, seconds_of(run, 0.5)
+    print(
+        f"{name:16} {batch} images, {config.precision:8} {batch / seconds:8.1f} images/s, "
+        f"{batch * STEP_FLOP / seconds / 1e12:6.1f} TFLOP/s, {size / 1e9:5.2f} GB, "
+        f"compiled in {compile_s:.0f} s"
+    )
 
-    from glinpaint_jax.distributed import make_mesh
-    from glinpaint_jax.training.phases import Phase
 
-    batch = largest_batch(arguments)
-    config = step_config(arguments, batch, "bfloat16")
-    program = jax_step(config, Phase.JOINT, make_mesh(jax.devices()[:1]))
+def profile(config: Config, scratch: Path) -> None:
+    """The longest operations of a joint step in bfloat16. The trace opens in ui.perfetto.dev."""
+    program = training.jax_step(step_configs(config)[0], Phase.JOINT, make_mesh(jax.devices()[:1]))
     program.run()
-    folder, steps = arguments.scratch / "profile", 3
-    with jax.profiler.trace(str(folder)):
-        for _ in range(steps):
-            program.run()
-    (trace,) = folder.rglob("*.xplane.pb")
-    for viewable in folder.rglob("*.trace.json.gz"):
-        shutil.copy(viewable, arguments.scratch / "trace.json.gz")
-    try:
-        text = program.compiled.as_text()
-    except Exception as error:  # a program from the compilation cache may have lost it
-        print("no layers:", first_line(error))
-        text = ""
-    for row in longest_operations(trace, layers_of(text), steps):
-        yield {"batch": batch} | row
-
-
-def layers_of(program: str) -> dict[str, str]:
-    """Operation -> where in the model it comes from, read from a compiled program's text."""
-    named = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]+)"', program, re.MULTILINE)
-    return {as_kernel(operation): re.sub(r"^jit\(\w+\)/", "", layer) for operation, layer in named}
-
-
-def as_kernel(operation: str) -> str:
-    """The name that XLA gives a GPU kernel made from an operation."""
-    return re.sub(r"[.-]", "_", operation)
-
-
-def longest_operations(trace: Path, layers: dict[str, str], steps: int) -> Iterator[Row]:
-    """The LONGEST operations of a trace. `layers` is what `layers_of` returns."""
-    seconds, calls = defaultdict(float), defaultdict(int)
-    for event in operations_of(trace):
-        kernel = event.name.split(" = ")[0].lstrip("%")  # TPUs give the whole instruction
-        name = (dict(event.stats).get("hlo_op") or kernel, kernel)
-        seconds[name] += event.duration_ns / 1e9 / steps
-        calls[name] += 1
-    total = sum(seconds.values())
-    for name in sorted(seconds, key=seconds.get, reverse=True)[:LONGEST]:
-        operation, kernel = name
-        yield {
-            "ms a step": 1e3 * seconds[name],
-            "%": 100 * seconds[name] / total,
-            "calls a step": calls[name] / steps,
-            "operation": operation,
-            "kernel": kernel[:80] if kernel != operation else None,
-            "layer": layers.get(as_kernel(operation)),
-        }
-
-
-def operations_of(trace: Path) -> list[Any]:
-    """The trace's events that are operations: of the device, or if it has none, of the CPU."""
-    from jax.profiler import ProfileData
-
-    planes = list(ProfileData.from_file(str(trace)).planes)
-    print("trace:", *(f"{plane.name}/{line.name}," for plane in planes for line in plane.lines))
+    with jax.profiler.trace(str(scratch / "trace")):
+        program.run()
+    (trace,) = scratch.glob("trace/**/*.xplane.pb")
+    planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
     lines = [line for plane in planes if "/device:" in plane.name for line in plane.lines]
-    for kind in ("XLA Ops", "Stream"):  # of TPUs; of GPUs, one for each stream
-        events = [event for line in lines if line.name.startswith(kind) for event in line.events]
-        if events:
-            return events
-    every = (event for plane in planes for line in plane.lines for event in line.events)
-    return [event for event in every if any(name == "hlo_op" for name, _ in event.stats)]
+    milliseconds: Counter[str] = Counter()
+    for line in lines or [line for plane in planes for line in plane.lines]:
+        for event in line.events:
+            name = dict(event.stats).get("hlo_op")
+            if name or line.name.startswith(("XLA Ops", "Stream")):  # lines of TPUs, of GPUs
+                milliseconds[name or event.name.split(" = ")[0]] += event.duration_ns / 1e6
+    names = re.findall(r'%?([\w.-]+) = .*op_name="([^"]+)"', program.compiled.as_text())
+    for name, duration in milliseconds.most_common(15):
+        print(f"{duration:8.3f} ms {name:30} {dict(names).get(name, '')}")
 
 
-def input_rate(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The input pipeline alone, and what the fastest joint step takes."""
-    import input_pipeline
-
-    fastest = max((row["images/s"] for row in measured(arguments)), default=None)
-    workers = 2 if arguments.rehearse else min(os.cpu_count(), 16)
-    for row in input_pipeline.input_rows(workers, 0.1 if arguments.rehearse else 1.0):
-        median, _, _, per_second = row["rates"]["jax"]
-        yield {
-            "pipeline": row["name"],
-            "images/s": median,
-            "per second of CPU time": per_second,
-            "torch.utils.data, images/s": row["rates"].get("torch", [None])[0],
-            "fastest step, images/s": fastest,
-        }
-
-
-def completion(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Completes a photograph with random weights, which take as long as trained ones."""
-    import jax
-    from completion import complete, random_weights
-
-    height, width, hole = (600, 900, 100) if arguments.rehearse else (4000, 6000, 200)
-    weights = random_weights(8 if arguments.rehearse else 64)
-    seconds = complete("regions", height, width, hole, weights)
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    yield {
-        "photograph": f"{width}x{height}",
-        "hole": f"{hole}x{hole}",
-        "seconds": statistics.median(seconds),
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "GB": peak and peak / 1e9,
-    }
-
-
-def train(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Trains in SCRATCH/run until SIGTERM; in a rehearsal, for four steps."""
-    from absl import flags
-
-    from glinpaint_jax.training.loop import train
-
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
-    config = train_config(arguments)
-    side, batch = config.image_size, config.global_batch_size
-    yield {"images": f"{side}x{side}", "batch": batch, "width": config.model.width}
-    train(config, arguments.scratch / "run")
-
-
-def export(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Writes the newest generator of the run to SCRATCH/generator.safetensors, kernels in float16.
-
-    A generator of width 64 is then 12 MB.
-    """
-    import jax
-    import numpy as np
-
-    from glinpaint_jax.files import write_atomically
+def export(config: Config, scratch: Path) -> None:
+    """generator.safetensors holds the newest weights of the training, kernels in float16."""
     from glinpaint_jax.interop.weight_files import safetensors_bytes
     from glinpaint_jax.weights import load_weights
 
-    weights = load_weights(arguments.scratch / "run")
-    half = jax.tree.map(
-        lambda leaf: leaf.astype(np.float16) if leaf.ndim > 1 else leaf, weights.generator
-    )
-    generator = dataclasses.replace(weights, generator=half, discriminator=None)
-    write_atomically(arguments.scratch / "generator.safetensors", safetensors_bytes(generator))
-    yield {"step": weights.step}
+    weights = load_weights(scratch / "run")
+    half = jax.tree.map(lambda w: w.astype("float16") if w.ndim > 1 else w, weights.generator)
+    weights = replace(weights, generator=half, discriminator=None)
+    write_atomically(scratch / "generator.safetensors", safetensors_bytes(weights))
+    print("Step:", weights.step)
 
 
-def batches(arguments: argparse.Namespace) -> tuple[int, ...]:
-    return (2,) if arguments.rehearse else BATCHES
-
-
-def step_config(arguments: argparse.Namespace, batch: int, name: str) -> Any:
-    """configs/places.py's step, in the precision `name`."""
-    from glinpaint_jax.config import Config, ModelConfig
-
-    precision, matmul_precision = PRECISIONS[name]
-    return Config(
-        global_batch_size=batch,
-        image_size=64 if arguments.rehearse else SIDE,
-        precision=precision,
-        matmul_precision=matmul_precision,
-        model=ModelConfig(width=8 if arguments.rehearse else 64),
-    )
-
-
-def train_config(arguments: argparse.Namespace) -> Any:
-    """configs/small_start.py at full width and 256x256, for as long as there is time."""
-    from glinpaint_jax.config import MaskConfig, ModelConfig, PhasesConfig
-    from glinpaint_jax.configs import small_start
-
-    tiny = arguments.rehearse
-    steps, side = (4, 64) if tiny else (10**6, SIDE)
-    batch = 4 if tiny else largest_batch(arguments)
-    saves = 2 if tiny else steps_between_saves(arguments, batch)
-    base = small_start.get_config()
-    return dataclasses.replace(
-        base,
-        num_steps=steps,
-        global_batch_size=batch,
-        image_size=side,
-        precision="bfloat16",
-        log_every=1 if tiny else 50,
-        eval_every=saves,
-        checkpoint_every=saves,
-        model=ModelConfig(width=8 if tiny else 64, base="smooth"),
-        data=dataclasses.replace(
-            base.data,
-            source=f"folder:{arguments.train}" if arguments.train else "photos",
-            eval_source="",
-            eval_images=8 if tiny else 64,
-            num_workers=0 if tiny else min(os.cpu_count(), 16),
-            crop_size=2 * side,
-        ),
-        mask=MaskConfig(max_size=side // 2, max_delta=side // 3, margin=side // 16),
-        phases=PhasesConfig(completion_end=steps, discriminator_end=steps),
-        optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-3, schedule="constant"),
-    ).validate()
-
-
-def rows_before(arguments: argparse.Namespace, part: str) -> list[Row]:
-    return json.loads(arguments.results.read_text())["parts"].get(part, {}).get("rows", [])
-
-
-def measured(arguments: argparse.Namespace) -> list[Row]:
-    """The bfloat16 steps that JAX has run."""
-    rows = rows_before(arguments, "jax_steps")
-    return [row for row in rows if row["precision"] == "bfloat16" and "images/s" in row]
-
-
-def largest_batch(arguments: argparse.Namespace) -> int:
-    """The largest batch, up to 96, that has run; else the smallest of all."""
-    ran = [row["batch"] for row in measured(arguments) if row["batch"] <= 96]
-    return max(ran, default=min(batches(arguments)))
-
-
-def steps_between_saves(arguments: argparse.Namespace, batch: int) -> int:
-    rates = [row["images/s"] for row in measured(arguments) if row["batch"] == batch]
-    return max(1, int(60 * MINUTES_BETWEEN_SAVES * rates[0] / batch)) if rates else 100
-
-
-def time_runs(run: Callable[[], Any]) -> float:
-    """Seconds of one run: the median of rounds of at least ROUND_SECONDS, after two warm-ups."""
-    run()
-    started = time.perf_counter()
-    run()
-    count = int(ROUND_SECONDS / (time.perf_counter() - started)) + 1
-    rounds = []
-    for _ in range(ROUNDS):
+def seconds_of(run: Callable[[], Any], round_seconds: float = 0.02) -> float:
+    """Of a run: the median of five rounds, each waited for at its end, after two warm-ups."""
+    seconds, count = [], 1
+    for _ in range(7):
         started = time.perf_counter()
         for _ in range(count):
-            run()
-        rounds.append((time.perf_counter() - started) / count)
-    return statistics.median(rounds)
+            result = run()
+        jax.block_until_ready(result)
+        seconds.append((time.perf_counter() - started) / count)
+        count = int(round_seconds / seconds[-1]) + 1
+    return statistics.median(seconds[2:])
 
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0][:200]
-
-
-MEASURING = (device, parity, products, jax_steps, torch_steps, profile, input_rate, completion)
-PARTS = {part.__name__: part for part in (*MEASURING, train, export)}
 
 if __name__ == "__main__":
-    main()
+    name, scratch, *rehearse = sys.argv[1:]
+    part = globals()[name]
+    print(inspect.getdoc(part), end="\n\n")
+    part(TINY if rehearse else FULL, Path(scratch))

@@ -1,121 +1,104 @@
 """The pieces of scripts/benchmarks/accelerator.sh; the whole command, on the CPU, with --soak."""
 
-import argparse
-import json
-import signal
+import os
+import re
 import subprocess
 import sys
-import time
 
-import accelerator
-import accelerator_page
 import accelerator_parts
 import jax
-import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import training
 
+from glinpaint_jax.config import Config
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.weights import load_weights
 from tests.helpers.programs import ROOT, environment
 
-
-def test_a_part_is_finished_failed_or_stopped(tmp_path):
-    log = tmp_path / "log.txt"
-
-    def run(code, seconds=60):
-        command = [sys.executable, "-u", "-c", code]
-        return accelerator.run(command, seconds, {}, log, lambda: None)
-
-    # A process that the part leaves behind ends with it.
-    child = "import subprocess as s; print(s.Popen(['sleep', '1000']).pid)"
-    assert run(child) == "finished"
-    ps = ["ps", "-o", "stat=", log.read_text().strip()]
-    deadline = time.monotonic() + 30
-    while subprocess.run(ps, capture_output=True, text=True).stdout.strip() not in ("", "Z"):
-        assert time.monotonic() < deadline
-    assert run("import sys; sys.exit('no memory')") == "failed with status 1: no memory"
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # the part inherits this
-    slow = "import signal; signal.sigwait([signal.SIGTERM]); print('saved')"
-    try:
-        assert run(slow, seconds=0.5) == "stopped after 0.0 minutes"
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    assert "saved" in log.read_text()
+SCRIPT = ROOT / "scripts" / "benchmarks" / "accelerator.sh"
 
 
-def test_a_part_that_fails_is_reported_and_the_next_one_goes_on(tmp_path, monkeypatch):
-    """Results are kept up to a failure or an interruption."""
-    script = tmp_path / "accelerator_parts.py"
-    script.write_text(
-        "import json, os, signal, sys\n"
-        "_, part, scratch, *_ = sys.argv\n"
-        "with open(f'{scratch}/{part}.jsonl', 'w') as file:\n"
-        "    print(json.dumps({'batch': 12, 'precision': '', 'program': part}), file=file)\n"
-        "    print('{\"cut\":', end='', file=file)\n"
-        "if part == 'completion': os.kill(os.getppid(), signal.SIGINT)\n"
-        "sys.exit('no memory' if part in ('parity', 'completion') else 0)\n"
+def run_script(folder, python, *arguments):
+    """The command with a bash script instead of Python; returns its status and the report."""
+    fake = folder / "python"
+    fake.write_text(f"#!/usr/bin/env bash\n{python}\n")
+    fake.chmod(0o755)
+    output = folder / "out"
+    result = subprocess.run(
+        ["bash", SCRIPT, "--output", output, *arguments],
+        env=os.environ | {"PYTHON": str(fake)},
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
     )
-    monkeypatch.setattr(accelerator, "__file__", str(tmp_path / "accelerator.py"))
-    session = make_session(tmp_path)
-    assert session.run() == 1
-    results = json.loads((session.output / "results.json").read_text())
-    statuses = {name: part["status"] for name, part in results["parts"].items()}
-    assert list(statuses) == list(accelerator.SHARES)  # no training
-    assert statuses.pop("parity") == "failed with status 1: no memory"
-    assert statuses.pop("completion") == "not finished"
-    assert set(statuses.values()) == {"finished"}
-    assert all(
-        [row["program"] for row in part["rows"]] == [name]
-        for name, part in results["parts"].items()
-    )
-    assert "failed with status 1: no memory" in (session.output / "report.md").read_text()
+    return result.returncode, (output / "report.md").read_text()
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_an_export_delays_neither_the_end_of_training_nor_an_interruption(
-    interrupted, tmp_path, monkeypatch
-):
-    script = tmp_path / "accelerator_parts.py"
-    script.write_text(
-        "import os, pathlib, signal, sys, time\n"
-        "_, part, scratch, *_ = sys.argv\n"
-        "step = pathlib.Path(scratch, 'run', 'checkpoints', '1')\n"
-        "if part == 'train':\n"
-        "    step.mkdir(parents=True)\n"
-        "    (step / 'manifest.sha256').touch()\n"
-        f"    if {interrupted}: os.kill(os.getppid(), signal.SIGINT)\n"
-        "time.sleep(1000)\n"
-    )
-    monkeypatch.setattr(accelerator, "__file__", str(tmp_path / "accelerator.py"))
-    monkeypatch.setattr(accelerator, "SHARES", {})
-    monkeypatch.setattr(accelerator, "TICK", 0.1)
-    session = make_session(tmp_path)
-    started = time.monotonic()
-    session.seconds, session.deadline = 8, started + 4
-    assert session.run() == interrupted
-    assert time.monotonic() - started < 10
-    parts = session.results["parts"]
-    assert list(parts) == (["train"] if interrupted else ["train", "export"])
-    assert parts["train"]["seconds"] < 4
+def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_next_ones(tmp_path):
+    leftover = tmp_path / "leftover"
+    python = f"""
+    case "$*" in
+        *parts.py\\ convolutions*) echo half; sleep 1000 & echo $! >{leftover} ;;
+        *parts.py\\ torch_steps*) echo half; echo no memory >&2; exit 1 ;;
+        *parity.py*) echo half; sleep 1000 ;;
+        *) echo "$@" ;;
+    esac
+    """
+    _, report = run_script(tmp_path, python, "--minutes", "2")  # a second for each part
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", report, re.MULTILINE | re.DOTALL))
+    ends = {name: re.search(r"(.*) after \d+ seconds", text)[1] for name, text in sections.items()}
+    assert ends.pop("torch_steps") == "failed (no memory)"
+    assert ends.pop("parity") == "stopped at its time limit"
+    assert set(ends.values()) == {"finished"}
+    assert list(ends)[-1] == "train"
+    assert "half" in sections["parity"] and "half" in sections["torch_steps"]
+    ps = ["ps", "-o", "stat=", leftover.read_text().strip()]
+    state = subprocess.run(ps, capture_output=True, text=True).stdout
+    assert state == "" or state.startswith("Z")  # gone, or a zombie
 
 
-def make_session(folder):
-    output, scratch = folder / "out", folder / "scratch"
-    output.mkdir()
-    scratch.mkdir()
-    arguments = argparse.Namespace(
-        minutes=1.0, train=None, output=output, wheels=None, rehearse=False
-    )
-    return accelerator.Session(arguments, scratch)
+def test_without_an_accelerator_nothing_is_measured(tmp_path):
+    status, report = run_script(tmp_path, "echo no accelerator >&2; exit 1")
+    assert status == 1
+    assert "failed (no accelerator)" in report and "convolutions" not in report
+    with pytest.raises(SystemExit, match=r"no accelerator.*--rehearse"):
+        accelerator_parts.device(accelerator_parts.FULL, tmp_path)
 
 
-def test_a_cpu_is_no_accelerator(tmp_path, monkeypatch):
-    results = ["device", str(tmp_path), str(tmp_path / "results.json")]
-    monkeypatch.setattr(sys, "argv", ["accelerator_parts.py", *results])
-    with pytest.raises(SystemExit, match=r"found no accelerator.*--rehearse"):
-        accelerator_parts.main()
+def test_all_forms_of_a_generator_layer_are_equal():
+    compared = set()
+    for name, forms, *shapes in accelerator_parts.layers(accelerator_parts.TINY):
+        if len(forms) == 1 or " " in name:
+            continue
+        operands = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
+        wanted, wanted_gradients = accelerator_parts.with_gradients(forms.pop("ours"), *operands)
+        for form, function in forms.items():
+            found, gradients = accelerator_parts.with_gradients(function, *operands)
+            compared.add((name, form))
+            for a, b in zip((found, *gradients), (wanted, *wanted_gradients), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+    dilated = {f"dilation_convs_{i}" for i in range(4)}
+    assert {name for name, form in compared if form == "split"} == dilated
+    assert {name for name, form in compared if form == "plain"} == dilated | {"dec3", "dec5"}
+
+
+def test_the_layers_are_those_of_the_networks():
+    rows = accelerator_parts.layers(accelerator_parts.FULL)
+    shapes = {name: (x[1:], kernel) for name, _, x, kernel in rows}
+    assert shapes["enc1"] == ((256, 256, 4), (5, 5, 4, 64))
+    assert shapes["dilation_convs_3"] == ((64, 64, 256), (3, 3, 256, 256))
+    assert shapes["dec5"] == ((128, 128, 128), (4, 4, 128, 64))
+    assert shapes["dec7"] == ((256, 256, 32), (3, 3, 32, 3))
+    assert shapes["local conv4"] == ((16, 16, 256), (5, 5, 256, 512))
+
+
+def test_the_flop_of_a_step_are_those_of_the_compiler(soak):
+    if not soak:
+        pytest.skip("takes half a minute; pass --soak")
+    flop = training.count_step_flop(Config(global_batch_size=1), Phase.JOINT)
+    assert flop == pytest.approx(accelerator_parts.STEP_FLOP, rel=0.01)
 
 
 def test_the_step_matches_the_stored_values():
@@ -165,67 +148,16 @@ def test_gradients_in_bfloat16_must_point_the_same_way():
     assert not compare(0)["close"] and abs(compare(0)["cosine"]) < 0.3
 
 
-@pytest.mark.filterwarnings("ignore:builtin type event_stats")  # of jax 0.12; an error aborts
-def test_a_trace_gives_the_longest_operations_and_their_layers(tmp_path):
-    @jax.jit
-    def function(x):
-        with jax.named_scope("large"):
-            y = x @ x
-        with jax.named_scope("small"):
-            return jnp.sin(y[:8, :8]) @ y[:8, :8]
-
-    program = function.lower(jnp.ones((400, 400))).compile()
-    operand = jax.device_put(jnp.ones((400, 400)), jax.devices()[0])
-    with jax.profiler.trace(str(tmp_path)):
-        for _ in range(3):
-            program(operand).block_until_ready()
-    (trace,) = tmp_path.rglob("*.xplane.pb")
-    layers = accelerator_parts.layers_of(program.as_text())
-    rows = list(accelerator_parts.longest_operations(trace, layers, 3))
-    assert "large" in rows[0]["layer"]
-    assert rows[0]["calls a step"] == 1
-    assert rows == sorted(rows, key=lambda row: -row["ms a step"])
-    assert sum(row["%"] for row in rows) == pytest.approx(100)
-
-
-def test_the_page_puts_both_frameworks_into_one_table():
-    step = {"batch": 96, "precision": "TF32"}
-    jax_rows = [
-        step | {"program": "JAX", "images/s": 1234.5, "% of a product's": 41.26},
-        step | {"batch": 192, "program": "JAX", "failed": "no memory"},
-    ]
-    torch_rows = [step | {"program": "PyTorch", "images/s": 640.0}]
-    parts = {
-        name: {"status": "finished", "seconds": 60, "rows": rows}
-        for name, rows in (("jax_steps", jax_rows), ("torch_steps", torch_rows))
-    }
-    page = accelerator_page.page(
-        {"started": "", "rehearsal": False, "parts": parts, "training": []}
-    )
-    assert "| jax_steps | finished | 60 |" in page
-    assert (
-        "| batch | precision | program | images/s | % of a product's | failed |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-        "| 96 | TF32 | JAX | 1234 | 41.3 |  |\n"
-        "| 96 | TF32 | PyTorch | 640 |  |  |\n"
-        "| 192 | TF32 | JAX |  |  | no memory |\n"
-    ) in page
-
-
 def test_the_whole_command_on_the_cpu(tmp_path, soak):
     if not soak:
         pytest.skip("takes minutes; pass --soak")
     output = tmp_path / "out"
-    script = ROOT / "scripts" / "benchmarks" / "accelerator.sh"
     subprocess.run(
-        ["bash", script, "--rehearse", f"--output={output}"],
+        ["bash", SCRIPT, "--rehearse", "--output", output],
         env=environment(PYTHON=sys.executable, JAX_NUM_CPU_DEVICES="1"),
-        cwd=tmp_path,
         check=True,
     )
-    results = json.loads((output / "results.json").read_text())
-    statuses = {name: part["status"] for name, part in results["parts"].items()}
-    assert set(statuses.values()) == {"finished"}, statuses
-    assert len(list(output.iterdir())) == 7
-    assert all(row["close"] for row in results["parts"]["parity"]["rows"])
+    report = (output / "report.md").read_text()
+    assert "failed" not in report and "stopped" not in report
+    assert len(list(output.iterdir())) == 6
     assert load_weights(output / "generator.safetensors").config.model.base == "smooth"
