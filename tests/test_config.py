@@ -161,3 +161,8 @@ def test_missing_fields_of_saved_configs_get_defaults():
 def test_unknown_fields_of_saved_configs_are_rejected(changes, named):
     with pytest.raises(UserError, match=f"does not know: {named}$"):
         from_dict(to_dict(Config()) | changes)
+
+
+def test_fields_of_earlier_versions_are_ignored():
+    saved = to_dict(Config(seed=3)) | {"gradient_dtype": "float32", "batch_norm_devices": 0}
+    assert from_dict(saved) == Config(seed=3)
