@@ -24,7 +24,7 @@ from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import fill_smoothly
-from glinpaint_jax.models.complete import predict_filled
+from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
@@ -95,7 +95,7 @@ class Completer:
             mask = hole.astype(jnp.float32)[..., None]
             if not self._is_smooth:  # else filled before, since a region may cut the hole
                 image = fill_hole(image, mask, fill)
-            return to_pixel_range(predict_filled(generator, variables, image, mask))
+            return to_pixel_range(predict(generator, variables, image, mask))
 
         self._is_smooth = generator.base == "smooth"
         self._variables = jax.device_put(weights.generator)

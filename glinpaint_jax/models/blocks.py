@@ -28,7 +28,7 @@ def to_pixels(x: Float[Array, "b hb wb cb"], side: int = 2) -> Float[Array, "b h
 
 
 def conv2d_on_blocks(
-    x: Float[Array, "b h w ci4"], kernel: Float[Array, "k k ci co"], *, stride: int, side: int
+    x: Float[Array, "b h w ci4"], kernel: Float[Array, "k k ci co"], stride: int, side: int
 ) -> Float[Array, "b ho wo cos"]:
     """conv2d with odd k and padding k // 2. Returns blocks of side x side pixels; 1: pixels.
 

@@ -13,24 +13,11 @@ from glinpaint_jax.models.networks import Variables, Weights, make_networks
 
 Image = Float[Array, "b h w 3"]
 Mask = Float[Array, "b h w 1"]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
-def predict(
-    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
-) -> Image:
-    """Returns the generator's raw output for `image` in [-1, 1] with its hole (mask 1) filled.
-
-    `fill` is the hole's RGB colour, 0..255, for generators that see one.
-    """
-    masked_image = fill_hole(image, mask, fill, generator.base)
-    return predict_filled(generator, variables, masked_image, mask)
-
-
-def predict_filled(
-    generator: Generator, variables: Variables, masked_image: Image, mask: Mask
-) -> Image:
-    """Returns the generator's raw output for an image whose hole is already filled.
+def predict(generator: Generator, variables: Variables, masked_image: Image, mask: Mask) -> Image:
+    """Returns the generator's raw output for an image in [-1, 1] whose hole (mask 1) is filled.
 
     Batch norm uses its running statistics. Accelerators multiply float32 exactly, so that every
     platform gives the same result.
@@ -40,10 +27,14 @@ def predict_filled(
 
 
 def complete(
-    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Colour
+    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Color
 ) -> Image:
-    """Returns `image` with the prediction in its hole; arguments as for `predict`."""
-    return composite(predict(generator, variables, image, mask, fill), image, mask)
+    """Returns `image` with the prediction in its hole. Generators without a base see `fill` there.
+
+    `fill` is RGB, 0..255.
+    """
+    masked_image = fill_hole(image, mask, fill, generator.base)
+    return composite(predict(generator, variables, masked_image, mask), image, mask)
 
 
 def make_complete_function(weights: Weights) -> Callable[[Image, Mask], Image]:

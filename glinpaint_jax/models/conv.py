@@ -37,16 +37,16 @@ def conv(
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv2d(
     x: Float[Array, "b h w ci"],
     kernel: Float[Array, "k k ci co"],
-    *,
     stride: int = 1,
     dilation: int = 1,
     padding: int = 0,
 ) -> Float[Array, "b ho wo co"]:
     """Cross-correlation with zero padding on all sides, as torch.nn.Conv2d."""
-    return conv_with_fast_gradients(x, kernel, stride, dilation, padding)
+    return conv(x, kernel, ((padding, padding),) * 2, stride, dilation)
 
 
 @jax.custom_vjp
@@ -110,21 +110,14 @@ def conv_transpose_by_parity(x: Array, kernel: Array) -> Array:
     return pixels.reshape(b, 2 * h, 2 * w, -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def conv_with_fast_gradients(
-    x: Array, kernel: Array, stride: int, dilation: int, padding: int
-) -> Array:
-    """conv2d, with gradients in forms that suit the platform."""
-    return conv(x, kernel, ((padding, padding),) * 2, stride, dilation)
-
-
 def _conv_forward(x: Array, kernel: Array, *shape: int) -> tuple[Array, tuple[Array, Array]]:
-    return conv_with_fast_gradients(x, kernel, *shape), (x, kernel)
+    return conv2d(x, kernel, *shape), (x, kernel)
 
 
 def _conv_backward(
     stride: int, dilation: int, padding: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
+    """In forms that suit the platform."""
     shape = stride, dilation, padding
 
     def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
@@ -157,7 +150,7 @@ def _conv_backward(
     return lax.platform_dependent(x, kernel, gradient, cuda=cuda, cpu=cpu, default=plain)
 
 
-conv_with_fast_gradients.defvjp(_conv_forward, _conv_backward)
+conv2d.defvjp(_conv_forward, _conv_backward)
 
 
 def conv_by_patches(

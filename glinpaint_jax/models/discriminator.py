@@ -47,13 +47,8 @@ class Branch(nn.Module):
         self, x: Float[Array, "b h w 3"], *, train: bool, parts: Parts = ONE_BATCH
     ) -> Float[Array, "b features"]:
         for layer in self.table:
-            x = ConvNormRelu(
-                layer.features(self.width),
-                layer.kernel,
-                layer.stride,
-                dtype=self.dtype,
-                name=layer.name,
-            )(x, train=train, parts=parts)
+            convolve = ConvNormRelu(layer, self.width, self.dtype, name=layer.name)
+            x = convolve(x, train=train, parts=parts)
         x = x.reshape(x.shape[0], -1)
         return nn.relu(LINEAR(16 * self.width, name="fc")(x))
 
@@ -83,11 +78,6 @@ class Discriminator(nn.Module):
         """
         global_branch = Branch(GLOBAL_BRANCH, self.width, self.dtype, name="global_disc")
         local_branch = Branch(LOCAL_BRANCH, self.width, self.dtype, name="local_disc")
-        features = jnp.concatenate(
-            [
-                global_branch(image, train=train, parts=parts),
-                local_branch(window, train=train, parts=parts),
-            ],
-            axis=-1,
-        )
-        return LINEAR(1, name="fc")(features)
+        whole = global_branch(image, train=train, parts=parts)
+        local = local_branch(window, train=train, parts=parts)
+        return LINEAR(1, name="fc")(jnp.concatenate([whole, local], axis=-1))

@@ -15,7 +15,7 @@ STRIDE = 4  # input sides must be multiples of it
 RGB_SIDE = 4  # of the blocks that the last layer returns, so that it has 48 channels, not 12
 RECEPTIVE_RADIUS = 153  # an output pixel depends on no input pixel farther away
 
-# Table 1 of the paper. Shapes are for width 64. A 3x3 convolution to RGB, "dec7", follows.
+# Table 1 of the paper. Shapes are for width 64.
 ENCODER = (  # [h, w, 4]
     Layer("enc1", 1, kernel=5, full_resolution=True),  # [h, w, 64]
     Layer("enc2", 2, kernel=3, stride=2, full_resolution=True),  # [h/2, w/2, 128]
@@ -38,44 +38,29 @@ DECODER = (
     Layer("dec5", 1, kernel=4, stride=2, transposed=True, full_resolution=True),  # [h, w, 64]
     Layer("dec6", 0.5, kernel=3, full_resolution=True),  # [h, w, 32]
 )
+TO_RGB = Layer("dec7", 0, kernel=3, full_resolution=True)  # [h, w, 3], with bias, no norm, no ReLU
 
 
 class Stack(nn.Module):
-    """The layers of one table, in order; with `to_rgb`, then a convolution with bias to RGB."""
+    """The layers of one table, in order; with `to_rgb`, then the convolution to RGB."""
 
     table: tuple[Layer, ...]
     width: int
-    to_rgb: bool = False
-    rgb_init: Initializer | None = None
     dtype: Any = None
     blocks: bool = False
+    to_rgb: bool = False
+    rgb_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"], *, train: bool) -> Float[Array, "b ho wo co"]:
         for layer in self.table:
-            x = ConvNormRelu(
-                layer.features(self.width),
-                layer.kernel,
-                layer.stride,
-                layer.dilation,
-                layer.transposed,
-                dtype=self.dtype,
-                blocks=self.blocks and layer.full_resolution,
-                name=layer.name,
-            )(x, train=train)
+            blocks = 2 if self.blocks and layer.full_resolution else 0
+            x = ConvNormRelu(layer, self.width, self.dtype, blocks, name=layer.name)(x, train=train)
         if self.to_rgb:
+            blocks = RGB_SIDE if self.blocks else 0
             # No dtype: the last layer computes in the parameters' own precision.
-            x = Conv(
-                3,
-                3,
-                use_bias=True,
-                kernel_init=self.rgb_init,
-                blocks=self.blocks,
-                side=RGB_SIDE,
-                name="dec7",
-            )(x)
-            if self.blocks:
-                x = to_pixels(x, RGB_SIDE)
+            x = Conv(TO_RGB, 3, True, self.rgb_init, blocks=blocks, name=TO_RGB.name)(x)
+            x = to_pixels(x, RGB_SIDE) if blocks else x
         return x
 
 
@@ -88,8 +73,7 @@ class Generator(nn.Module):
     With `base` 'smooth', the prediction is `masked_image` plus, in the hole, the last layer's
     output, which is 0 at first. Training does not clip it: clipped pixels get no gradient.
 
-    With `blocks`, full resolution is computed in blocks of 2x2 pixels (blocks.py); the results are
-    equal.
+    With `blocks`, full resolution is computed in blocks of 2x2 pixels (blocks.py): equal results.
     """
 
     width: int = 64
@@ -107,23 +91,13 @@ class Generator(nn.Module):
         train: bool,
     ) -> Float[Array, "b h w 3"]:
         """`masked_image` in [-1, 1] with its hole filled, `mask` 1 = hole -> prediction [-1, 1]."""
+        smooth, shared = self.base == "smooth", (self.width, self.dtype, self.blocks)
+        rgb_init = nn.initializers.zeros if smooth else None
         x = jnp.concatenate([masked_image, mask], axis=-1)
-        if self.blocks:
-            x = to_blocks(x)
-        x = Stack(ENCODER, self.width, dtype=self.dtype, blocks=self.blocks, name="encoder")(
-            x, train=train
-        )
-        x = Stack(DILATION_NECK, self.width, dtype=self.dtype, name="dilation_neck")(x, train=train)
-        smooth = self.base == "smooth"
-        x = Stack(
-            DECODER,
-            self.width,
-            to_rgb=True,
-            rgb_init=nn.initializers.zeros if smooth else None,
-            dtype=self.dtype,
-            blocks=self.blocks,
-            name="decoder",
-        )(x, train=train)
+        x = to_blocks(x) if self.blocks else x
+        x = Stack(ENCODER, *shared, name="encoder")(x, train=train)
+        x = Stack(DILATION_NECK, *shared, name="dilation_neck")(x, train=train)
+        x = Stack(DECODER, *shared, to_rgb=True, rgb_init=rgb_init, name="decoder")(x, train=train)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)

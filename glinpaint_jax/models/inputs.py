@@ -59,12 +59,12 @@ def fill_hole(
 ) -> Array:
     """Fills the hole of an image in [-1, 1], as the generator sees it.
 
-    With `base` 'none', it gets the RGB colour `fill`, 0..255; with 'smooth', the smooth fill.
+    With `base` 'none', it gets the RGB color `fill`, 0..255; with 'smooth', the smooth fill.
     """
     if base == "smooth":
         return smooth_fill(image, mask)
-    colour = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
-    return composite(colour, image, mask)
+    color = to_unit_range(jnp.asarray(fill, jnp.float32)).reshape(1, 1, 1, 3)
+    return composite(color, image, mask)
 
 
 def composite(prediction: Array, image: Array, mask: Array) -> Array:
@@ -73,9 +73,9 @@ def composite(prediction: Array, image: Array, mask: Array) -> Array:
 
 
 def window_origins(bbox: Int[Array, "b 4"], window: int, image_size: int) -> Int[Array, "b 2"]:
-    """(top, left) of the window centred on each bbox, clamped inside the image on all sides."""
-    centred = bbox[:, :2] - (window - bbox[:, 2:]) // 2
-    return jnp.clip(centred, 0, image_size - window)
+    """(top, left) of the window centered on each bbox, clamped inside the image on all sides."""
+    centered = bbox[:, :2] - (window - bbox[:, 2:]) // 2
+    return jnp.clip(centered, 0, image_size - window)
 
 
 def cut_windows(

@@ -1,6 +1,5 @@
 """Layers shared by the generator and the discriminator."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,7 +22,10 @@ TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(
 
 
 class Layer(NamedTuple):
-    """A row of the paper's tables: convolution, batch norm, ReLU."""
+    """A row of the paper's tables. The output has size ceil(size / stride), or twice the size.
+
+    Transposed convolutions are 4x4 with stride 2.
+    """
 
     name: str
     width_multiple: float  # output channels / the network's width
@@ -38,98 +40,74 @@ class Layer(NamedTuple):
 
 
 class Conv(nn.Module):
-    """Convolution with output size ceil(size / stride), or twice the size if `transposed`.
+    """A row's convolution to `features` channels.
 
     Computes in `dtype`; None means the promoted type of its parameters and input. With `blocks`,
-    the larger of its input and output (both if equal) is in blocks of 2x2 pixels: see blocks.py.
+    full resolution is in blocks of 2x2 pixels (blocks.py), the output's of `blocks` x `blocks`.
     """
 
+    layer: Layer
     features: int
-    kernel_size: int
-    stride: int = 1
-    dilation: int = 1
-    transposed: bool = False
     use_bias: bool = False
     kernel_init: Initializer | None = None  # None: Kaiming
     dtype: Any = None
-    blocks: bool = False
-    side: int = 2  # of its output's blocks, if it has any
+    blocks: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
-        channels = x.shape[-1] // (4 if self.blocks and not self.transposed else 1)
-        shape = (self.kernel_size, self.kernel_size, channels, self.features)
-        init = self.kernel_init or (TRANSPOSED_CONV_INIT if self.transposed else CONV_INIT)
-        if self.dilation > 1 and self.is_initializing():
-            init = zero_out_of_reach(init, x.shape[1:3], self.dilation)
-        kernel = self.param("kernel", init, shape)
+        layer, size = self.layer, x.shape[1:3]
+        channels = x.shape[-1] // (4 if self.blocks and not layer.transposed else 1)
+
+        def init(key: Array) -> Array:
+            kaiming = TRANSPOSED_CONV_INIT if layer.transposed else CONV_INIT
+            shape = layer.kernel, layer.kernel, channels, self.features
+            kernel = (self.kernel_init or kaiming)(key, shape)
+            return zero_out_of_reach(kernel, size, layer.dilation) if layer.dilation > 1 else kernel
+
+        kernel = self.param("kernel", init)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        if self.transposed:
-            if (self.kernel_size, self.stride, self.dilation) != (4, 2, 1):
-                raise ValueError("a transposed convolution must be 4x4 with stride 2, dilation 1")
-            y = (conv_transpose_to_blocks if self.blocks else conv_transpose_4x4_stride2)(x, kernel)
-        elif self.blocks:
-            if self.dilation != 1:
-                raise ValueError("a convolution on blocks cannot be dilated")
-            y = conv2d_on_blocks(
-                x, kernel, stride=self.stride, side=self.side if self.stride == 1 else 1
-            )
-        else:
-            y = conv2d(
-                x,
-                kernel,
-                stride=self.stride,
-                dilation=self.dilation,
-                padding=self.dilation * (self.kernel_size // 2),
-            )
+        y = convolve(x, kernel, layer, self.blocks)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += jnp.tile(bias, y.shape[-1] // self.features).reshape(1, 1, 1, -1)
         return y
 
 
-def zero_out_of_reach(init: Initializer, size: tuple[int, int], dilation: int) -> Initializer:
-    """Wraps `init`: weights that see only padding on images of `size` (height, width) start at 0.
+def convolve(
+    x: Float[Array, "b h w ci"], kernel: Float[Array, "k k _ _"], layer: Layer, blocks: int
+) -> Float[Array, "b ho wo co"]:
+    if layer.transposed:
+        return (conv_transpose_to_blocks if blocks else conv_transpose_4x4_stride2)(x, kernel)
+    if blocks:
+        return conv2d_on_blocks(x, kernel, layer.stride, blocks if layer.stride == 1 else 1)
+    padding = layer.dilation * (layer.kernel // 2)
+    return conv2d(x, kernel, stride=layer.stride, dilation=layer.dilation, padding=padding)
 
-    They get no gradient on such images. If they started at random values, they would disturb larger
-    images after the training.
+
+def zero_out_of_reach(
+    kernel: Float[Array, "k k ci co"], size: tuple[int, int], dilation: int
+) -> Float[Array, "k k ci co"]:
+    """Sets to 0 what sees only padding on images of `size`: (height, width).
+
+    Those weights get no gradient there. Random values would disturb larger images later.
     """
-
-    def init_in_reach(key: Array, shape: Sequence[int], *args: Any, **kwargs: Any) -> Array:
-        in_reach = [
-            dilation * abs(np.arange(kernel_size) - kernel_size // 2) < side
-            for kernel_size, side in zip(shape, size, strict=False)
-        ]
-        kernel = init(key, shape, *args, **kwargs)
-        return kernel * np.outer(*in_reach)[..., None, None]
-
-    return init_in_reach
+    taps = dilation * abs(np.arange(len(kernel)) - len(kernel) // 2)
+    return kernel * np.outer(taps < size[0], taps < size[1])[..., None, None]
 
 
 class ConvNormRelu(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
+    """A row of the tables: convolution without bias, batch norm, ReLU."""
 
-    features: int
-    kernel_size: int
-    stride: int = 1
-    dilation: int = 1
-    transposed: bool = False
+    layer: Layer
+    width: int
     dtype: Any = None
-    blocks: bool = False  # as in Conv
+    blocks: int = 0  # as in Conv
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w ci"], *, train: bool, parts: Parts = ONE_BATCH
     ) -> Float[Array, "b ho wo co"]:
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            self.transposed,
-            dtype=self.dtype,
-            blocks=self.blocks,
-            name="conv",
-        )(x)
-        norm = BatchNormRelu(blocks=x.shape[-1] != self.features, name="bn")
+        features = self.layer.features(self.width)
+        x = Conv(self.layer, features, dtype=self.dtype, blocks=self.blocks, name="conv")(x)
+        norm = BatchNormRelu(blocks=x.shape[-1] != features, name="bn")
         return norm(x, train=train, parts=parts)

@@ -1,6 +1,6 @@
 """The smooth fill: the solution of Laplace's equation in a hole, given the pixels around it.
 
-Every pixel of the hole becomes the mean of its neighbours. Conjugate gradients solve the linear
+Every pixel of the hole becomes the mean of its neighbors. Conjugate gradients solve the linear
 system, preconditioned by a multigrid cycle (Tatebe 1993): on each coarser level, 2x2 pixels become
 one. The number of cycles is fixed, so that the program is static. `interop/torch_module.py` has the
 same algorithm in PyTorch.
@@ -26,7 +26,7 @@ Grid = Float[Array, "b c h w"]
 
 
 class Level(NamedTuple):
-    """The linear system at one resolution: weight * x - sum of (links * neighbours) = right side.
+    """The linear system at one resolution: weight * x - sum of (links * neighbors) = right side.
 
     `links` [b, 4, h, w] are the weights of the links to the next pixel on the left and right, above
     and below, if both are in the hole. `weight` [b, 1, h, w] is their sum plus the weight of links
@@ -47,7 +47,7 @@ def smooth_fill(
     image, mask = (jnp.moveaxis(lax.stop_gradient(x), -1, 1) for x in (image, mask))
     known = jnp.where(mask > 0, 0, image)
     levels = make_levels(mask)
-    residual = mask * sum(neighbours(known))
+    residual = mask * sum(neighbors(known))
     direction = cycle(levels, residual)
     start = jnp.zeros_like(known), residual, direction, dot(residual, direction)
 
@@ -66,8 +66,8 @@ def smooth_fill(
 
 def make_levels(mask: Grid) -> list[Level]:
     """Returns the linear systems from the finest, [b, 1, h, w], to the coarsest."""
-    links = jnp.concatenate([mask * other for other in neighbours(mask)], axis=1)
-    anchor = mask * sum(neighbours(jnp.ones_like(mask))) - links.sum(1, keepdims=True)
+    links = jnp.concatenate([mask * other for other in neighbors(mask)], axis=1)
+    anchor = mask * sum(neighbors(jnp.ones_like(mask))) - links.sum(1, keepdims=True)
     levels = []
     for _ in range(count_levels(*mask.shape[2:])):
         levels.append(Level(links, links.sum(1, keepdims=True) + anchor))
@@ -110,12 +110,12 @@ def relax(level: Level, residual: Grid, solution: Grid, steps: int) -> Grid:
 
 def apply(level: Level, x: Grid) -> Grid:
     """Returns the system's matrix times `x`, which is 0 outside the hole."""
-    linked = (level.links[:, i : i + 1] * other for i, other in enumerate(neighbours(x)))
+    linked = (level.links[:, i : i + 1] * other for i, other in enumerate(neighbors(x)))
     return level.weight * x - sum(linked)
 
 
-def neighbours(x: Grid) -> list[Grid]:
-    """Each pixel's left, right, upper and lower neighbour; 0 beyond the edge."""
+def neighbors(x: Grid) -> list[Grid]:
+    """Each pixel's left, right, upper and lower neighbor; 0 beyond the edge."""
     none, before, after = (0, 0, 0), (1, -1, 0), (-1, 1, 0)
     zero = jnp.zeros((), x.dtype)
     return [

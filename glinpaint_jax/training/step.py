@@ -99,7 +99,7 @@ def discriminator_step(
         config, state.generator.params, state.generator.batch_stats, inputs
     )
     discriminator, terms = update_discriminator(config, state, inputs, prediction, devices)
-    batch_stats, _ = keep_if_finite(batch_stats, state.generator.batch_stats, batch_stats)
+    batch_stats, _ = select_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     return next_state(config, state, generator, discriminator), terms
 
@@ -140,7 +140,7 @@ def joint_step(
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
-    discriminator_stats, _ = keep_if_finite(
+    discriminator_stats, _ = select_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
     discriminator = discriminator.replace(batch_stats=discriminator_stats)
@@ -226,25 +226,16 @@ def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tu
 
     The paper's equation 2 is `mse_hole`; MMagic uses `l1_hole`.
     """
-    weights, valid = config.losses, 1 - inputs.mask
-    total, terms = jnp.zeros(()), {}
-
-    def add(name: str, weight: float, loss: Callable[[], Array]) -> None:
-        nonlocal total
-        if weight:
-            terms[name] = loss()
-            total += weight * terms[name]
-
     image, mask = inputs.image, inputs.mask
-    add("l1_hole", weights.l1_hole, lambda: losses.l1(prediction, image, mask))
-    add("mse_hole", weights.mse_hole, lambda: losses.mse(prediction, image, mask))
-    add("l1_valid", weights.l1_valid, lambda: losses.l1(prediction, image, valid))
-    add(
-        "tv",
-        weights.tv,
-        lambda: losses.total_variation(composite(prediction, image, mask), mask),
-    )
-    return total, terms
+    functions = {
+        "l1_hole": lambda: losses.l1(prediction, image, mask),
+        "mse_hole": lambda: losses.mse(prediction, image, mask),
+        "l1_valid": lambda: losses.l1(prediction, image, 1 - mask),
+        "tv": lambda: losses.total_variation(composite(prediction, image, mask), mask),
+    }
+    weights = {name: getattr(config.losses, name) for name in functions}
+    terms = {name: loss() for name, loss in functions.items() if weights[name]}
+    return sum((weights[name] * terms[name] for name in terms), jnp.zeros(())), terms
 
 
 def update_discriminator(
@@ -256,7 +247,7 @@ def update_discriminator(
     batch first, as in MMagic.
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
-    fake = composite(jax.lax.stop_gradient(prediction), inputs.image, inputs.mask)
+    fake = composite(lax.stop_gradient(prediction), inputs.image, inputs.mask)
     fake_origins = real_origins = hole_origins(config, inputs)
     if config.losses.random_real_window:
         real_origins = jax.random.randint(
@@ -313,12 +304,12 @@ def apply_gradients(
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
     checked = terms, batch_stats, optax.tree.norm(gradients)
-    return separate(keep_if_finite(new, network, checked))
+    return separate(select_finite(new, network, checked))
 
 
-def keep_if_finite(new: Any, old: Any, evidence: Any) -> tuple[Any, Array]:
-    """Returns (new, 0), or (old, 1) if anything in `evidence` is not finite."""
-    flags = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evidence)])
+def select_finite(new: Any, old: Any, checked: Any) -> tuple[Any, Array]:
+    """Returns (new, 0), or (old, 1) if anything in `checked` is not finite."""
+    flags = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(checked)])
     # Not flags.all(), which XLA copies into every fusion below: three times the program to compile.
     finite = jnp.sort(flags)[0]
     return jax.tree.map(partial(jnp.where, finite), new, old), 1 - finite.astype(jnp.float32)

@@ -44,7 +44,7 @@ CONVOLUTIONS = [(5, 1, 2), (3, 1, 2), (3, 1, 4), (3, 2, 1)]
 @pytest.mark.parametrize(("size", "stride", "side"), CONVOLUTIONS)
 def test_convolutions_on_blocks_equal_those_on_pixels(size, stride, side):
     def on_blocks(x, kernel):
-        y = conv2d_on_blocks(to_blocks(x), kernel, stride=stride, side=side)
+        y = conv2d_on_blocks(to_blocks(x), kernel, stride, side)
         return to_pixels(y, side)
 
     def on_pixels(x, kernel):

@@ -59,13 +59,13 @@ def test_composite_takes_the_prediction_in_the_hole_only():
 @pytest.mark.parametrize(
     ("bbox", "origin"),
     [
-        ((20, 24, 8, 4), (16, 18)),  # centred: 20 - (16 - 8) // 2, 24 - (16 - 4) // 2
+        ((20, 24, 8, 4), (16, 18)),  # centered: 20 - (16 - 8) // 2, 24 - (16 - 4) // 2
         ((0, 1, 8, 8), (0, 0)),  # clamped at the top and left
         ((56, 50, 8, 14), (48, 48)),  # and at the bottom and right
         ((10, 10, 40, 20), (22, 12)),  # centre of a box larger than the window
     ],
 )
-def test_windows_are_centred_on_the_box_and_clamped_to_the_image(bbox, origin):
+def test_windows_are_centered_on_the_box_and_clamped_to_the_image(bbox, origin):
     got = window_origins(jnp.asarray([bbox], jnp.int32), 16, 64)
     np.testing.assert_array_equal(got, [origin])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.models.batch_norm import BatchNormRelu, batch_norm_relu
-from glinpaint_jax.models.layers import Conv, ConvNormRelu
+from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
 
 
 def test_batch_norm_updates_running_statistics_like_pytorch():
@@ -55,11 +55,11 @@ def test_residuals_stay_in_bfloat16():
     """A layer keeps its input and its convolution's output, neither in float32."""
 
     def forward(x, variables):
-        layer = ConvNormRelu(8, 3, dtype=jnp.bfloat16)
         return layer.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
+    layer = ConvNormRelu(Layer("", 1, kernel=3), width=8, dtype=jnp.bfloat16)
     x = jnp.ones((2, 16, 16, 4), jnp.bfloat16)
-    variables = ConvNormRelu(8, 3).init(jax.random.key(0), x, train=True)
+    variables = layer.init(jax.random.key(0), x, train=True)
     pull_back = jax.eval_shape(lambda: jax.vjp(forward, x, variables)[1])
     kept = [leaf for leaf in jax.tree.leaves(pull_back) if leaf.size >= x.size]
     assert {leaf.dtype for leaf in kept} == {jnp.dtype("bfloat16")}
@@ -76,7 +76,7 @@ def test_batch_norm_statistics_are_float32_for_bfloat16_inputs():
 
 @pytest.mark.parametrize(("transposed", "kernel", "stride"), [(False, 5, 1), (True, 4, 2)])
 def test_kernels_are_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, stride):
-    layer = Conv(64, kernel, stride, transposed=transposed)
+    layer = Conv(Layer("", 1, kernel, stride, transposed=transposed), 64)
     weights = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 128)))["params"]["kernel"]
     # torch.nn.init.kaiming_normal_(mode="fan_out") on (out, in, k, k) and on (in, out, k, k)
     fan_out = (128 if transposed else 64) * kernel**2
@@ -86,7 +86,7 @@ def test_kernels_are_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, st
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (30, 4), (1, 1)])
 def test_dilated_weights_that_see_only_padding_start_at_zero(height, width):
-    layer, image = Conv(5, 3, dilation=8), jnp.zeros((1, height, width, 2))
+    layer, image = Conv(Layer("", 1, kernel=3, dilation=8), 5), jnp.zeros((1, height, width, 2))
     kernel = layer.init(jax.random.key(0), image)["params"]["kernel"]
     large = layer.init(jax.random.key(0), jnp.zeros((1, 40, 40, 2)))["params"]["kernel"]
     kernel_gradient = jax.jacrev(lambda k: layer.apply({"params": {"kernel": k}}, image + 1))(large)

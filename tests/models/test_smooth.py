@@ -82,7 +82,7 @@ def test_a_large_hole_equals_that_of_a_direct_solver(fill):
     assert np.abs(found - solve_directly(image, mask)).max() < GREY_LEVEL / 100
 
 
-def test_a_fill_ignores_the_hole_and_is_grey_without_known_pixels(fill):
+def test_a_fill_ignores_the_hole_and_is_gray_without_known_pixels(fill):
     image = np.stack([photo(9, 5)] * 3)
     mask = np.zeros((3, 9, 5, 1), np.float32)
     mask[0, 2:6] = mask[1] = 1
