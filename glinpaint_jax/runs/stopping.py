@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glinpaint_jax.distributed import batch_sharding, replicated, to_global
+from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
 SAME_REQUEST = 1.0  # seconds: `timeout` and some launchers send the same request twice

@@ -21,13 +21,6 @@ from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
 from glinpaint_jax.data.sources import Source, mean_pixel
 from glinpaint_jax.data.workers import restart_dead_workers
-from glinpaint_jax.distributed import (
-    local_batch_size,
-    make_mesh,
-    replicated,
-    require_same,
-    to_global,
-)
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
 from glinpaint_jax.files import (
@@ -38,6 +31,8 @@ from glinpaint_jax.files import (
     unknown_to_orbax,
 )
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
+from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
+from glinpaint_jax.processes import require_same
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say

@@ -9,8 +9,8 @@ from flax import struct
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config, OptimizerConfig
-from glinpaint_jax.distributed import replicated
 from glinpaint_jax.models.networks import Variables, init_variables
+from glinpaint_jax.parallel import replicated
 
 
 @struct.dataclass

@@ -1,4 +1,4 @@
-"""Data parallelism over one mesh of all devices, in one process or several."""
+"""Joins the other processes of a run, and compares what they run."""
 
 import json
 import os
@@ -7,14 +7,11 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import glinpaint_jax
 from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import cache_folder
-
-DATA_AXIS = "data"
 
 # Seconds. Hosts may start minutes apart; one that stops responding is dropped sooner.
 JOIN_TIMEOUT = 300
@@ -25,47 +22,6 @@ LISTING_TIMEOUT = 3600  # until all processes have listed their images
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
 OWN_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
 MOST_DIFFERENCES = 5  # in an error message
-
-
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices`, by default all devices of all processes."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def local_batch_size(global_batch_size: int, mesh: Mesh, microbatches: int = 1) -> int:
-    """The number of images this process contributes to each global batch.
-
-    Raises UserError if the devices cannot share the batch evenly, in `microbatches` parts each.
-    """
-    devices = mesh.devices.size
-    parts = devices * microbatches
-    if global_batch_size % parts:
-        lower = global_batch_size // parts * parts
-        wanted = f"{devices} devices" + f" x {microbatches} microbatches" * (microbatches > 1)
-        raise UserError(
-            f"config.global_batch_size is {global_batch_size}, must be a multiple of the "
-            f"{wanted}; pass --config.global_batch_size={lower or parts}"
-        )
-    return global_batch_size // jax.process_count()
-
-
-def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
-    """Turns this process's host arrays into global arrays, split along the first axis."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
 
 
 def start(
