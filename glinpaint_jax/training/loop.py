@@ -39,8 +39,8 @@ from glinpaint_jax.runs.report import Reporter, say
 from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
 from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
+from glinpaint_jax.training.compile import compile_steps
 from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
-from glinpaint_jax.training.programs import compile_steps
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
 from glinpaint_jax.weights import load_weights
 

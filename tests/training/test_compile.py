@@ -11,9 +11,10 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.networks import Weights, init_variables
-from glinpaint_jax.training import loop, programs
+from glinpaint_jax.training import compile as compile_module
+from glinpaint_jax.training import loop
+from glinpaint_jax.training.compile import check_fit, compile_step, free_host_memory
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.programs import check_fit, compile_step, free_host_memory
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
@@ -53,7 +54,7 @@ def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_pa
     def add(*_):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr(programs, "free_memory", lambda: 10_000)
+    monkeypatch.setattr(compile_module, "free_memory", lambda: 10_000)
     monkeypatch.setattr(loop.Progress, "add", add)
     with pytest.raises(UserError, match=r"the completion step needs \d MB .* only 2 MB are"):
         loop.train(dataclasses.replace(step_config, num_steps=2), tmp_path)
@@ -89,7 +90,7 @@ def test_free_memory_respects_the_limits_of_all_enclosing_cgroups(tmp_path, monk
     class Machine:
         available = 900
 
-    monkeypatch.setattr(programs.psutil, "virtual_memory", lambda: Machine)
+    monkeypatch.setattr(compile_module.psutil, "virtual_memory", lambda: Machine)
     membership = tmp_path / "cgroup"
     assert free_host_memory(tmp_path, membership) == 900  # not Linux
     membership.write_text("4:memory:/old\n0::/job/step\n")
