@@ -26,7 +26,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def local_batch_size(global_batch_size: int, mesh: Mesh, microbatches: int = 1) -> int:
+def local_batch_size(global_batch_size: int, microbatches: int, mesh: Mesh) -> int:
     """The number of images this process contributes to each global batch.
 
     Raises UserError if the devices cannot share the batch evenly, in `microbatches` parts each.

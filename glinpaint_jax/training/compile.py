@@ -1,56 +1,59 @@
 """Compiles a run's steps before the first one, and checks that they fit the devices' memory."""
 
-from pathlib import Path
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import psutil
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.runs.report import Reporter
+from glinpaint_jax.parallel import batch_sharding
 from glinpaint_jax.training.phases import Phase, phases_between
-from glinpaint_jax.training.state import TrainState
-from glinpaint_jax.training.step import Batch, Step, make_steps
+from glinpaint_jax.training.state import abstract_state
+from glinpaint_jax.training.step import Step, make_steps
 
-CGROUPS = Path("/sys/fs/cgroup")
 # Sums gradients during the backward pass. jax's page on GPU performance recommends the flag, and
 # NVIDIA's JAX images set it.
 GPU_FLAGS = {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def compile_steps(
-    config: Config,
-    mesh: Mesh,
-    state: TrainState,
-    batch: Batch,
-    start: int,
-    reporter: Reporter,
+    config: Config, mesh: Mesh, start: int, log: Callable[[str], Any]
 ) -> dict[Phase, Step]:
-    """Compiles the step of each phase after step `start`, and says how much memory each needs.
+    """Compiles the step of each phase after step `start`, and logs how much memory each needs.
 
-    `state` and `batch` are what the first step will get. Raises UserError if a step does not fit.
+    Call it once the state is on the devices. Raises UserError if a step does not fit beside it.
     """
-    steps, needed, free = make_steps(config, mesh), {}, free_memory()
-    state_size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    limit = None if free is None else free + state_size  # the state is there already
+    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    available = free_memory() + sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+    )
     phases = phases_between(start, config.num_steps, config.phases)
+    log(f"compiling {len(phases)} steps; this may take minutes the first time ...")
+    steps, needed = make_steps(config, mesh), {}
     for phase in reversed(phases):  # later phases need more memory
-        with reporter.say_if_slow(f"compiling the {phase.value} step ..."):
-            steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
-        memory = steps[phase].memory_analysis()
-        if memory is not None:  # not every backend tells
-            needed[phase] = bytes_of(memory)
-            if limit is not None:
-                check_fit(phase, needed[phase], limit, state_size, config, mesh)
-    if needed:
-        sizes = ", ".join(f"{phase.value} {readable(needed[phase])}" for phase in phases)
-        available = "" if limit is None else f"; {readable(limit)} available"
-        reporter.say(f"memory per device: {sizes}{available}")
+        steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
+        needed[phase] = bytes_of(steps[phase].memory_analysis())
+        check_fit(phase, needed[phase], available, config)
+    sizes = ", ".join(f"{phase.value} {readable(needed[phase])}" for phase in phases)
+    log(f"memory per device: {sizes}; {readable(available)} available")
     return steps
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes, types and shardings of the batches of `train_batches`."""
+    b, s, sharding = config.global_batch_size, config.image_size, batch_sharding(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((b, s, s, 3), jnp.uint8, sharding=sharding),
+        "bbox": jax.ShapeDtypeStruct((b, 4), jnp.int32, sharding=sharding),
+    }
+    if config.mask.kind not in BBOX_MASK_KINDS or config.mask.max_holes > 1:
+        batch["mask"] = jax.ShapeDtypeStruct((b, s, s, 1), jnp.uint8, sharding=sharding)
+    return batch
 
 
 def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> Step:
@@ -62,38 +65,24 @@ def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> S
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
-            f"the {phase.value} step does not fit the memory of a device ({reason}); lower "
-            f"--config.global_batch_size, which is {config.global_batch_size}"
+            f"the {phase.value} step does not fit the memory of a device ({reason}); "
+            f"{advice(config)}"
         ) from None
 
 
-def check_fit(
-    phase: Phase, needed: int, limit: int, state_size: int, config: Config, mesh: Mesh
-) -> None:
-    """Raises UserError, with a batch that would fit, if a step needs more bytes than `limit`.
-
-    The estimate is linear in the images of a microbatch. Gradients and optimizer updates, whose
-    size does not depend on them, take about as much as the state.
-    """
-    if needed <= limit:
-        return
-    fixed, parts = 2 * state_size, config.microbatches
-    images = config.global_batch_size // mesh.devices.size  # on each device
-    per_image = max(needed - fixed, 1) * parts / images
-    fitting = int(max(limit - fixed, 0) / per_image)
-    if fitting:
-        batch = fitting * mesh.devices.size * parts
-        more = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= fitting)
-        advice = (
-            f"about {batch} images would fit (a linear estimate): pass --config.global_batch_size="
-            f"{batch}, or --config.microbatches={more} for the same batch"
+def check_fit(phase: Phase, needed: int, available: float, config: Config) -> None:
+    """Raises UserError if a step needs more bytes than are available."""
+    if needed > available:
+        raise UserError(
+            f"the {phase.value} step needs {readable(needed)} of memory per device, but only "
+            f"{readable(available)} are available; {advice(config)}"
         )
-    else:
-        advice = "not even one image would fit; lower --config.model.width or --config.image_size"
-    raise UserError(
-        f"the {phase.value} step needs {readable(needed)} of memory per device with "
-        f"config.global_batch_size={config.global_batch_size}, but only {readable(limit)} are "
-        f"available; {advice}"
+
+
+def advice(config: Config) -> str:
+    return (
+        f"lower --config.global_batch_size, which is {config.global_batch_size}, or raise "
+        f"--config.microbatches, which is {config.microbatches}"
     )
 
 
@@ -103,34 +92,14 @@ def bytes_of(memory: Any) -> int:
     return held - memory.alias_size_in_bytes
 
 
-def readable(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def free_memory() -> int | None:
-    """Free bytes of a device, the least over all processes; None if a backend does not tell."""
+def free_memory() -> float:
+    """Free bytes of a device; infinite if its backend does not say."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # simulated devices share the machine's memory
-        free = free_host_memory() // len(devices)
-    else:
-        stats = devices[0].memory_stats() or {}
-        free = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
-    if free is not None and jax.process_count() > 1:  # all must come to the same decision
-        free = int(np.min(multihost_utils.process_allgather(np.float32(free))))
-    return free
+        return psutil.virtual_memory().available // len(devices)
+    stats = devices[0].memory_stats() or {"bytes_limit": inf, "bytes_in_use": 0}
+    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
-def free_host_memory(groups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes this process may still use: those of the machine, or fewer under a cgroup's limit."""
-    free = [psutil.virtual_memory().available]
-    lines = membership.read_text().splitlines() if membership.exists() else []
-    # Of version 2, the only one with the number 0. Containers and batch jobs set limits.
-    for own in (line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
-        for folder in (groups / own, *(groups / own).parents):
-            limit = folder / "memory.max"
-            if limit.exists() and (text := limit.read_text().strip()) != "max":
-                used = int((folder / "memory.current").read_text())
-                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
-                # Cached files count as used, but are dropped when memory is short.
-                free.append(int(text) - used + int(stat["inactive_file"]))
-    return max(min(free), 0)
+def readable(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

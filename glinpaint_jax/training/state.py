@@ -68,7 +68,7 @@ def create_state(
     generator_variables: Variables | None = None,
     discriminator_variables: Variables | None = None,
 ) -> TrainState:
-    """Returns a new state for `config`; networks that are not given are initialised from its seed.
+    """Returns a new state for `config`; networks that are not given are initialized from its seed.
 
     Call it under jit: eager initialisation is slow.
     """
