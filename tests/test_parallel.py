@@ -7,19 +7,19 @@ from glinpaint_jax.errors import UserError
 
 
 def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
-    assert parallel.local_batch_size(16, mesh8) == 16
-    for size, remedy in ((20, 16), (3, 8)):
+    assert parallel.local_batch_size(16, 1, mesh8) == 16
+    assert parallel.local_batch_size(32, 2, mesh8) == 32
+    for size, parts, wanted, remedy in (
+        (20, 1, "8 devices", 16),
+        (3, 1, "8 devices", 8),
+        (24, 2, "8 devices x 2 microbatches", 16),
+    ):
         with pytest.raises(UserError) as error:
-            parallel.local_batch_size(size, mesh8)
-        message = str(error.value)
-        assert f"global_batch_size is {size}" in message and "8 devices" in message
-        assert f"--config.global_batch_size={remedy}" in message
-
-
-def test_microbatches_must_divide_each_devices_images(mesh8):
-    assert parallel.local_batch_size(32, mesh8, microbatches=2) == 32
-    with pytest.raises(UserError, match=r"is 24, .* 8 devices x 2 microbatches; .*batch_size=16$"):
-        parallel.local_batch_size(24, mesh8, microbatches=2)
+            parallel.local_batch_size(size, parts, mesh8)
+        assert str(error.value) == (
+            f"config.global_batch_size is {size}, must be a multiple of the {wanted}; pass "
+            f"--config.global_batch_size={remedy}"
+        )
 
 
 def test_batches_are_split_over_the_devices(mesh8):
