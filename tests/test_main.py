@@ -47,7 +47,6 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
         *SMALL,
         f"--checkpoint={workdir}",
         "--limit=4",
-        "--config.mask.fill=mean",  # that of the run
         "--baselines",
         f"--json={scores_file}",
     )

@@ -192,10 +192,10 @@ def test_differences_are_named_with_their_processes():
     del found[7]["a"]
     found[1]["new"] = None  # a field of another version
     assert processes.describe_differences(found).split("; ") == [
-        "seed: 0 on 6 processes, '0' on processes 2 and 6",
-        "a: 1.0 on 7 processes, missing on process 7",
-        "images: '9, names x' on 7 processes, '9, names y' on process 5",
-        "new: missing on 7 processes, None on process 1",
+        "seed: 0 on process 0, '0' on process 2",
+        "a: 1.0 on process 0, 'missing' on process 7",
+        "images: '9, names x' on process 0, '9, names y' on process 5",
+        "new: 'missing' on process 0, None on process 1",
     ]
     found = [dict.fromkeys("abcdefg", number) for number in (0, 1)]
     assert processes.describe_differences(found).endswith(
