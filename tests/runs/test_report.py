@@ -153,7 +153,6 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     ("losses", "scale"),
     [
         ((0.6, 0.31), "linear"),
-        ((0.05, 0.01), "linear"),
         ((0.9, -0.2), "linear"),
         ((0.7,), "linear"),
         ((8.0, 0.6), "symlog"),

@@ -81,10 +81,6 @@ def test_a_mismatched_generator_is_rejected(model, named, start_from):
         initial_networks(start_from(model=model))
 
 
-def test_without_init_from_weights_are_random(small_config):
-    assert initial_networks(small_config)[:2] == (None, None)
-
-
 @pytest.mark.parametrize(
     ("num_steps", "expected"),
     [
