@@ -29,7 +29,7 @@ def test_training_writes_checkpoints_metrics_and_samples(finished_run):
     assert {"train/l1_hole", "train/adversarial", "train/discriminator_real"} <= set(trained[-1])
     for name in ("held_out", "new_crops"):
         assert {f"eval/{name}/{metric}" for metric in ("l1", "psnr", "ssim")} <= set(records[-1])
-    assert "generator 24,485 parameters: decoder " in written
+    assert "generator: 24,485 parameters\n" in written
     assert "encoder/enc1/conv/kernel" in (workdir / "parameters.txt").read_text()
     assert "memory per device: completion " in written
     last_losses, first_scores = (

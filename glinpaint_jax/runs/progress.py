@@ -40,7 +40,6 @@ class Progress:
         Raises UserError if too many updates in a row have been skipped.
         """
         self._in_flight.append((step, phase, metrics))
-        self._reporter.advance(step)
         if len(self._in_flight) > STEPS_IN_FLIGHT:
             self._finish_oldest()
 

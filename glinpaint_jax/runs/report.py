@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from numpy import ndarray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tqdm import tqdm
 
 from glinpaint_jax.files import in_bucket, write_atomically
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
@@ -26,10 +26,9 @@ AnyPath = Path | epath.Path
 
 
 def log(line: str) -> None:
-    """Prints a line to stderr, above the progress bar if there is one; from any process."""
+    """Prints a line to stderr, from any process."""
     with contextlib.suppress(OSError):  # stderr may be a file on a full disk
-        tqdm.write(line, file=sys.stderr)
-        sys.stderr.flush()
+        print(line, file=sys.stderr, flush=True)
 
 
 class Reporter:
@@ -41,7 +40,8 @@ class Reporter:
     """
 
     def __init__(self, workdir: AnyPath, start_step: int, num_steps: int, *, active: bool):
-        self._workdir, self._active, self._has_failed = workdir, active, False
+        self._workdir, self._num_steps = workdir, num_steps
+        self._active, self._has_failed = active, False
         records = read_records(workdir) if active else []
         self._records = [record for record in records if record["step"] <= start_step]
         self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, self._records)))
@@ -51,21 +51,11 @@ class Reporter:
         self._events = GrowingFile(
             workdir / f"events.out.tfevents.{time.time_ns()}", version + start
         )
-        self._bar = tqdm(
-            total=num_steps,
-            initial=start_step,
-            bar_format="{n_fmt}/{total_fmt} {bar:20}{postfix}",
-            dynamic_ncols=True,
-            disable=not (active and sys.stderr.isatty()),
-        )
 
     def log(self, line: str) -> None:
         """Prints a line, from the first process only."""
         if self._active:
             log(line)
-
-    def advance(self, step: int) -> None:
-        self._bar.update(step - self._bar.n)
 
     def train(
         self, step: int, phase: str, means: dict[str, float], images_per_second: float, left: float
@@ -73,13 +63,11 @@ class Reporter:
         """Records the mean losses since the last record, and the speed; `left` is in seconds."""
         losses = {f"train/{name}": value for name, value in means.items()}
         self._add(step, phase, losses | {"images_per_second": images_per_second})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        time_left = tqdm.format_interval(left)
-        status = f"{phase}  {images_per_second:.3g} images/s  {time_left} left  {shown}"
-        if self._bar.disable:
-            self.log(f"step {step}/{self._bar.total}  {status}")
-        else:
-            self._bar.set_postfix_str(status)
+        self.log(
+            f"step {step}/{self._num_steps}  {phase}  {images_per_second:.3g} images/s  "
+            f"{timedelta(seconds=round(left))} left  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        )
 
     def evaluation(self, step: int, phase: str, scores: dict[str, dict[str, float]]) -> None:
         """Records the scores of each evaluation set."""
@@ -116,7 +104,6 @@ class Reporter:
                 self._events.flush()
 
     def close(self) -> None:
-        self._bar.close()
         self.flush()
         if self._records:
             with self._warn_on_error():

@@ -38,7 +38,9 @@ def compile_steps(
     for phase in reversed(phases):  # later phases need more memory
         steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
         needed[phase] = bytes_of(steps[phase].memory_analysis())
-        check_fit(phase, needed[phase], available, config)
+        if needed[phase] > available:
+            reason = f"{readable(needed[phase])} needed, {readable(available)} available"
+            raise does_not_fit(phase, reason, config)
     sizes = ", ".join(f"{phase.value} {readable(needed[phase])}" for phase in phases)
     log(f"memory per device: {sizes}; {readable(available)} available")
     return steps
@@ -63,25 +65,13 @@ def compile_step(lowered: jax.stages.Lowered, phase: Phase, config: Config) -> S
     except jax.errors.JaxRuntimeError as error:  # TPUs: the compiler assigns all memory
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"the {phase.value} step does not fit the memory of a device ({reason}); "
-            f"{advice(config)}"
-        ) from None
+        raise does_not_fit(phase, str(error).partition("\n")[0].rstrip("."), config) from None
 
 
-def check_fit(phase: Phase, needed: int, available: float, config: Config) -> None:
-    """Raises UserError if a step needs more bytes than are available."""
-    if needed > available:
-        raise UserError(
-            f"the {phase.value} step needs {readable(needed)} of memory per device, but only "
-            f"{readable(available)} are available; {advice(config)}"
-        )
-
-
-def advice(config: Config) -> str:
-    return (
-        f"lower --config.global_batch_size, which is {config.global_batch_size}, or raise "
+def does_not_fit(phase: Phase, reason: str, config: Config) -> UserError:
+    return UserError(
+        f"the {phase.value} step does not fit the memory of a device ({reason}); lower "
+        f"--config.global_batch_size, which is {config.global_batch_size}, or raise "
         f"--config.microbatches, which is {config.microbatches}"
     )
 

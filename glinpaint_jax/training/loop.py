@@ -237,9 +237,7 @@ def describe(config: Config, workdir: AnyPath, mesh: Mesh, state: TrainState, da
     """Prints what is about to run; writes the list of parameters to parameters.txt."""
     networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
     for name, params in networks.items():
-        count = parameter_overview.count_parameters
-        sizes = ", ".join(f"{part} {count(tree):,}" for part, tree in params.items())
-        log(f"{name} {count(params):,} parameters: {sizes}")
+        log(f"{name}: {parameter_overview.count_parameters(params):,} parameters")
     overview = parameter_overview.get_parameter_overview(networks, include_stats=False)
     with report_unwritable(workdir):
         write_atomically(workdir / "parameters.txt", f"{overview}\n".encode())

@@ -27,7 +27,7 @@ ADVICE = "lower --config.global_batch_size, which is 8, or raise --config.microb
 def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_path, monkeypatch):
     monkeypatch.setattr(compile_module, "free_memory", lambda: 10_000)
     monkeypatch.setattr(loop, "open_batches", lambda *_: pytest.fail("a batch was read"))
-    expected = rf"the completion step needs \d MB of memory per device, but only 2 MB .*; {ADVICE}$"
+    expected = rf"the completion step does not fit .* \(\d MB needed, 2 MB available\); {ADVICE}$"
     with pytest.raises(UserError, match=expected):
         loop.train(dataclasses.replace(step_config, num_steps=2), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
