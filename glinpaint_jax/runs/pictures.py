@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import UInt8
 
 from glinpaint_jax.files import write_atomically
@@ -27,7 +26,7 @@ def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height wi
     return np.pad(joined, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)
 
 
-def draw_curves(records: list[dict[str, Any]], path: Path | epath.Path) -> None:
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     """Plots losses above, the l1 error of each evaluation set below, phases as background."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

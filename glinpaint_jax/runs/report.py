@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from etils import epath
 from jaxtyping import UInt8
 from numpy import ndarray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -22,7 +21,6 @@ from glinpaint_jax.files import in_bucket, write_atomically
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
-AnyPath = Path | epath.Path
 
 
 def log(line: str) -> None:
@@ -39,7 +37,7 @@ class Reporter:
     record. To a bucket, which cannot append, only `flush` writes.
     """
 
-    def __init__(self, workdir: AnyPath, start_step: int, num_steps: int, *, active: bool):
+    def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
         self._workdir, self._num_steps = workdir, num_steps
         self._active, self._has_failed = active, False
         records = read_records(workdir) if active else []
@@ -136,7 +134,7 @@ class Reporter:
 class GrowingFile:
     """A file that is appended to. Keeps its content, to write it again if the file is lost."""
 
-    def __init__(self, path: AnyPath, content: bytes):
+    def __init__(self, path: Path, content: bytes):
         self._path, self._content = path, bytearray(content)
         self._size, self._has_news = -1, False  # of the file
 
@@ -157,7 +155,7 @@ class GrowingFile:
         self._size, self._has_news = len(self._content), False
 
 
-def read_records(workdir: AnyPath) -> list[dict[str, Any]]:
+def read_records(workdir: Path) -> list[dict[str, Any]]:
     """Returns a run's records, oldest first, without half-written or damaged lines."""
     path = workdir / METRICS_FILE
     if not path.exists():

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from clu import parameter_overview
-from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
@@ -41,10 +40,9 @@ from glinpaint_jax.training.step import Step
 from glinpaint_jax.weights import load_weights
 
 SAMPLE_COLUMNS = 8
-AnyPath = Path | epath.Path
 
 
-def train(config: Config, workdir: AnyPath, accept_changed_data: bool = False) -> None:
+def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
     SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
@@ -168,7 +166,7 @@ def evaluate_sets(
     return scores, np.concatenate(rows, axis=1)
 
 
-def make_workdir(workdir: AnyPath) -> None:
+def make_workdir(workdir: Path) -> None:
     if in_bucket(workdir):  # it has no folders
         return
     try:
@@ -233,7 +231,7 @@ def open_batches(
     return restart_dead_workers(share, start, config.global_batch_size, log)
 
 
-def describe(config: Config, workdir: AnyPath, mesh: Mesh, state: TrainState, data: str) -> None:
+def describe(config: Config, workdir: Path, mesh: Mesh, state: TrainState, data: str) -> None:
     """Prints what is about to run; writes the list of parameters to parameters.txt."""
     networks = {"generator": state.generator.params, "discriminator": state.discriminator.params}
     for name, params in networks.items():

@@ -106,9 +106,9 @@ def test_skipped_updates_are_reported_with_their_images(tmp_path, said):
     progress = make_progress(tmp_path, **SKIPPING)
     add_all(progress, [FINITE, BROKEN, FINITE, FINITE])
     progress.close()
-    assert said == [
-        "step 2: update skipped, 1 in a row; not finite: l1_hole nan; images of 2",
-    ]
+    line, means = said
+    assert line == "step 2: update skipped, 1 in a row; not finite: l1_hole nan; images of 2"
+    assert means.endswith("l1_hole 0.5000  skipped 1.0000")
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run(tmp_path):
