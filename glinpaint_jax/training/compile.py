@@ -82,7 +82,7 @@ def bytes_of(memory: Any) -> int:
     return held - memory.alias_size_in_bytes
 
 
-def free_memory() -> float:
+def free_memory() -> int | float:
     """Free bytes of a device; infinite if its backend does not say."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # simulated devices share the machine's memory
@@ -91,5 +91,5 @@ def free_memory() -> float:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
-def readable(size: float) -> str:
+def readable(size: int | float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
