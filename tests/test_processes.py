@@ -28,13 +28,6 @@ ENDLESS = [
 ]
 
 
-def test_programs_without_flags_do_not_join_others(monkeypatch):
-    monkeypatch.setattr("jax.distributed.initialize", lambda *_, **__: pytest.fail("joined"))
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    processes.start()
-
-
 @pytest.mark.parametrize("variable", ["", "/there"])
 def test_compiled_programs_and_downloads_share_a_cache(variable):
     code = (

@@ -33,7 +33,7 @@ def compile_steps(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
     )
     phases = phases_between(start, config.num_steps, config.phases)
-    log(f"compiling {len(phases)} steps; this may take minutes the first time ...")
+    log("compiling all phases; at full size, this takes minutes the first time ...")
     steps, needed = make_steps(config, mesh), {}
     for phase in reversed(phases):  # later phases need more memory
         steps[phase] = compile_step(steps[phase].lower(state, batch), phase, config)
