@@ -33,8 +33,8 @@ class Reporter:
     """Writes the records of one run; does nothing in any process but the first.
 
     `start_step` is the step the run resumes from: records of later steps are dropped, since those
-    steps are repeated. What cannot be written causes one warning and is written with the next
-    record. To a bucket, which cannot append, only `flush` writes.
+    steps are repeated. Records that cannot be written cause one warning and are written with the
+    next one; pictures are lost. In a bucket, which cannot append, only `flush` writes records.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
@@ -132,11 +132,11 @@ class Reporter:
 
 
 class GrowingFile:
-    """A file that is appended to. Keeps its content, to write it again if the file is lost."""
+    """A file that is appended to. Keeps its content, to write it again if the file is damaged."""
 
     def __init__(self, path: Path, content: bytes):
-        self._path, self._content = path, bytearray(content)
-        self._size, self._has_news = -1, False  # of the file
+        self._path, self._content, self._has_news = path, bytearray(content), False
+        self._size = -1  # bytes of the file as it was left
 
     def add(self, content: bytes) -> None:
         self._content += content
@@ -144,9 +144,9 @@ class GrowingFile:
 
     def flush(self) -> None:
         """Writes what is new, or everything: in a bucket, or if the file is not as it was left."""
-        path = self._path
         if not self._has_news:
             return
+        path = self._path
         if in_bucket(path) or not path.exists() or path.stat().st_size != self._size:
             write_atomically(path, bytes(self._content))
         else:
