@@ -23,15 +23,10 @@ INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --config FILE [--config.FIELD=VALUE ...] [--workdir DIR]"
     parser.add_argument(
-        "--workdir",
-        type=as_path,
-        metavar="DIR",
-        help="folder of the run, also gs://BUCKET/DIR [runs/<name of the config>]",
+        "--workdir", type=as_path, metavar="DIR", help="folder, or gs://BUCKET/DIR [runs/CONFIG]"
     )
     parser.add_argument(
-        "--accept-changed-data",
-        action="store_true",
-        help="resume even if the number or names of the training images have changed",
+        "--accept-changed-data", action="store_true", help="resume even with other training images"
     )
     cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)

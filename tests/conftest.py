@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("glinpaint_jax", "beartype.beartype")  # before importing the package
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.parallel import make_mesh
 from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.programs import SMALL, Started, shared_run

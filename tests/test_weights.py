@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.distributed import replicated
 from glinpaint_jax.downloads import BASE_VARIABLE, OFFICIAL
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import Checkpoints
 from glinpaint_jax.runs.resume import restore
 from glinpaint_jax.step_folders import FOLDER

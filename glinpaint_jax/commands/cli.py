@@ -91,12 +91,12 @@ def _check_open_files() -> None:
 def _exit(status: int) -> NoReturn:
     jax = sys.modules.get("jax")  # not imported yet if the program fails early
     if jax is not None and jax.distributed.is_initialized():
-        from glinpaint_jax import distributed
+        from glinpaint_jax import processes
 
         # A normal exit would wait for the other processes, which may be dead.
         sys.stdout.flush()
         sys.stderr.flush()
-        distributed.exit_now(status)
+        processes.exit_now(status)
     sys.exit(status)
 
 
@@ -213,10 +213,10 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start(arguments: argparse.Namespace) -> None:
     """Prepares jax, and joins the other processes if the arguments ask for it."""
-    from glinpaint_jax import distributed
+    from glinpaint_jax import processes
 
     absl_logging.use_absl_handler()  # silences other loggers too
-    distributed.start(
+    processes.start(
         arguments.distributed, arguments.coordinator, arguments.process_count, arguments.process_id
     )
 

@@ -96,7 +96,7 @@ def _parse_scale(text: str) -> float | str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from glinpaint_jax.distributed import start
+    from glinpaint_jax.processes import start
 
     holes = (arguments.mask is not None, arguments.mask_from is not None, arguments.random_holes)
     if sum(holes) != 1:

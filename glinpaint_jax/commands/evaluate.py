@@ -113,7 +113,6 @@ def score(
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.distributed import make_mesh, replicated, require_same
     from glinpaint_jax.evaluation.baselines import BASELINES, BIHARMONIC_SIZE
     from glinpaint_jax.evaluation.evaluate import (
         evaluate,
@@ -122,6 +121,8 @@ def score(
         with_pictures,
     )
     from glinpaint_jax.models.networks import make_networks
+    from glinpaint_jax.parallel import make_mesh, replicated
+    from glinpaint_jax.processes import require_same
 
     def warn(line: str) -> None:
         print(line, file=sys.stderr)

@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from glinpaint_jax.distributed import start
     from glinpaint_jax.interop.export import TOLERANCE, export_weights
     from glinpaint_jax.interop.mmagic import mmagic_differences
+    from glinpaint_jax.processes import start
     from glinpaint_jax.weights import load_weights
 
     start()

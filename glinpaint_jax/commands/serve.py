@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     for module in ("starlette", "uvicorn", "python_multipart"):
         import_extra(module)
-    from glinpaint_jax.distributed import exit_now, start
+    from glinpaint_jax.processes import exit_now, start
     from glinpaint_jax.web.uploads import Limits
 
     limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)

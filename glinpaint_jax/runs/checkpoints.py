@@ -104,6 +104,10 @@ class Checkpoints:
             return
         self._saving = step, self._background.submit(self._seal, step, config)
 
+    def check_last_save(self) -> None:
+        """Handles the outcome of the last save if it has ended."""
+        self.settle(wait=False)
+
     def settle(self, *, wait: bool = True) -> None:
         """Handles the outcome of the last save; without `wait`, only if that save has ended.
 

@@ -12,7 +12,7 @@ from glinpaint_jax.files import write_atomically
 
 GAP = 4  # pixels between images
 LINEAR_BELOW = 0.1  # of the axis of losses
-PHASE_COLOURS = ("#cfe8cf", "#f3dcc0", "#d5dff2")  # in the order the phases appear
+PHASE_COLORS = ("#cfe8cf", "#f3dcc0", "#d5dff2")  # in the order the phases appear
 
 
 def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -33,26 +33,30 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    for axes, prefix, suffix in ((top, "train/", ""), (bottom, "eval/", "/l1")):
-        names = sorted({n for r in records for n in r if n.startswith(prefix)})
-        for name in names:
-            if name.endswith(suffix):
-                points = [(r["step"], r[name]) for r in records if name in r]
-                marker = "." if len(points) < 30 else ""
-                label = name.removeprefix(prefix).removesuffix(suffix).replace("_", " ")
-                axes.plot(*zip(*points, strict=True), marker=marker, label=label, linewidth=1.3)
-        _shade_phases(axes, records)
-        axes.grid(alpha=0.3)
-        if names:
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    top.set_ylabel("training losses")
-    _scale_losses(top)
-    bottom.set_ylabel("l1 error in the hole, %")
-    bottom.set_xlabel("step")
+    losses, scores = figure.subplots(2, 1, sharex=True)
+    _plot(losses, records, prefix="train/", suffix="")
+    _plot(scores, records, prefix="eval/", suffix="/l1")
+    losses.set_ylabel("training losses")
+    _scale_losses(losses)
+    scores.set_ylabel("l1 error in the hole, %")
+    scores.set_xlabel("step")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
+
+
+def _plot(axes: Any, records: list[dict[str, Any]], prefix: str, suffix: str) -> None:
+    """Draws a curve for each number whose name starts and ends so."""
+    names = {name for record in records for name in record}
+    for name in sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix)):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        label = name.removeprefix(prefix).removesuffix(suffix).replace("_", " ")
+        marker = "." if len(points) < 30 else ""
+        axes.plot(*zip(*points, strict=True), marker=marker, label=label, linewidth=1.3)
+    if axes.lines:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
+    axes.grid(alpha=0.3)
+    _shade_phases(axes, records)
 
 
 def _scale_losses(axes: Any) -> None:
@@ -68,23 +72,12 @@ def _scale_losses(axes: Any) -> None:
 
 
 def _shade_phases(axes: Any, records: list[dict[str, Any]]) -> None:
-    phases = list(dict.fromkeys(record["phase"] for record in records))
-    start = 0
+    colors, start = {}, 0
     for phase, group in itertools.groupby(records, key=lambda record: record["phase"]):
         end = max(record["step"] for record in group)
-        axes.axvspan(
-            start,
-            end,
-            color=PHASE_COLOURS[phases.index(phase) % len(PHASE_COLOURS)],
-            alpha=0.6,
-            lw=0,
-        )
-        axes.annotate(
-            phase,
-            ((start + end) / 2, 0.02),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            fontsize="x-small",
-            color="#555555",
-        )
+        color = colors.setdefault(phase, PHASE_COLORS[len(colors) % len(PHASE_COLORS)])
+        axes.axvspan(start, end, color=color, alpha=0.6, linewidth=0)
+        position = (start + end) / 2, 0.02  # step, share of the height
+        frame = axes.get_xaxis_transform()
+        axes.text(*position, phase, transform=frame, ha="center", size="x-small", color="#555555")
         start = end

@@ -4,23 +4,23 @@ import collections
 import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glinpaint_jax.distributed import batch_sharding, replicated, to_global
+from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
 SAME_REQUEST = 1.0  # seconds: `timeout` and some launchers send the same request twice
 
 
-class StopEvaluation(Exception):  # noqa: N818
+class EvaluationStopped(Exception):  # noqa: N818
     """Cuts an evaluation short when the run has been asked to stop."""
 
 
@@ -28,10 +28,9 @@ class Stop:
     """Whether the run has been asked to stop; all processes agree on the step."""
 
     def __init__(self, mesh: Mesh):
-        self._signal: signal.Signals | None = None
-        self._received = 0.0
-        self._is_agreed = False
         self._mesh = mesh
+        self._asked_at: float | None = None  # time.monotonic()
+        self._is_agreed = False
         self._any = jax.jit(
             jnp.max, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh)
         )
@@ -39,28 +38,39 @@ class Stop:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the first signal asks to stop, a later one exits at once."""
-        if self._signal is not None:
-            if time.monotonic() - self._received > SAME_REQUEST:
+        if self._asked_at is not None:
+            if time.monotonic() - self._asked_at > SAME_REQUEST:
                 os._exit(128 + number)
             return
-        self._signal, self._received = signal.Signals(number), time.monotonic()
-        message = f"{self._signal.name}: finishing the step and saving; repeat to exit at once\n"
-        with contextlib.suppress(OSError):
-            os.write(2, message.encode())  # print is not reentrant
+        self._asked_at = time.monotonic()
+        name = signal.Signals(number).name
+        with contextlib.suppress(OSError):  # print is not reentrant
+            os.write(2, f"{name}: finishing the step and saving; repeat to exit at once\n".encode())
 
     def is_agreed(self) -> bool:
         """Whether to stop now. All processes must call this equally often and get the same answer.
 
         With several processes the answer is STEPS_IN_FLIGHT calls old, so no device waits for it.
         """
-        asked = self._signal is not None
-        if jax.process_count() == 1 or self._is_agreed:
-            return asked or self._is_agreed
-        mine = np.full(self._mesh.local_mesh.devices.size, asked, np.int32)
-        self._answers.append(self._any(to_global({"asked": mine}, self._mesh)["asked"]))
-        if len(self._answers) > STEPS_IN_FLIGHT:
-            self._is_agreed = bool(self._answers.popleft())
+        is_asked = self._asked_at is not None
+        if jax.process_count() == 1:
+            return is_asked
+        if not self._is_agreed:
+            mine = np.full(self._mesh.local_mesh.devices.size, is_asked, np.int32)
+            self._answers.append(self._any(to_global({"asked": mine}, self._mesh)["asked"]))
+            if len(self._answers) > STEPS_IN_FLIGHT:
+                self._is_agreed = bool(self._answers.popleft())
         return self._is_agreed
+
+    def interrupting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the function, but a call raises EvaluationStopped once the run is to stop."""
+
+        def unless_stopped(*arguments: Any) -> Any:
+            if self.is_agreed():
+                raise EvaluationStopped
+            return function(*arguments)
+
+        return unless_stopped
 
 
 @contextlib.contextmanager
@@ -73,8 +83,6 @@ def stop_on_signals(mesh: Mesh) -> Iterator[Stop]:
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # only the main thread can set signal handlers
     before = {number: signal.signal(number, stop.receive) for number in numbers}
     try:
         yield stop

@@ -27,7 +27,7 @@ def phase_at(step: int, phases: PhasesConfig) -> Phase:
     return Phase.JOINT
 
 
-def period_at(step: int, phases: PhasesConfig) -> Phase:
+def stage_at(step: int, phases: PhasesConfig) -> Phase:
     """Returns the phase of `step` as if disc_step were 1: the joint phase does not alternate."""
     return phase_at(step, dataclasses.replace(phases, disc_step=1))
 

@@ -9,8 +9,8 @@ from flax import struct
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config, OptimizerConfig
-from glinpaint_jax.distributed import replicated
 from glinpaint_jax.models.networks import Variables, init_variables
+from glinpaint_jax.parallel import replicated
 
 
 @struct.dataclass
@@ -68,7 +68,7 @@ def create_state(
     generator_variables: Variables | None = None,
     discriminator_variables: Variables | None = None,
 ) -> TrainState:
-    """Returns a new state for `config`; networks that are not given are initialised from its seed.
+    """Returns a new state for `config`; networks that are not given are initialized from its seed.
 
     Call it under jit: eager initialisation is slow.
     """

@@ -15,7 +15,6 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import batch_sharding, replicated
 from glinpaint_jax.models.batch_norm import Parts
 from glinpaint_jax.models.inputs import (
     Inputs,
@@ -26,6 +25,7 @@ from glinpaint_jax.models.inputs import (
 )
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.models.platforms import row_major, separate
+from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import (

@@ -21,11 +21,11 @@ import training
 from jax import Array
 
 from glinpaint_jax.config import Config, ModelConfig
-from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.files import write_atomically
 from glinpaint_jax.models import discriminator, generator
 from glinpaint_jax.models.conv import conv, conv2d, conv_transpose_4x4_stride2, split_pixels
 from glinpaint_jax.models.layers import Layer
+from glinpaint_jax.parallel import make_mesh
 from glinpaint_jax.training.phases import Phase
 
 FULL, TINY = Config(), Config(image_size=64, model=ModelConfig(width=8))

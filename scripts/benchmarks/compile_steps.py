@@ -28,9 +28,9 @@ from jax.experimental import topologies
 
 from configs.places import get_config
 from glinpaint_jax.config import PRECISIONS
-from glinpaint_jax.distributed import batch_sharding, make_mesh
+from glinpaint_jax.parallel import batch_sharding, make_mesh
+from glinpaint_jax.training.compile import bytes_of
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.programs import bytes_of
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
 

@@ -23,8 +23,8 @@ import optax
 from jax import Array
 
 from glinpaint_jax.config import Config, MaskConfig, ModelConfig
-from glinpaint_jax.distributed import make_mesh, replicated, to_global
 from glinpaint_jax.models.networks import abstract_variables
+from glinpaint_jax.parallel import make_mesh, replicated, to_global
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps

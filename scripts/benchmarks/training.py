@@ -36,10 +36,10 @@ from glinpaint_jax.config import PRECISIONS, Config
 from glinpaint_jax.data.datasets import TRAINING_PHOTOS
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.sources import PhotoSource
-from glinpaint_jax.distributed import make_mesh, replicated, to_global
 from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.parallel import make_mesh, replicated, to_global
+from glinpaint_jax.training.compile import bytes_of
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.programs import bytes_of
 from glinpaint_jax.training.state import abstract_state, create_state
 from glinpaint_jax.training.step import make_steps
 

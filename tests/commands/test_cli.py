@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from glinpaint_jax import distributed
+from glinpaint_jax import processes
 from glinpaint_jax.commands import cli, export
 from glinpaint_jax.commands import config as config_command
 from glinpaint_jax.config import Config, settings
@@ -223,7 +223,7 @@ def test_errors_end_one_of_several_processes_at_once(
         raise Ended(status)
 
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "exit_now", exit_now)
+    monkeypatch.setattr(processes, "exit_now", exit_now)
     with pytest.raises(Ended) as end:
         run_failing(error)
     assert end.value.args == (status,)
@@ -241,7 +241,7 @@ def test_errors_end_one_of_several_processes_at_once(
     ids=str,
 )
 def test_processes_are_joined_only_if_asked(flags, expected, monkeypatch):
-    monkeypatch.setattr(distributed, "_join", lambda *given: joined.append(given))
+    monkeypatch.setattr(processes, "_join", lambda *given: joined.append(given))
     monkeypatch.setattr(cli.absl_logging, "use_absl_handler", lambda: None)
     joined = []
     parser = cli.ArgumentParser("program", "What it does.")

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from glinpaint_jax import __main__ as programs
 from glinpaint_jax.config import from_dict
-from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.parallel import make_mesh
 from glinpaint_jax.training.state import abstract_state
 
 ROOT = Path(__file__).parent.parent.parent

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from glinpaint_jax.distributed import replicated, to_global
+from glinpaint_jax.parallel import replicated, to_global
 from glinpaint_jax.training.state import create_state
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.config import OptimizerConfig
-from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import Checkpoints, delete_superseded
 from glinpaint_jax.runs.resume import recover_newest_step, restore

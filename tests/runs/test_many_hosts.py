@@ -50,15 +50,15 @@ FAILING_SEALS = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from glinpaint_jax import distributed
+from glinpaint_jax import parallel, processes
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import checkpoints as module
 from tests.helpers.configs import make_small_config
 
 _, workdir, address, number = sys.argv
-distributed.start(True, address, 2, int(number))
-mesh = distributed.make_mesh()
-state = jax.device_put({"weights": np.arange(4.0)}, distributed.replicated(mesh))
+processes.start(True, address, 2, int(number))
+mesh = parallel.make_mesh()
+state = jax.device_put({"weights": np.arange(4.0)}, parallel.replicated(mesh))
 checkpoints = module.Checkpoints(Path(workdir), print, max_failed_saves=3)
 write_manifest = module.write_manifest
 

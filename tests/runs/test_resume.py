@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.distributed import replicated
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
+from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
 from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER

@@ -1,4 +1,4 @@
-"""A closed terminal: SIGHUP, and no stderr."""
+"""Signals, and a closed terminal: SIGHUP, and no stderr."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from glinpaint_jax.runs.stopping import stop_on_signals
+from glinpaint_jax.runs.stopping import EvaluationStopped, stop_on_signals
 from tests.helpers.programs import ROOT, SMALL, TIMEOUT, command, environment, read_jsonl
 
 
@@ -21,6 +21,15 @@ def test_sighup_stops_a_run_unless_it_was_ignored(before, mesh1):
         assert signal.getsignal(signal.SIGHUP) == before
     finally:
         signal.signal(signal.SIGHUP, handler)
+
+
+def test_a_request_to_stop_interrupts_an_evaluation(mesh1):
+    with stop_on_signals(mesh1) as stop:
+        completion = stop.interrupting(lambda batch: f"{batch} completed")
+        assert completion("batch") == "batch completed"
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(EvaluationStopped):
+            completion("batch")
 
 
 def test_a_run_without_stderr_saves_when_its_terminal_closes(tmp_path):

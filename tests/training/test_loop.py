@@ -1,6 +1,7 @@
-"""The weights a new run starts from, and the colour of its holes."""
+"""The weights a new run starts from, what it says, and when it saves."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -10,12 +11,17 @@ from glinpaint_jax.config import ModelConfig, PhasesConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
-from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.resume import check_config_changes
-from glinpaint_jax.training.loop import initial_networks, is_saved, resolve_fill, unreached_phase
+from glinpaint_jax.step_folders import FOLDER, steps_in
+from glinpaint_jax.training import loop
+from glinpaint_jax.training.loop import (
+    describe_images,
+    initial_networks,
+    is_save_due,
+    unreached_phase,
+)
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered
+from tests.helpers.sources import Numbered, numbers, take
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def start_from(weights, tmp_path):
 
     def start_from(weights=weights, **changes):
         (tmp_path / "a.pth").write_bytes(pth_bytes(weights))
-        return make_small_config(init_from=(tmp_path / "a.pth").as_uri(), **changes)
+        return make_small_config(init_from=str(tmp_path / "a.pth"), **changes)
 
     return start_from
 
@@ -41,14 +47,13 @@ def assert_equal(first, second):
 
 def test_networks_and_ema_start_from_the_file(weights, start_from):
     config = start_from(ema_decay=0.9)
-    origin = initial_networks(config)
-    create = jax.jit(lambda *networks: create_state(config, *networks))
-    state = create(origin.generator, origin.discriminator)
+    *networks, origin = initial_networks(config)
+    state = jax.jit(lambda *networks: create_state(config, *networks))(*networks)
     for variables in (state.generator.variables, state.ema):
         assert_equal(variables, weights.generator)
     assert_equal(state.discriminator.variables, weights.discriminator)
     assert int(state.step) == 0
-    assert origin.description == f"starting from {config.init_from}"
+    assert origin == f"starting from {config.init_from}"
 
 
 @pytest.mark.parametrize("said", ["no discriminator", "for images of 32, not 128"])
@@ -57,10 +62,10 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
         config = start_from(dataclasses.replace(weights, discriminator=None))
     else:
         config = start_from(image_size=128)
-    origin = initial_networks(config)
-    assert_equal(origin.generator, weights.generator)
-    assert origin.discriminator is None
-    assert said in origin.description and "random weights" in origin.description
+    generator, discriminator, origin = initial_networks(config)
+    assert_equal(generator, weights.generator)
+    assert discriminator is None
+    assert said in origin and "random weights" in origin
 
 
 @pytest.mark.parametrize(
@@ -74,10 +79,6 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
 def test_a_mismatched_generator_is_rejected(model, named, start_from):
     with pytest.raises(UserError, match=named):
         initial_networks(start_from(model=model))
-
-
-def test_without_init_from_weights_are_random(small_config):
-    assert initial_networks(small_config)[:2] == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -99,23 +100,37 @@ def test_a_run_too_short_for_all_phases_is_announced(num_steps, expected):
 
 def test_milestones_are_saved_between_checkpoints():
     config = make_small_config(checkpoint_every=4, keep_every=6)
-    assert [step for step in range(1, 13) if is_saved(step, config)] == [4, 6, 8, 12]
+    assert [step for step in range(1, 13) if is_save_due(step, config)] == [4, 6, 8, 12]
 
 
-def test_the_mean_fill_is_computed_once_and_kept_in_checkpoints(tmp_path):
-    config = make_small_config()
-    config.mask.fill = "mean"
-    config.validate()
-    new = resolve_fill(config, Numbered(4, broken=[3]), tmp_path, None)
-    assert (new.mask.fill, config.mask.fill) == ((1.0, 1.0, 1.0), "mean")
-    checkpoints = Checkpoints(tmp_path, print)
-    checkpoints.save({"weight": np.zeros(3)}, new, 5, 4, "completion")
-    checkpoints.close()
-    # The source has changed since; the run goes on with the stored colour.
-    resumed = resolve_fill(config, Numbered(100), tmp_path, 5)
-    assert resumed == new
-    check_config_changes(new, resumed)
+def test_the_images_of_a_step_are_those_that_the_pipeline_feeds_it():
+    source, config = Numbered(50), make_small_config(global_batch_size=4)
+    fed = numbers(take(source, config, 2)[1:])
+    assert describe_images(source, config, 2) == f"images: records {fed}, the first image {fed[0]}"
 
 
-def test_a_given_fill_is_kept(small_config, tmp_path):
-    assert resolve_fill(small_config, Numbered(4, broken=range(4)), tmp_path, None) is small_config
+COMPLETION = {
+    "num_steps": 4,
+    "checkpoint_every": 100,
+    "phases": PhasesConfig(completion_end=10, discriminator_end=10),
+}
+
+
+def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, monkeypatch):
+    """Steps 2 and 4 are evaluated, 4 is the last. Without the failure, the step has its scores."""
+
+    def fail(*_):
+        raise UserError("a held-out image cannot be decoded")
+
+    config = make_small_config(**COMPLETION, eval_every=2)
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="a held-out image"):
+        patched.setattr(loop, "evaluate", fail)
+        loop.train(dataclasses.replace(config, checkpoint_every=2), tmp_path / "failed")
+    assert steps_in(tmp_path / "failed") == [2]
+    loop.train(config, tmp_path / "failed")  # resumes there
+    loop.train(config, tmp_path / "whole")
+    metrics = [
+        json.loads((tmp_path / name / FOLDER / "4" / "metrics" / "metrics").read_text())
+        for name in ("failed", "whole")
+    ]
+    assert metrics[0] == metrics[1] and metrics[0]["phase"] == "completion"

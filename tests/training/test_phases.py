@@ -1,7 +1,7 @@
 import pytest
 
 from glinpaint_jax.config import PhasesConfig
-from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
+from glinpaint_jax.training.phases import Phase, phase_at, phases_between, stage_at
 
 
 def mmagic_updates(completion_end, discriminator_end, disc_step, steps):
@@ -41,9 +41,9 @@ def test_phase_ends_are_inclusive():
     assert phase_at(100_001, phases) is Phase.JOINT
 
 
-def test_periods_do_not_alternate_and_phases_are_listed_once():
+def test_stages_do_not_alternate_and_phases_are_listed_once():
     phases = PhasesConfig(completion_end=1, discriminator_end=3, disc_step=3)
     assert [phase_at(step, phases).value[0] for step in range(12)] == list("ccddjddjddjd")
-    assert [period_at(step, phases).value[0] for step in range(12)] == list("ccddjjjjjjjj")
+    assert [stage_at(step, phases).value[0] for step in range(12)] == list("ccddjjjjjjjj")
     assert phases_between(0, 12, phases) == list(Phase)
     assert phases_between(5, 7, phases) == [Phase.DISCRIMINATOR]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.config import LossConfig, OptimizerConfig
-from glinpaint_jax.distributed import to_global
+from glinpaint_jax.parallel import to_global
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config

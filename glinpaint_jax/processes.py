@@ -1,4 +1,4 @@
-"""Data parallelism over one mesh of all devices, in one process or several."""
+"""Joins the other processes of a run, and compares what they run."""
 
 import json
 import os
@@ -7,14 +7,11 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import glinpaint_jax
 from glinpaint_jax.config import Config, flatten, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import cache_folder
-
-DATA_AXIS = "data"
 
 # Seconds. Hosts may start minutes apart; one that stops responding is dropped sooner.
 JOIN_TIMEOUT = 300
@@ -23,49 +20,8 @@ SHUTDOWN_TIMEOUT = 120
 LISTING_TIMEOUT = 3600  # until all processes have listed their images
 
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
-OWN_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
-MOST_DIFFERENCES = 5  # in an error message
-
-
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices`, by default all devices of all processes."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def local_batch_size(global_batch_size: int, mesh: Mesh, microbatches: int = 1) -> int:
-    """The number of images this process contributes to each global batch.
-
-    Raises UserError if the devices cannot share the batch evenly, in `microbatches` parts each.
-    """
-    devices = mesh.devices.size
-    parts = devices * microbatches
-    if global_batch_size % parts:
-        lower = global_batch_size // parts * parts
-        wanted = f"{devices} devices" + f" x {microbatches} microbatches" * (microbatches > 1)
-        raise UserError(
-            f"config.global_batch_size is {global_batch_size}, must be a multiple of the "
-            f"{wanted}; pass --config.global_batch_size={lower or parts}"
-        )
-    return global_batch_size // jax.process_count()
-
-
-def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
-    """Turns this process's host arrays into global arrays, split along the first axis."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
+PER_PROCESS_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
+MAX_DIFFERENCES = 5  # in an error message
 
 
 def start(
@@ -138,12 +94,9 @@ def require_same(config: Config, others: dict[str, Any]) -> None:
 
     client, number = global_state.client, global_state.process_id
     fields = flatten(to_dict(config)).items()
-    mine = {name: value for name, value in fields if name not in OWN_FIELDS} | others
-    mine |= {
-        "glinpaint_jax": glinpaint_jax.__version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-    }
+    mine = {name: value for name, value in fields if name not in PER_PROCESS_FIELDS} | others
+    versions = {"glinpaint_jax": glinpaint_jax, "jax": jax, "numpy": np}
+    mine |= {name: module.__version__ for name, module in versions.items()}
     client.key_value_set(f"glinpaint_jax/{number}", json.dumps(mine), allow_overwrite=True)
     found = [
         json.loads(client.blocking_key_value_get(f"glinpaint_jax/{i}", LISTING_TIMEOUT * 1000))
@@ -159,27 +112,20 @@ def require_same(config: Config, others: dict[str, Any]) -> None:
 
 
 def describe_differences(found: list[dict[str, Any]]) -> str:
-    """Returns what differs between the processes, such as "seed: 0 on process 0, 1 on process 1".
+    """Returns what differs, such as "seed: 0 on process 0, 1 on process 3"; empty if nothing does.
 
-    `found` holds the values of each process by name. Returns an empty string if all are equal.
+    `found` holds the values of each process by name. Of each name, the first process that differs
+    from process 0 is shown.
     """
-    parts = []
-    for name in dict.fromkeys(name for own in found for name in own):
-        processes: dict[str, list[int]] = {}
-        for number, own in enumerate(found):
-            value = repr(own[name]) if name in own else "missing"
-            processes.setdefault(value, []).append(number)
-        if len(processes) > 1:
-            values = (f"{value} on {_name_processes(own)}" for value, own in processes.items())
-            parts.append(f"{name}: {', '.join(values)}")
-    more = len(parts) - MOST_DIFFERENCES
-    return "; ".join(parts[:MOST_DIFFERENCES]) + f"; and {more} more" * (more > 0)
-
-
-def _name_processes(numbers: list[int]) -> str:
-    if len(numbers) > 4:
-        return f"{len(numbers)} processes"
-    return f"process{'es' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
+    differences = []
+    for name in dict.fromkeys(name for values in found for name in values):
+        first, *others = (values.get(name, "missing") for values in found)
+        for number, value in enumerate(others, start=1):
+            if value != first:
+                differences.append(f"{name}: {first!r} on process 0, {value!r} on process {number}")
+                break
+    more = len(differences) - MAX_DIFFERENCES
+    return "; ".join(differences[:MAX_DIFFERENCES]) + f"; and {more} more" * (more > 0)
 
 
 def exit_now(status: int) -> NoReturn:

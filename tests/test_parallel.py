@@ -1,0 +1,31 @@
+import jax
+import numpy as np
+import pytest
+
+from glinpaint_jax import parallel
+from glinpaint_jax.errors import UserError
+
+
+def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
+    assert parallel.local_batch_size(16, 1, mesh8) == 16
+    assert parallel.local_batch_size(32, 2, mesh8) == 32
+    for size, parts, wanted, remedy in (
+        (20, 1, "8 devices", 16),
+        (3, 1, "8 devices", 8),
+        (24, 2, "8 devices x 2 microbatches", 16),
+    ):
+        with pytest.raises(UserError) as error:
+            parallel.local_batch_size(size, parts, mesh8)
+        assert str(error.value) == (
+            f"config.global_batch_size is {size}, must be a multiple of the {wanted}; pass "
+            f"--config.global_batch_size={remedy}"
+        )
+
+
+def test_batches_are_split_over_the_devices(mesh8):
+    batch = parallel.to_global({"image": np.arange(16).reshape(16, 1)}, mesh8)
+    shards = batch["image"].addressable_shards
+    assert [shard.data.ravel().tolist() for shard in shards] == [
+        [2 * i, 2 * i + 1] for i in range(8)
+    ]
+    assert {shard.device for shard in shards} == set(jax.devices())
