@@ -40,13 +40,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-.venv/bin/python}
 RESTARTS=${RESTARTS:-3}
 
-usage="sbatch scripts/cluster/launch_slurm.sh --config FILE --workdir SHARED_FOLDER [--config.field=value ...]"
-if [[ "$*" != *--config* || "$*" != *--workdir* ]]; then
-    echo "usage: $usage" >&2
-    exit 1
-fi
-if [ -z "${SLURM_JOB_ID:-}" ]; then
-    echo "error: not a SLURM job; run: $usage" >&2
+if [[ -z "${SLURM_JOB_ID:-}" || "$*" != *--config* || "$*" != *--workdir* ]]; then
+    echo "usage: sbatch scripts/cluster/launch_slurm.sh --config FILE --workdir SHARED_FOLDER ..." >&2
     exit 1
 fi
 
