@@ -59,13 +59,8 @@ for ((restart = 0; restart <= RESTARTS; restart++)); do
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((restart + 1)): $*"
     srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         "$PYTHON" -m glinpaint_jax.main --distributed "$@" &
-    status=0
-    wait $! || status=$?
     # The trap interrupts `wait`; wait again until srun has ended.
-    while kill -0 $! 2>/dev/null; do
-        status=0
-        wait $! || status=$?
-    done
+    while wait $!; status=$?; kill -0 $! 2> /dev/null; do :; done
     if [ -n "$time_is_up" ]; then
         echo "the time limit is near; requeueing job $SLURM_JOB_ID"
         exec scontrol requeue "$SLURM_JOB_ID"
