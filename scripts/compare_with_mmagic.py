@@ -21,10 +21,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
+from benchmarks.parity import random_variables
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights
-from glinpaint_jax.models.networks import Weights, init_variables, make_networks
+from glinpaint_jax.models.networks import Weights, abstract_variables, make_networks
 
 TOLERANCE = 1e-10  # relative to the largest output
 
@@ -75,18 +76,6 @@ def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
     )
 
 
-def random_weights() -> Weights:
-    """Makes weights whose statistics, scales and biases differ from their initial values."""
-    rng = np.random.default_rng(0)
-
-    def perturb(leaf: np.ndarray) -> np.ndarray:
-        change = rng.uniform(-0.4, 0.4, leaf.shape) if leaf.ndim == 1 else 0
-        return (leaf + change).astype(np.float32)
-
-    networks = jax.device_get(jax.jit(lambda: init_variables(Config()))())
-    return Weights(Config(), 0, *jax.tree.map(perturb, networks))
-
-
 def to_torch(array: np.ndarray) -> torch.Tensor:
     """NHWC, RGB -> NCHW, BGR; a single channel is left as is."""
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
@@ -103,7 +92,12 @@ def compare(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    weights = read_weights(Path(sys.argv[1]))[0] if len(sys.argv) > 1 else random_weights()
+    if len(sys.argv) > 1:
+        weights = read_weights(Path(sys.argv[1]))[0]
+    else:
+        rng = np.random.RandomState(0)
+        networks = (random_variables(shapes, rng) for shapes in abstract_variables(Config()))
+        weights = Weights(Config(), 0, *networks)
     generator, discriminator = import_mmagic()
     state = torch.load(io.BytesIO(pth_bytes(weights)), weights_only=True)["state_dict"]
     networks = {"generator.": generator, "disc.": discriminator}

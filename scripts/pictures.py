@@ -19,28 +19,17 @@ GAP = 6
 PHOTOS = Path(skimage.data.__file__).parent
 
 
-def polygons(size: tuple[int, int], *corners: list[tuple[int, int]]) -> np.ndarray:
-    """A hole with these polygons, each a list of (x, y)."""
-    hole = np.zeros(size, np.uint8)
-    for polygon in corners:
-        cv2.fillPoly(hole, [np.array(polygon, np.int32)], 1)
-    return hole > 0
-
-
 def towers(size: tuple[int, int]) -> np.ndarray:
     """The two lightning towers beside the rocket."""
-    return polygons(
-        size,
-        [(102, 118), (116, 118), (117, 190), (118, 330), (77, 330), (92, 190)],
-        [(348, 118), (362, 118), (369, 190), (383, 330), (345, 330), (344, 190)],
-    )
+    left = [(102, 118), (116, 118), (117, 190), (118, 330), (77, 330), (92, 190)]  # corners, (x, y)
+    right = [(348, 118), (362, 118), (369, 190), (383, 330), (345, 330), (344, 190)]
+    hole = np.zeros(size, np.uint8)
+    return cv2.fillPoly(hole, [np.int32(left), np.int32(right)], 1) > 0
 
 
 def badge(size: tuple[int, int]) -> np.ndarray:
     """The round badge on the astronaut's suit, with the cloth it is sewn on."""
-    hole = np.zeros(size, np.uint8)
-    cv2.circle(hole, (170, 390), 47, 1, cv2.FILLED)
-    return hole > 0
+    return cv2.circle(np.zeros(size, np.uint8), (170, 390), 47, 1, cv2.FILLED) > 0
 
 
 def scratches(size: tuple[int, int], seed: int) -> np.ndarray:

@@ -26,7 +26,6 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 export PYTHONPATH=$PWD:$scratch/packages JAX_COMPILATION_CACHE_DIR=$scratch/cache
 [ -z "$wheels" ] || "$python" -m pip install -q --no-index --no-deps \
     --target "$scratch/packages" "$wheels"/*.whl || fail "pip could not install the wheels"
-unset JAX_PLATFORMS  # FLOP are counted with jax's CPU backend
 note='docs/benchmarks.md explains the parts.'
 size=full side=256 width=64 batch=48 steps=1000000 save=500 workers=8
 if [ -n "$rehearse" ]; then
@@ -62,7 +61,7 @@ part parity 100 scripts/benchmarks/parity.py --size $size
 measure profile 45
 cp "$scratch"/trace/plugins/profile/*/*.trace.json.gz "$output/trace.json.gz"
 part input_pipeline 40 scripts/benchmarks/input_pipeline.py --workers $workers
-part completion 40 scripts/benchmarks/completion.py --case regions 4000 6000 --memory-limit 1000
+part completion 40 scripts/benchmarks/completion.py --case regions 4000 6000
 publish() {  # the newest pictures and generator
     JAX_PLATFORMS=cpu timeout 60 "$python" scripts/benchmarks/accelerator_parts.py export "$scratch"
     cp "$(ls -v "$scratch"/run/samples/*.png | tail -n 1)" "$output/samples.png"

@@ -5,6 +5,7 @@ A part prints its docstring and its results for the report. Errors go to the log
 
 import inspect
 import itertools
+import math
 import re
 import statistics
 import sys
@@ -30,7 +31,7 @@ from glinpaint_jax.training.phases import Phase
 
 FULL, TINY = Config(), Config(image_size=64, model=ModelConfig(width=8))
 BATCHES, PRECISIONS = (12, 48), ("bfloat16", "float32")
-STEP_FLOP = 243.2e9  # of a joint step, for each image of 256x256: training.count_step_flop
+STEP_FLOP = 243.2e9  # of a joint step, for each image of 256x256
 Conv = Callable[[Array, Array], Array]  # x, kernel -> y
 
 
@@ -52,15 +53,14 @@ def convolutions(config: Config, scratch: Path) -> None:
 
     Layers with several forms come first; of layers with equal shapes, only the first is timed.
     Times are medians of rounds of many runs; starting a run takes as long as "nothing".
-    float32 is multiplied as TF32. FLOP leave out products with padding.
+    float32 is multiplied as TF32. FLOP include products with padding.
     """
     jax.config.update("jax_default_matmul_precision", "tensorfloat32")
     print(f"nothing: {1e3 * seconds_of(jax.jit(lambda: jax.numpy.zeros(()))):.3f} ms\n")
     print("layer            input            precision form       ms TFLOP/s   with gradients")
     cases = itertools.product(PRECISIONS, layers(config))
-    for precision, (name, forms, *shapes) in sorted(cases, key=lambda case: len(case[1][1]) == 1):
-        likes = [jax.ShapeDtypeStruct(shape, precision) for shape in shapes]
-        flop = training.count_flop(jax.jit(forms["ours"]), *likes)
+    for precision, layer in sorted(cases, key=lambda case: len(case[1][1]) == 1):
+        name, forms, flop, *shapes = layer
         operands = [jax.random.normal(jax.random.key(0), shape, precision) for shape in shapes]
         for form, function in forms.items():
             print(f"{name:16} {shapes[0][1:]!s:16} {precision:9} {form:5}", end="")
@@ -75,8 +75,8 @@ def with_gradients(function: Conv, x: Array, kernel: Array) -> tuple[Array, Any]
     return y, pull_back(y)
 
 
-def layers(config: Config) -> list[tuple[str, dict[str, Conv], Any, Any]]:
-    """The networks' different convolutions: name, forms, shapes of input and kernel."""
+def layers(config: Config) -> list[tuple[str, dict[str, Conv], float, Any, Any]]:
+    """The networks' different convolutions: name, forms, FLOP, shapes of input and kernel."""
     width, found = config.model.width, {}
     decoder = (*generator.DECODER, Layer("dec7", 3 / width, kernel=3))
     for network, table, side, channels in (
@@ -87,7 +87,9 @@ def layers(config: Config) -> list[tuple[str, dict[str, Conv], Any, Any]]:
         for layer in table:
             x = (BATCHES[0], side, side, channels)
             kernel = (layer.kernel, layer.kernel, channels, layer.features(width))
-            row = (network + layer.name, forms_of(layer, side), x, kernel)
+            products = math.prod(x[:3]) * math.prod(kernel)  # of each input pixel and each weight
+            flop = 2 * products / (1 if layer.transposed else layer.stride**2)
+            row = (network + layer.name, forms_of(layer, side), flop, x, kernel)
             found.setdefault((layer._replace(name=""), x), row)
             side = 2 * side if layer.transposed else side // layer.stride
             channels = layer.features(width)
@@ -123,12 +125,11 @@ def jax_steps(config: Config, scratch: Path) -> None:
     GB: what the compiled program holds. float32 is multiplied as TF32.
     """
     for precision in PRECISIONS:
-        product = training.matrix_product(precision)
-        tflop = product.flop / 1e12
-        print(f"matrix product, {precision:8} {tflop / seconds_of(product.run):.1f} TFLOP/s")
+        run, flop = training.matrix_product(precision)
+        print(f"matrix product, {precision:8} {flop / seconds_of(run) / 1e12:.1f} TFLOP/s")
     for sized in step_configs(config):
-        program = training.jax_step(sized, Phase.JOINT, make_mesh(jax.devices()[:1]))
-        print_step("ours", sized, program.run, program.compile_s, program.bytes)
+        step = training.JaxStep(sized, Phase.JOINT, make_mesh(jax.devices()[:1]))
+        print_step("ours", sized, step.run, step.compile_s, step.bytes)
 
 
 def torch_steps(config: Config, scratch: Path) -> None:
@@ -166,10 +167,10 @@ def print_step(name: str, config: Config, run: Any, compile_s: float, size: int)
 
 def profile(config: Config, scratch: Path) -> None:
     """The longest operations of a joint step in bfloat16. The trace opens in ui.perfetto.dev."""
-    program = training.jax_step(step_configs(config)[0], Phase.JOINT, make_mesh(jax.devices()[:1]))
-    program.run()
+    step = training.JaxStep(step_configs(config)[0], Phase.JOINT, make_mesh(jax.devices()[:1]))
+    step.run()
     with jax.profiler.trace(str(scratch / "trace")):
-        program.run()
+        step.run()
     (trace,) = scratch.glob("trace/**/*.xplane.pb")
     planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
     lines = [line for plane in planes if "/device:" in plane.name for line in plane.lines]
@@ -179,7 +180,7 @@ def profile(config: Config, scratch: Path) -> None:
             name = dict(event.stats).get("hlo_op")
             if name or line.name.startswith(("XLA Ops", "Stream")):  # lines of TPUs, of GPUs
                 milliseconds[name or event.name.split(" = ")[0]] += event.duration_ns / 1e6
-    names = re.findall(r'%?([\w.-]+) = .*op_name="([^"]+)"', program.compiled.as_text())
+    names = re.findall(r'%?([\w.-]+) = .*op_name="([^"]+)"', step.compiled.as_text())
     for name, duration in milliseconds.most_common(15):
         print(f"{duration:8.3f} ms {name:30} {dict(names).get(name, '')}")
 

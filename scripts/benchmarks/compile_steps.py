@@ -13,6 +13,7 @@ eight minutes (TPU) of a core. --hlo keeps the programs as text.
 import argparse
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import re
 import sys
@@ -35,31 +36,27 @@ from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
 
 
-class Chip(NamedTuple):
+class Tpu(NamedTuple):
     topology: str
-    peaks: dict[str, float]  # precision -> FLOP/s
-    clock: float = 0  # Hz, of a TPU's estimates
-    bandwidth: float = 0  # bytes/s
-    packages: str = "libtpu==0.0.42.1"
+    accelerator: str  # Google's name of eight chips
+    peak: float  # FLOP/s in bfloat16
+    clock: float  # Hz: peak / (2 FLOP in each cell of the matrix units)
 
 
-CHIPS = {
-    # Rates of large matrix products; the data sheet says 989 and 495 TFLOP/s.
-    "h200": Chip(
-        "1x1x{}",
-        {"bfloat16": 790e12, "float32": 400e12},
-        bandwidth=4.8e12,
-        packages=(
-            "jax-cuda13-plugin=={jax} jax-cuda13-pjrt=={jax} nvidia-cudnn-cu13 nvidia-cuda-nvcc "
-            "nvidia-nvvm"
-        ),
-    ),
-    # Clock: peak / (2 FLOP in each cell of the matrix units): four units of 128x128.
-    "v5e": Chip("v5e:2x{}", {"bfloat16": 197e12, "float32": 197e12}, clock=1.5e9),
+TPUS = {
+    "v5e": Tpu("v5e:2x4", "v5litepod-8", 197e12, 1.5e9),  # four units of 128x128
     # Four of 256x256. Two, as some pages say, would need 3.5 GHz, and would do fewer FLOP per
     # cycle (262,144) than the compiler expects of a large matrix product (369,000).
-    "v6e": Chip("v6e:2x{}", {"bfloat16": 918e12, "float32": 918e12}, clock=1.75e9),
+    "v6e": Tpu("v6e:2x4", "v6e-8", 918e12, 1.75e9),
 }
+TPU_PACKAGES = "libtpu==0.0.42.1"
+# Of an H200. FLOP/s are those of large matrix products; the data sheet says 989 and 495 TFLOP/s.
+BANDWIDTH, PEAKS = 4.8e12, {"bfloat16": 790e12, "float32": 400e12}
+H200_PACKAGES = (
+    f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} nvidia-cudnn-cu13 "
+    "nvidia-cuda-nvcc nvidia-nvvm"
+)
+CHIPS = ("h200", *TPUS)
 # What the compiler must know of a card that is not there, as jax's deviceless tests write it.
 H200 = """
 gpu_device_info {
@@ -82,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     phases = [phase.value for phase in Phase]
-    add("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    add("--chips", nargs="+", choices=CHIPS, default=CHIPS)
     add("--phases", nargs="+", choices=phases, default=phases)
     add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     add("--images", nargs="+", type=int, default=[12], help="on each chip")
@@ -95,11 +92,10 @@ def main() -> None:
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several of these programs at a time
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     jax.config.update("jax_platforms", "cpu")
-    for chip in options.chips:
-        for precision in options.precisions:
-            for images in options.images:
-                for phase in options.phases:
-                    report(chip, precision, images, phase, options)
+    for case in itertools.product(
+        options.chips, options.precisions, options.images, options.phases
+    ):
+        report(*case, options)
 
 
 def report(chip: str, precision: str, images: int, phase: str, options: argparse.Namespace) -> None:
@@ -111,8 +107,11 @@ def report(chip: str, precision: str, images: int, phase: str, options: argparse
         name = f"{chip}_{precision}_{phase}_{images}x{options.devices}.hlo"
         (options.hlo / name).write_text(text)
     entry = read_entry(text)
-    print(f"{chip}, {precision}, {phase}, {images} images x {options.devices}: ", end="")
-    costs = (print_gpu if chip == "h200" else print_tpu)(entry, CHIPS[chip], precision, compiled)
+    if chip == "h200":
+        costs, summary = read_gpu(entry, precision)
+    else:
+        costs, summary = read_tpu(entry, TPUS[chip], compiled.cost_analysis())
+    print(f"{chip}, {precision}, {phase}, {images} images x {options.devices}: {summary}")
     if not options.brief:
         memory = compiled.memory_analysis()
         print(
@@ -145,61 +144,56 @@ def compile_step(
 
 def describe_chips(chip: str, devices: int) -> Any:
     """The chip's devices. Exits with one line if the packages that it needs are missing."""
-    topology, packages = CHIPS[chip].topology, CHIPS[chip].packages.format(jax=jax.__version__)
+    packages = H200_PACKAGES if chip == "h200" else TPU_PACKAGES
     try:
         for requirement in packages.split():
             importlib.metadata.version(requirement.partition("==")[0])
         if chip == "h200":
             return topologies.get_topology_desc(
-                platform="cuda", target_config=H200, topology=topology.format(devices)
+                platform="cuda", target_config=H200, topology=f"1x1x{devices}"
             ).devices
-        kind = {"v5e": "v5litepod-8", "v6e": "v6e-8"}[chip]
-        os.environ["TPU_ACCELERATOR_TYPE"] = kind
-        return topologies.get_topology_desc(topology.format(4), "tpu").devices
+        os.environ["TPU_ACCELERATOR_TYPE"] = TPUS[chip].accelerator
+        return topologies.get_topology_desc(TPUS[chip].topology, "tpu").devices
     except (importlib.metadata.PackageNotFoundError, RuntimeError, NotImplementedError) as error:
         sys.exit(
-            f"\nerror: cannot compile for {chip} ({str(error).splitlines()[0]}); run: "
+            f"error: cannot compile for {chip} ({str(error).splitlines()[0]}); run: "
             f"pip install --no-deps --target FOLDER {packages}, and add FOLDER to PYTHONPATH"
         )
 
 
-def print_gpu(
-    entry: list[Instruction], chip: Chip, precision: str, compiled: Any
-) -> dict[str, float]:
-    """Prints bytes, FLOP and floor; returns each instruction's share of it in ms."""
-    peak = chip.peaks[precision]
-    costs = {one.name: max(one.bytes / chip.bandwidth, one.flop / peak) * 1e3 for one in entry}
-    flop = sum(one.flop for one in entry)
-    print(
-        f"{sum(one.bytes for one in entry) / 1e9:.1f} GB, {flop / 1e12:.2f} TFLOP, floor "
-        f"{sum(costs.values()):.2f} ms, {len(misshapen(entry))} misshapen convolutions"
+def read_gpu(entry: list[Instruction], precision: str) -> tuple[dict[str, float], str]:
+    """Each instruction's share of the floor in ms, and a summary."""
+    peak = PEAKS[precision]
+    costs = {one.name: max(one.bytes / BANDWIDTH, one.flop / peak) * 1e3 for one in entry}
+    moved, flop = sum(one.bytes for one in entry), sum(one.flop for one in entry)
+    return costs, (
+        f"{moved / 1e9:.1f} GB, {flop / 1e12:.2f} TFLOP, floor {sum(costs.values()):.2f} ms, "
+        f"{len(misshapen(entry))} misshapen convolutions"
     )
-    return costs
 
 
-def print_tpu(
-    entry: list[Instruction], chip: Chip, precision: str, compiled: Any
-) -> dict[str, float]:
-    """Prints the compiler's estimate; returns each instruction's share of it in ms."""
-    costs = {one.name: one.cycles / chip.clock * 1e3 for one in entry}
-    cost, total = compiled.cost_analysis(), sum(costs.values())
-    share = cost["flops"] / total * 1e3 / chip.peaks[precision]
+def read_tpu(
+    entry: list[Instruction], tpu: Tpu, cost: dict[str, float]
+) -> tuple[dict[str, float], str]:
+    """Each instruction's share of the compiler's estimate in ms, and a summary."""
+    costs = {one.name: one.cycles / tpu.clock * 1e3 for one in entry}
+    milliseconds = sum(costs.values())
+    share = cost["flops"] / milliseconds * 1e3 / tpu.peak
     # Pixel blocks multiply by zeros: compare milliseconds, not shares.
-    print(
-        f"{total:.1f} ms by the compiler's estimate, {cost['bytes accessed'] / 1e9:.1f} GB, "
+    return costs, (
+        f"{milliseconds:.1f} ms by the compiler's estimate, {cost['bytes accessed'] / 1e9:.1f} GB, "
         f"{cost['flops'] / 1e12:.2f} TFLOP, {share:.0%} of the bfloat16 peak"
     )
-    return costs
 
 
 def print_details(entry: list[Instruction], costs: dict[str, float]) -> None:
-    kinds: dict[str, list[Instruction]] = {}
-    for one in entry:
-        if one.kind:
-            kinds.setdefault(one.kind, []).append(one)
-    for kind, members in sorted(kinds.items(), key=lambda item: -total(item[1], costs)):
-        moved = sum(one.bytes for one in members) / 1e9
-        print(f"  {total(members, costs):7.2f} ms {moved:6.2f} GB {len(members):5}  {kind}")
+    milliseconds, moved, kinds = Counter(), Counter(), Counter()
+    for one in (one for one in entry if one.kind):
+        milliseconds[one.kind] += costs[one.name]
+        moved[one.kind] += one.bytes
+        kinds[one.kind] += 1
+    for kind, duration in milliseconds.most_common():
+        print(f"  {duration:7.2f} ms {moved[kind] / 1e9:6.2f} GB {kinds[kind]:5}  {kind}")
     collectives = Counter(one.opcode.removesuffix("-start") for one in entry if one.is_collective)
     names = ", ".join(f"{count} {name}" for name, count in sorted(collectives.items()))
     print(f"  collectives: {names or 'none'}; at most {collective_depth(entry)} in a row")
@@ -210,10 +204,6 @@ def print_details(entry: list[Instruction], costs: dict[str, float]) -> None:
         print("  misshapen convolutions:")
         for one in wrong:
             print(f"    {describe(one)}, {one.window}")
-
-
-def total(instructions: list[Instruction], costs: dict[str, float]) -> float:
-    return sum(costs[one.name] for one in instructions)
 
 
 def describe(one: Instruction) -> str:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from functools import cached_property
 
 SIZES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 COLLECTIVES = (
@@ -19,123 +19,128 @@ FREE = ("parameter", "constant", "bitcast", "get-tuple-element", "tuple", "after
 MOVES = "copy|transpose|reverse|reshape|slice|pad|concatenate|convert"
 
 
-class Line(NamedTuple):
-    """%name = shape opcode(rest."""
+class Instruction:
+    """An instruction of a compiled program: `%name = shape opcode(rest`."""
 
-    name: str
-    shape: str
-    opcode: str
-    rest: str
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        return tuple(re.findall(r"%([\w.-]+)", self.rest.partition(")")[0]))
+    def __init__(self, name: str, shape: str, opcode: str, rest: str):
+        self.name, self.shape, self.opcode, self.rest = name, shape, opcode, rest
+        self.operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
+        self.operand_shapes: list[str] = []
+        self.body = [self]  # a fusion's instructions
 
     def attribute(self, pattern: str) -> str:
         """The first group of `pattern` in the rest of the line, or an empty string."""
         match = re.search(pattern, self.rest)
         return match[1] if match else ""
 
-
-class Instruction(NamedTuple):
-    """An instruction of a compiled program's entry computation."""
-
-    name: str
-    opcode: str
-    shape: str
-    operands: tuple[str, ...]
-    kind: str  # empty if it costs nothing
-    bytes: int  # read and written
-    flop: float  # of convolutions and matrix products; only of GPU programs
-    cycles: int  # a TPU compiler's estimate
-    source: str  # where it comes from: a path of jax's functions and our layers
-    window: str  # of a convolution
-    stuffs: bool  # whether it inserts zeros between the elements of an array
+    @property
+    def target(self) -> str:
+        """The library function that a custom call is of."""
+        return self.attribute(r'custom_call_target="([^"]*)"')
 
     @property
     def is_collective(self) -> bool:
         return self.opcode.removesuffix("-start") in COLLECTIVES
 
+    @property
+    def cycles(self) -> int:
+        """A TPU compiler's estimate."""
+        return int(self.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+
+    @property
+    def window(self) -> str:
+        """The window of a convolution."""
+        return next(filter(None, (one.attribute(r"window={([^}]*)}") for one in self.body)), "")
+
+    @property
+    def stuffs(self) -> bool:
+        """Whether it inserts zeros between the elements of an array."""
+        paddings = (one.attribute(r"padding=(\S+)") for one in self.body)
+        return any(re.search(r"\d_\d+_[1-9]", padding) for padding in paddings)
+
+    @cached_property
+    def source(self) -> str:
+        """Where it comes from: a path of jax's functions and our layers."""
+        # A fusion may have no path: then that of the last operation in it that has one.
+        inside = (one.attribute(r'op_name="(jit[^"]*)"') for one in reversed(self.body))
+        return self.attribute(r'op_name="([^"]*)"') or next(filter(None, inside), "")
+
+    @cached_property
+    def kind(self) -> str:
+        """What it does; empty if it costs nothing."""
+        inside = {one.opcode for one in self.body}
+        if self.opcode.removesuffix("-start") in FREE or self.opcode.endswith("-done"):
+            return ""
+        if self.is_collective or self.name.startswith("wrapped_concatenate"):
+            return "collectives"
+        if "cudnn" in self.target or "convolution" in inside:
+            return "convolutions"
+        if "matmul" in self.target or "dot" in inside:
+            return "matrix products"
+        if "/optimizer" in self.source:
+            return "optimizer"
+        if "/bn/" in self.source:
+            return f"batch norm, {direction_of(self.source)}"
+        if re.match(rf"((loop|input|wrapped)_)?({MOVES})", self.name):
+            return "copies and casts"
+        return "other"
+
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes that it reads and writes."""
+        if not self.kind:
+            return 0
+        reads = (self._read_size(number) for number in range(len(self.operands)))
+        return size_of(self.shape) + sum(reads)
+
+    def _read_size(self, number: int) -> int:
+        """Bytes that it reads of an operand; of slices, only theirs."""
+        parameters = (one for one in self.body if one.opcode == "parameter")
+        names = {one.name for one in parameters if one.rest.startswith(f"{number})")}
+        users = [one for one in self.body if names & set(one.operands)]
+        if len(self.body) == 1:
+            users = self.body
+        if users and all(one.opcode in ("slice", "dynamic-slice") for one in users):
+            return sum(size_of(one.shape) for one in users)
+        return size_of(self.operand_shapes[number])
+
+    @cached_property
+    def flop(self) -> float:
+        """FLOP as executed, with the zeros that are multiplied by; only of GPU programs."""
+        shapes = (self.shape, *self.operand_shapes[:2])
+        if "cudnn" in self.target:
+            result, first, second = (arrays_in(shape)[0][1] for shape in shapes)
+            pixels, kernel = {
+                "__cudnn$convBackwardInput": (first, second),
+                "__cudnn$convBackwardFilter": (second, result),
+            }.get(self.target, (result, second))
+            features = self.attribute(r"dim_labels=\w+_(\w+)->").index("o")
+            return 2 * math.prod(pixels) * math.prod(kernel) / kernel[features]
+        if "matmul" in self.target:  # of m x k and k x n
+            return 2 * math.prod(math.prod(arrays_in(shape)[0][1]) for shape in shapes) ** 0.5
+        flop, inside = 0.0, {one.name: one.shape for one in self.body}
+        for dot in (one for one in self.body if one.opcode == "dot" and one.operands[0] in inside):
+            sides = arrays_in(inside[dot.operands[0]])[0][1]
+            summed = dot.attribute(r"lhs_contracting_dims={([\d,]*)}").split(",")
+            products = math.prod(sides[int(number)] for number in summed)
+            flop += 2 * math.prod(arrays_in(dot.shape)[0][1]) * products
+        return flop
+
 
 def read_entry(text: str) -> list[Instruction]:
     """The instructions of a program's entry computation, in order."""
-    bodies = read_computations(text)
-    lines = bodies.pop("ENTRY")
-    shapes = {line.name: line.shape for line in lines}
-    return [read_instruction(line, shapes, bodies) for line in lines]
-
-
-def read_computations(text: str) -> dict[str, list[Line]]:
-    """The lines of each computation by its name; those of the entry by "ENTRY"."""
-    computations: dict[str, list[Line]] = {}
-    lines: list[Line] = []
+    current = entry = list[Instruction]()
+    bodies: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if header := re.match(r"(ENTRY )?%([\w.-]+) .*{$", line):
-            lines = computations.setdefault("ENTRY" if header[1] else header[2], [])
+            current = entry if header[1] else bodies.setdefault(header[2], [])
         elif match := re.match(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*)", line):
-            lines.append(Line(*match.groups()))
-    return computations
-
-
-def read_instruction(
-    line: Line, shapes: dict[str, str], bodies: dict[str, list[Line]]
-) -> Instruction:
-    body = bodies.get(line.attribute(r"calls=%([\w.-]+)"), [line])
-    source = line.attribute(r'op_name="([^"]*)"')
-    if not source:  # the last operation in it that has one
-        inside = (one.attribute(r'op_name="(jit[^"]*)"') for one in reversed(body))
-        source = next(filter(None, inside), "")
-    operands = [shapes.get(name, "") for name in line.operands]
-    kind = kind_of(line, body, source)
-    moved = 0
-    if kind:
-        reads = (read_size(shape, number, body) for number, shape in enumerate(operands))
-        moved = size_of(line.shape) + sum(reads)
-    return Instruction(
-        line.name,
-        line.opcode,
-        line.shape,
-        line.operands,
-        kind,
-        moved,
-        count_flop(line, operands, body),
-        int(line.attribute(r'"estimated_cycles":"(\d+)"') or 0),
-        source,
-        next(filter(None, (one.attribute(r"window={([^}]*)}") for one in body)), ""),
-        any(re.search(r"\d_\d+_[1-9]", one.attribute(r"padding=(\S+)")) for one in body),
-    )
-
-
-def kind_of(line: Line, body: list[Line], source: str) -> str:
-    opcode = line.opcode.removesuffix("-start")
-    target, inside = line.attribute(r'custom_call_target="([^"]*)"'), {one.opcode for one in body}
-    if opcode in FREE or opcode.endswith("-done"):
-        return ""
-    if opcode in COLLECTIVES or line.name.startswith("wrapped_concatenate"):
-        return "collectives"
-    if "cudnn" in target or "convolution" in inside:
-        return "convolutions"
-    if "matmul" in target or "dot" in inside:
-        return "matrix products"
-    if "/optimizer" in source:
-        return "optimizer"
-    if "/bn/" in source:
-        return f"batch norm, {direction_of(source)}"
-    if re.match(rf"((loop|input|wrapped)_)?({MOVES})", line.name):
-        return "copies and casts"
-    return "other"
-
-
-def read_size(shape: str, number: int, body: list[Line]) -> int:
-    """Bytes that an operation reads of its operand `number`; of slices, only theirs."""
-    parameters = (one for one in body if one.opcode == "parameter")
-    names = {one.name for one in parameters if one.rest.startswith(f"{number})")}
-    users = [one for one in body if names & set(one.operands)]
-    if len(body) == 1:
-        users = body
-    if users and all(one.opcode in ("slice", "dynamic-slice") for one in users):
-        return sum(size_of(one.shape) for one in users)
-    return size_of(shape)
+            current.append(Instruction(*match.groups()))
+    shapes = {one.name: one.shape for one in entry}
+    for one in entry:
+        one.body = bodies.get(one.attribute(r"calls=%([\w.-]+)"), [one])
+        one.operand_shapes = [shapes.get(name, "") for name in one.operands]
+    return entry
 
 
 def size_of(shape: str) -> int:
@@ -147,28 +152,6 @@ def arrays_in(shape: str) -> list[tuple[str, list[int]]]:
     shape = re.sub(r"{[^}]*}|/\*.*?\*/", "", shape)
     found = re.findall(r"(\w+)\[([\d,]*)\]", shape)
     return [(dtype, [int(n) for n in sides.split(",") if n]) for dtype, sides in found]
-
-
-def count_flop(line: Line, operands: list[str], body: list[Line]) -> float:
-    """FLOP as executed, with the zeros that are multiplied by."""
-    target = line.attribute(r'custom_call_target="([^"]*)"')
-    if "cudnn" in target:
-        result, first, second = (arrays_in(one)[0][1] for one in (line.shape, *operands[:2]))
-        pixels, kernel = {
-            "__cudnn$convBackwardInput": (first, second),
-            "__cudnn$convBackwardFilter": (second, result),
-        }.get(target, (result, second))
-        features = line.attribute(r"dim_labels=\w+_(\w+)->").index("o")
-        return 2 * math.prod(pixels) * math.prod(kernel) / kernel[features]
-    if "matmul" in target:  # of m x k and k x n
-        sizes = (math.prod(arrays_in(one)[0][1]) for one in (line.shape, *operands[:2]))
-        return 2 * math.prod(sizes) ** 0.5
-    flop, shapes = 0.0, {one.name: one.shape for one in body}
-    for dot in (one for one in body if one.opcode == "dot" and one.operands[0] in shapes):
-        sides = arrays_in(shapes[dot.operands[0]])[0][1]
-        summed = dot.attribute(r"lhs_contracting_dims={([\d,]*)}").split(",")
-        flop += 2 * math.prod(arrays_in(dot.shape)[0][1]) * math.prod(sides[int(n)] for n in summed)
-    return flop
 
 
 def misshapen(entry: list[Instruction]) -> list[Instruction]:

@@ -29,6 +29,7 @@ from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import TrainState, create_state
 from glinpaint_jax.training.step import make_steps
 
+# Size and phase, such as "small/joint" -> an array with a row per tensor.
 STORED = Path(__file__).with_name("parity.npz")
 SIZES = {
     "full": Config(global_batch_size=2),
@@ -68,7 +69,7 @@ def main() -> None:
 
 def parity_rows(size: str) -> Iterator[dict[str, Any]]:
     """Errors of each phase: float32 against the stored values, bfloat16 against float32."""
-    stored, exact = read_stored(), {}
+    stored, exact = np.load(STORED), {}
     for precision in LIMITS:
         for phase in Phase:
             found = run_step(size, phase, precision)
@@ -132,10 +133,15 @@ def run_step(size: str, phase: Phase, precision: str) -> Summaries:
 
 @functools.cache
 def make_inputs(size: str) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """The variables of both networks, and a batch."""
+    """The variables of both networks; random pixels, and holes of different sizes and places."""
     config, rng = SIZES[size], np.random.RandomState(0)
     networks = [random_variables(shapes, rng) for shapes in abstract_variables(config)]
-    return networks, random_batch(config, rng)
+    count, side = config.global_batch_size, config.image_size
+    images = rng.randint(0, 256, (count, side, side, 3)).astype(np.uint8)
+    corners = rng.randint(0, side // 2, (count, 2))
+    sides = rng.randint(side // 4, side // 2, (count, 2))
+    boxes = np.concatenate([corners, sides], 1).astype(np.int32)
+    return networks, {"image": images, "bbox": boxes}
 
 
 def random_variables(shapes: Any, rng: np.random.RandomState) -> Any:
@@ -150,17 +156,6 @@ def random_variables(shapes: Any, rng: np.random.RandomState) -> Any:
         return values.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def random_batch(config: Config, rng: np.random.RandomState) -> dict[str, np.ndarray]:
-    """Random pixels, and holes of different sizes and places."""
-    count, size = config.global_batch_size, config.image_size
-    images = rng.randint(0, 256, (count, size, size, 3)).astype(np.uint8)
-    corners, sides = (
-        rng.randint(0, size // 2, (count, 2)),
-        rng.randint(size // 4, size // 2, (count, 2)),
-    )
-    return {"image": images, "bbox": np.concatenate([corners, sides], 1).astype(np.int32)}
 
 
 def summarize(phase: Phase, state: TrainState, losses: dict[str, Array]) -> Summaries:
@@ -191,12 +186,6 @@ def summary(tensor: np.ndarray) -> np.ndarray:
     """The root mean square and ENTRIES evenly spaced entries."""
     places = np.linspace(0, tensor.size - 1, ENTRIES).astype(int)
     return np.concatenate([[np.sqrt(np.square(tensor).mean())], tensor.reshape(-1)[places]])
-
-
-def read_stored() -> dict[str, np.ndarray]:
-    """Size and phase, such as "small/joint" -> an array with a row per tensor."""
-    with np.load(STORED) as file:
-        return dict(file)
 
 
 def write_stored() -> None:

@@ -1,6 +1,7 @@
-"""Training steps and forward passes of the same networks in PyTorch, tuned for speed.
+"""The steps and the generator of training.py in PyTorch, tuned for speed.
 
-Used by training.py. channels_last; autocast for bfloat16; torch.compile if `compiled`.
+channels_last; autocast for bfloat16; torch.compile if `compiled`. A file of its own, because our
+steps are also measured where PyTorch is not installed.
 """
 
 from collections.abc import Callable
@@ -19,13 +20,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.benchmark = True  # XLA, too, tries several algorithms
 
 
-def networks(config: Config, *, compiled: bool) -> list[torch.nn.Module]:
-    made = [
-        network(config).to(DEVICE, memory_format=LAYOUT) for network in (Generator, Discriminator)
-    ]
-    return [torch.compile(network) for network in made] if compiled else made
-
-
 def make_steps(
     config: Config, batch: dict[str, np.ndarray], *, compiled: bool
 ) -> dict[Phase, Callable[[], Any]]:
@@ -33,11 +27,12 @@ def make_steps(
 
     All images have the hole of the first.
     """
-    generator, discriminator = (network.train() for network in networks(config, compiled=compiled))
-    optimizers = [
+    networks = [make(network, config, compiled) for network in (Generator, Discriminator)]
+    generator, discriminator = networks
+    generator_adam, discriminator_adam = (
         torch.optim.Adam(network.parameters(), config.optimizer.learning_rate, fused=True)
-        for network in (generator, discriminator)
-    ]
+        for network in networks
+    )
     image = torch.tensor(batch["image"] / np.float32(127.5) - 1, device=DEVICE).permute(0, 3, 1, 2)
     top, left, height, width = batch["bbox"][0].tolist()
     mask = torch.zeros_like(image[:, :1])
@@ -46,9 +41,9 @@ def make_steps(
     size = config.local_size
     y, x = top - (size - height) // 2, left - (size - width) // 2
 
-    def judged(pictures: torch.Tensor, target: float) -> torch.Tensor:
+    def adversarial_loss(images: torch.Tensor, target: float) -> torch.Tensor:
         with autocast(config):
-            logits = discriminator(pictures, pictures[:, :, y : y + size, x : x + size])
+            logits = discriminator(images, images[:, :, y : y + size, x : x + size])
         logits = logits.float()
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
@@ -57,34 +52,43 @@ def make_steps(
             prediction = generator(masked)
         completed = image * (1 - mask) + prediction * mask
         if phase is not Phase.COMPLETION:
-            optimizers[1].zero_grad()
-            (judged(completed.detach(), 0.0) + judged(image, 1.0)).backward()
-            optimizers[1].step()
+            loss = adversarial_loss(completed.detach(), 0.0) + adversarial_loss(image, 1.0)
+            update(discriminator_adam, loss)
         if phase is not Phase.DISCRIMINATOR:
-            optimizers[0].zero_grad()
-            total = ((prediction - image).abs() * mask).sum() / (3 * mask.sum())
+            loss = ((prediction - image).abs() * mask).sum() / (3 * mask.sum())
+            discriminator.requires_grad_(False)
             if phase is Phase.JOINT:
-                discriminator.requires_grad_(False)
-                total = total + config.losses.adversarial * judged(completed, 1.0)
-                discriminator.requires_grad_(True)
-            total.backward()
-            optimizers[0].step()
+                loss = loss + config.losses.adversarial * adversarial_loss(completed, 1.0)
+            update(generator_adam, loss)
+            discriminator.requires_grad_(True)
         wait()
 
     return {phase: lambda phase=phase: run(phase) for phase in Phase}
 
 
-def make_forward(config: Config, size: int, batch: int, *, compiled: bool) -> Callable[[], Any]:
-    """The generator in evaluation mode."""
-    generator = networks(config, compiled=compiled)[0].eval()
-    inputs = torch.zeros(batch, 4, size, size, device=DEVICE).contiguous(memory_format=LAYOUT)
+def make_forward(config: Config, *, compiled: bool) -> Callable[[], Any]:
+    """The generator in evaluation mode, on one image."""
+    generator = make(Generator, config, compiled).eval()
+    image = torch.zeros(1, 4, config.image_size, config.image_size, device=DEVICE)
+    image = image.contiguous(memory_format=LAYOUT)
 
     def run() -> None:
         with torch.inference_mode(), autocast(config):
-            generator(inputs)
+            generator(image)
         wait()
 
     return run
+
+
+def make(network: type[torch.nn.Module], config: Config, compiled: bool) -> torch.nn.Module:
+    made = network(config).to(DEVICE, memory_format=LAYOUT).train()
+    return torch.compile(made) if compiled else made
+
+
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def multiply_in(precision: str) -> None:

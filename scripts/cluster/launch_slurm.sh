@@ -40,13 +40,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-.venv/bin/python}
 RESTARTS=${RESTARTS:-3}
 
-usage="sbatch scripts/cluster/launch_slurm.sh --config FILE --workdir SHARED_FOLDER [--config.field=value ...]"
-if [[ "$*" != *--config* || "$*" != *--workdir* ]]; then
-    echo "usage: $usage" >&2
-    exit 1
-fi
-if [ -z "${SLURM_JOB_ID:-}" ]; then
-    echo "error: not a SLURM job; run: $usage" >&2
+if [[ -z "${SLURM_JOB_ID:-}" || "$*" != *--config* || "$*" != *--workdir* ]]; then
+    echo "usage: sbatch scripts/cluster/launch_slurm.sh --config FILE --workdir SHARED_FOLDER ..." >&2
     exit 1
 fi
 
@@ -64,13 +59,8 @@ for ((restart = 0; restart <= RESTARTS; restart++)); do
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((restart + 1)): $*"
     srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         "$PYTHON" -m glinpaint_jax.main --distributed "$@" &
-    status=0
-    wait $! || status=$?
     # The trap interrupts `wait`; wait again until srun has ended.
-    while kill -0 $! 2>/dev/null; do
-        status=0
-        wait $! || status=$?
-    done
+    while wait $!; status=$?; kill -0 $! 2> /dev/null; do :; done
     if [ -n "$time_is_up" ]; then
         echo "the time limit is near; requeueing job $SLURM_JOB_ID"
         exec scontrol requeue "$SLURM_JOB_ID"

@@ -13,7 +13,10 @@ import pytest
 import training
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.distributed import make_mesh
 from glinpaint_jax.training.phases import Phase
+from glinpaint_jax.training.state import abstract_state
+from glinpaint_jax.training.step import make_steps
 from glinpaint_jax.weights import load_weights
 from tests.helpers.programs import ROOT, environment
 
@@ -69,7 +72,7 @@ def test_without_an_accelerator_nothing_is_measured(tmp_path):
 
 def test_all_forms_of_a_generator_layer_are_equal():
     compared = set()
-    for name, forms, *shapes in accelerator_parts.layers(accelerator_parts.TINY):
+    for name, forms, _, *shapes in accelerator_parts.layers(accelerator_parts.TINY):
         if len(forms) == 1 or " " in name:
             continue
         operands = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
@@ -86,7 +89,11 @@ def test_all_forms_of_a_generator_layer_are_equal():
 
 def test_the_layers_are_those_of_the_networks():
     rows = accelerator_parts.layers(accelerator_parts.FULL)
-    shapes = {name: (x[1:], kernel) for name, _, x, kernel in rows}
+    shapes = {name: (x[1:], kernel) for name, _, _, x, kernel in rows}
+    flop = {name: flop for name, _, flop, *_ in rows}
+    assert flop["enc1"] == 2 * (12 * 256**2 * 64) * (5 * 5 * 4)  # output values x products of each
+    assert flop["enc2"] == 2 * (12 * 128**2 * 128) * (3 * 3 * 64)
+    assert flop["dec3"] == 2 * (12 * 128**2 * 128) * (2 * 2 * 256)
     assert shapes["enc1"] == ((256, 256, 4), (5, 5, 4, 64))
     assert shapes["dilation_convs_3"] == ((64, 64, 256), (3, 3, 256, 256))
     assert shapes["dec5"] == ((128, 128, 128), (4, 4, 128, 64))
@@ -97,14 +104,19 @@ def test_the_layers_are_those_of_the_networks():
 def test_the_flop_of_a_step_are_those_of_the_compiler(soak):
     if not soak:
         pytest.skip("takes half a minute; pass --soak")
-    flop = training.count_step_flop(Config(global_batch_size=1), Phase.JOINT)
+    config, mesh = Config(global_batch_size=1), make_mesh(jax.devices()[:1])
+    step = make_steps(config, mesh)[Phase.JOINT]
+    with jax.default_device(jax.devices("cpu")[0]):
+        traced = step.trace(abstract_state(config, mesh), training.random_batch(config))
+        # As for a TPU, because on a CPU some convolutions are loops.
+        flop = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
     assert flop == pytest.approx(accelerator_parts.STEP_FLOP, rel=0.01)
 
 
 def test_the_step_matches_the_stored_values():
     """They were computed in float64; this device computes in float32."""
     found = parity.run_step("small", Phase.COMPLETION, "float32")
-    wanted = dict(zip(found, parity.read_stored()["small/completion"], strict=True))
+    wanted = dict(zip(found, np.load(parity.STORED)["small/completion"], strict=True))
     assert parity.compare(found, wanted, "float32")["close"]
     broken = "gradients/generator/encoder/enc1/conv/kernel"
     wanted[broken] = wanted[broken] * 1.1
