@@ -8,10 +8,14 @@ this machine. There is no login. The server keeps no file after its answer.
 """
 
 import argparse
+import contextlib
+import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +25,14 @@ from glinpaint_jax.errors import UserError, import_extra
 
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
-    from glinpaint_jax.web.uploads import Limits
+
+MAX = {
+    "port": 65535,
+    "max-megapixels": 89,
+    "max-megabytes": 1000,
+    "max-queue": 1000,
+}  # 89: Pillow's
+UPLOADS = "glinpaint-uploads-"  # how the names of temporary folders start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,44 +51,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-megapixels", type=int, default=50, metavar="N", help="largest photograph [50]")
     add("--max-megabytes", type=int, default=50, metavar="N", help="largest file [50]")
-    add(
-        "--max-queue",
-        type=int,
-        default=64,
-        metavar="N",
-        help="most waiting completions; more are rejected [64]",
-    )
+    add("--max-queue", type=int, default=64, metavar="N", help="most waiting completions [64]")
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Serves until SIGINT, SIGTERM or SIGHUP."""
     for module in ("starlette", "uvicorn", "python_multipart"):
         import_extra(module)
     from glinpaint_jax.processes import exit_now, start
-    from glinpaint_jax.web.uploads import Limits
+    from glinpaint_jax.web.app import Limits, make_app, make_server
+    from glinpaint_jax.web.methods import Methods
 
+    listener = listen(arguments)
+    start()
+    completers = load_completers(arguments)
     limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)
-    for name, value, most in (
-        ("port", arguments.port, 65535),
-        ("max-megapixels", limits.megapixels, 89),  # Pillow's own limit
-        ("max-megabytes", limits.megabytes, 1000),
-        ("max-queue", limits.queue, 1000),
-    ):
+    host, port = arguments.host, arguments.port
+    with listener, temporary_folder() as folder:
+        server = make_server(
+            make_app(Methods(completers), folder, limits, host, arguments.allow_host)
+        )
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(name) != signal.SIG_IGN:
+                signal.signal(name, server.handle_exit)
+        print(f"serving {', '.join(completers)} on http://{host}:{port}", flush=True)
+        server.run(sockets=[listener])
+    print("stopped", file=sys.stderr, flush=True)
+    exit_now(0)  # a completion may still be running, but nobody waits for it
+
+
+def listen(arguments: argparse.Namespace) -> socket.socket:
+    """Returns a listening socket. Raises UserError if an argument is out of bounds."""
+    for name, most in MAX.items():
+        value = getattr(arguments, name.replace("-", "_"))
         if value not in range(1, most + 1):
             raise UserError(f"--{name}={value} must be in 1..{most}")
     if ":" in arguments.host:
         raise UserError(f"--host={arguments.host} must be a host name or an IPv4 address")
-    address = f"{arguments.host}:{arguments.port}"
     try:
-        listener = socket.create_server((arguments.host, arguments.port))
+        return socket.create_server((arguments.host, arguments.port))
     except OSError:
+        address = f"{arguments.host}:{arguments.port}"
         raise UserError(f"cannot listen on {address}; try another --port or --host") from None
-    start()
-    completers = load_completers(arguments)
-    with listener, tempfile.TemporaryDirectory(prefix="glinpaint-") as folder:
-        tempfile.tempdir = folder  # unfinished uploads go there too
-        serve(completers, Path(folder), limits, listener, arguments)
-    print("stopped", file=sys.stderr, flush=True)
-    exit_now(0)  # a completion may still be running, but nobody waits for it
 
 
 def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
@@ -95,26 +110,19 @@ def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
     return completers
 
 
-def serve(
-    completers: dict[str, "Completer"],
-    folder: Path,
-    limits: "Limits",
-    listener: socket.socket,
-    arguments: argparse.Namespace,
-) -> None:
-    """Serves until SIGINT, SIGTERM or SIGHUP."""
-    from glinpaint_jax.web.app import make_app, make_server
-    from glinpaint_jax.web.methods import Methods
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yields a locked folder for uploads. First removes what servers that were killed left."""
+    import fcntl  # Windows has none
 
-    app = make_app(Methods(completers), folder, limits, arguments.host, arguments.allow_host)
-    server = make_server(app)
+    def lock(folder: str | Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def stop(*_: object) -> None:
-        server.should_exit = True
-
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) != signal.SIG_IGN:
-            signal.signal(name, stop)
-    names = ", ".join(completers)
-    print(f"serving {names} on http://{arguments.host}:{arguments.port}", flush=True)
-    server.run(sockets=[listener])
+    for left in Path(tempfile.gettempdir()).glob(f"{UPLOADS}*"):
+        with contextlib.suppress(OSError):  # of a running server, or of another user
+            lock(left)
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=UPLOADS, ignore_cleanup_errors=True) as folder:
+        lock(folder)
+        yield Path(folder)

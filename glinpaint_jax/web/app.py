@@ -2,8 +2,8 @@
 
 GET  /methods    what can fill holes, and the limits
 POST /complete   photo, mask and Options -> the completed file
-POST /preview    photo -> what the page shows of it (JPEG)
-POST /mask       photo, mask and Options -> the hole, in the preview's size (PNG)
+POST /preview    photo -> PNG, for formats that browsers do not show, such as TIFF
+POST /mask       photo, mask and Options -> the hole: white on transparent (PNG)
 POST /load       method -> 204 when it is ready; GET /methods tells the progress
 
 Errors are JSON: {"error": a sentence}.
@@ -11,14 +11,16 @@ Errors are JSON: {"error": a sentence}.
 
 import asyncio
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import anyio.to_thread
+import PIL.Image
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
@@ -26,88 +28,80 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import FORMATS, UNSUPPORTED
+from glinpaint_jax.inference.photos import read_photo
+from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import Methods
-from glinpaint_jax.web.safety import BodyError, Guard, Uploads, drain
-from glinpaint_jax.web.uploads import (
-    PREVIEW,
-    Limits,
-    Upload,
-    complete_upload,
-    draw_mask,
-    make_preview,
-    parse_options,
-)
+from glinpaint_jax.web.safety import HostCheck, UploadLimit
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
-UPLOAD_SECONDS = 600
+FORM_BYTES = 100_000  # of a request besides its two files
 SHUTDOWN_SECONDS = 5  # for answers that are being sent
 
-# Answers a form; `folder` is deleted after the response has been sent.
+# Answers a form; the folder is deleted after the response has been sent.
 Answer = Callable[[FormData, Path], Response]
+
+
+class Limits(NamedTuple):
+    megapixels: int  # of a photograph
+    megabytes: int  # of a file
+    queue: int  # waiting requests of each kind
 
 
 def make_app(
     methods: Methods, folder: Path, limits: Limits, bound: str, allowed_hosts: list[str]
 ) -> Starlette:
     """Makes the ASGI application. Requests have temporary files in `folder`."""
+    max_bytes, max_pixels = limits.megabytes * 10**6, limits.megapixels * 10**6
 
-    def complete(form: FormData, place: Path) -> Response:
-        result = complete_upload(methods, *read_form(form, place, methods), place, limits)
-        headers = {"X-Summary": quote(result.summary)}
-        return FileResponse(result.path, headers=headers, filename=result.name)
+    def read_form(form: FormData, folder: Path) -> tuple[Path, Path, uploads.Options]:
+        fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
+        files = [save(form, name, folder, max_bytes) for name in ("photo", "mask")]
+        return *files, uploads.parse_options(fields, methods.default)
 
-    def preview(form: FormData, place: Path) -> Response:
-        path, size = make_preview(save(form, "photo", place), place, limits)
-        return FileResponse(path, headers={"X-Size": "{}x{}".format(*size)})
+    def complete(form: FormData, folder: Path) -> Response:
+        path, summary = uploads.complete(methods, *read_form(form, folder), folder, max_pixels)
+        return FileResponse(path, headers={"X-Summary": quote(summary)}, filename=path.name)
 
-    def mask(form: FormData, place: Path) -> Response:
-        return FileResponse(draw_mask(*read_form(form, place, methods), place, limits))
+    def preview(form: FormData, folder: Path) -> Response:
+        photo = read_photo(save(form, "photo", folder, max_bytes), max_pixels=max_pixels)
+        photo.image.save(folder / "preview.png", compress_level=1)
+        return FileResponse(folder / "preview.png")
 
-    def load(form: FormData, place: Path) -> Response:
+    def mask(form: FormData, folder: Path) -> Response:
+        _, hole = uploads.read_pair(*read_form(form, folder), max_pixels)
+        PIL.Image.fromarray(hole).save(folder / "hole.png", transparency=0)
+        return FileResponse(folder / "hole.png")
+
+    def load(form: FormData, folder: Path) -> Response:
         methods.get(str(form.get("method", "")))
         return Response(status_code=204)
 
     def describe(_: Request) -> Response:
-        return JSONResponse(
-            {
-                "methods": methods.describe(),
-                "default": methods.default,
-                "megapixels": limits.megapixels,
-                "megabytes": limits.megabytes,
-                "preview": PREVIEW,
-            }
-        )
+        description = {"methods": methods.describe(), "default": methods.default}
+        return JSONResponse(description | limits._asdict())
 
-    uploads = Uploads(limits.megabytes * 10**6)
-    answers = ((complete, 1), (preview, 2), (mask, 2), (load, 1))
-    posts = [
-        Route(
-            f"/{answer.__name__}",
-            Work(answer, workers, limits.queue, uploads, folder),
-            methods=["POST"],
-        )
-        for answer, workers in answers
+    forms = [
+        Route(f"/{answer.__name__}", FormEndpoint(answer, folder, limits.queue), methods=["POST"])
+        for answer in (complete, preview, mask, load)
     ]
+    page = Mount("/", StaticFiles(directory=STATIC, html=True))
     return Starlette(
-        routes=[*posts, Route("/methods", describe), *make_static_routes()],
-        middleware=[Middleware(Guard, bound=bound, allowed=allowed_hosts)],
+        routes=[*forms, Route("/methods", describe), page],
+        middleware=[
+            Middleware(HostCheck, bound=bound, allowed=allowed_hosts),
+            Middleware(UploadLimit, max_bytes=2 * max_bytes + FORM_BYTES),
+        ],
         exception_handlers={HTTPException: show_error},
     )
 
 
 def make_server(app: Starlette) -> uvicorn.Server:
     """Makes the HTTP server, which logs a line for each error."""
-    # It warns of each malformed form, which Guard logs too.
+    # It warns of each malformed form, which HostCheck logs too.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Server(
         uvicorn.Config(
@@ -122,87 +116,63 @@ def make_server(app: Starlette) -> uvicorn.Server:
     )
 
 
-def make_static_routes() -> list[Route]:
-    """Returns a route for each file of the page, so that no request's path reaches the disk."""
-
-    def serve(path: Path) -> Callable[[Request], Response]:
-        content, media_type = path.read_bytes(), TYPES[path.suffix]
-        return lambda _: Response(content, media_type=media_type)
-
-    routes = {f"/{path.name}": serve(path) for path in STATIC.iterdir()}
-    routes["/"] = routes["/index.html"]
-    return [Route(path, endpoint) for path, endpoint in routes.items()]
-
-
 async def show_error(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-class Work:
-    """An ASGI endpoint for POST: reads a form, waits for its turn, answers in a thread."""
+class FormEndpoint:
+    """An ASGI endpoint for POST: reads a form, waits for its turn, answers in a thread.
 
-    def __init__(self, answer: Answer, workers: int, queue: int, uploads: Uploads, folder: Path):
+    Answers one request at a time; at most `queue` others wait. Uploads do not count until they are
+    complete.
+    """
+
+    def __init__(self, answer: Answer, folder: Path, queue: int):
         self.answer = answer
-        self.turns = anyio.CapacityLimiter(workers)
-        self.room = workers + queue
-        self.uploads = uploads
         self.folder = folder
-        self.inside = 0
+        self.turn = anyio.CapacityLimiter(1)
+        self.queue = queue
 
     async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
-        if self.inside >= self.room:
-            await drain(receive, self.uploads.most)
-            waiting = f"{self.inside} requests are waiting already; try again in a minute"
-            raise HTTPException(503, waiting, {"Retry-After": "60"})
-        self.inside += 1
+        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up
         temporary = tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
         try:
-            with temporary as place, self.uploads.receiving(scope, receive) as counted:
-                response = await self._respond(Request(scope, counted), Path(place))
+            with temporary as folder:
+                response = await self._respond(Request(scope, receive), Path(folder))
                 await response(scope, receive, send)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
             raise HTTPException(503, "the server is stopping; try again later") from None
-        finally:
-            self.inside -= 1
 
-    async def _respond(self, request: Request, place: Path) -> Response:
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise HTTPException(415, "the body must be multipart/form-data, as of curl -F")
-        try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                form = await request.form(max_files=2, max_fields=10, max_part_size=1000)
-        except BodyError as error:
-            raise HTTPException(*error.args) from None
-        except TimeoutError:
-            raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS} s") from None
-        try:
-            async with self.turns:
+    async def _respond(self, request: Request, folder: Path) -> Response:
+        async with request.form(max_files=2, max_fields=10, max_part_size=1000) as form:
+            if (waiting := self.turn.statistics().tasks_waiting) >= self.queue:
+                full = f"{waiting} requests are waiting already; try again in a minute"
+                raise HTTPException(503, full, {"Retry-After": "60"})
+            async with self.turn:
                 if await request.is_disconnected():
                     raise ClientDisconnect
-                return await anyio.to_thread.run_sync(self.answer, form, place)
-        except UserError as error:
-            raise HTTPException(400, str(error)) from None
-        finally:
-            await form.close()
+                try:
+                    return await anyio.to_thread.run_sync(self.answer, form, folder)
+                except UserError as error:
+                    # Visitors see the names of their files, not the paths on this machine.
+                    shown = re.sub(rf"{re.escape(str(folder))}/((photo|mask)/)?", "", str(error))
+                    raise HTTPException(400, shown) from None
 
 
-def read_form(form: FormData, place: Path, methods: Methods) -> tuple[Upload, Upload, Any]:
-    """Saves the photograph and the mask, and reads the options."""
-    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
-    options = parse_options(fields, methods.default)
-    return save(form, "photo", place), save(form, "mask", place), options
-
-
-def save(form: FormData, field: str, place: Path) -> Upload:
-    """Saves an uploaded file under a name of ours, with its suffix if that is an image's."""
+def save(form: FormData, field: str, folder: Path, max_bytes: int) -> Path:
+    """Saves an uploaded file in a folder of its own; returns its path."""
     upload = form.get(field)
     if not isinstance(upload, UploadFile):
         raise UserError(f"there is no {field}; send a file as the form's field {field!r}")
-    name = PurePath((upload.filename or field).replace("\\", "/")).name[:200] or field
-    suffix = PurePath(name).suffix.lower()
-    path = place / (field + (suffix if suffix in (*FORMATS, *UNSUPPORTED) else ""))
+    # The end of the visitor's name, without folders and control characters.
+    name = re.sub(r"[\0-\x1f]|.*[/\\]", "", upload.filename or "")[-50:].strip(".") or field
+    if (size := upload.size or 0) > max_bytes:
+        allowed = f"at most {max_bytes / 1e6:.0f} are allowed"
+        raise UserError(f"{name} has {size / 1e6:.1f} MB, {allowed}")
+    path = folder / field / name
+    path.parent.mkdir()
     with path.open("xb") as file:
         shutil.copyfileobj(upload.file, file)
-    return Upload(name, path)
+    return path

@@ -1,5 +1,6 @@
 """What visitors can fill holes with: checkpoints, the small network, methods, MMagic's weights."""
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ class Methods:
         self._progress[name] = 0.0
         try:
             self._ready[name] = Completer.load(locate(name, report), blend="none")
+        except UserError as error:  # it may name a path on this machine
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            reason = "cannot be loaded; the server's log says why"
+            raise UserError(f"{TITLES[name]} {reason}") from None
         finally:
             del self._progress[name]
 

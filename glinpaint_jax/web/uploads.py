@@ -1,13 +1,10 @@
-"""Reads uploaded photographs and masks, and completes them. Paths never reach a visitor."""
+"""Reads uploaded photographs, masks and options, and completes them."""
 
-import re
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import PIL.Image
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
@@ -23,38 +20,25 @@ from glinpaint_jax.inference.photos import (
 )
 from glinpaint_jax.web.methods import TITLES, Methods
 
-# The page shows and paints on photographs at most this large; they are completed at full size.
-PREVIEW = 4096
-# Options that are whole numbers: their default and bounds.
-NUMBERS = {
-    "quality": (95, 1, 100),
-    "invert_mask": (0, 0, 1),
-    "dilate_mask": (0, 0, 200),
-    "resize_mask": (0, 0, 1),
-}
-
-
-class Limits(NamedTuple):
-    megapixels: int  # of a photograph
-    megabytes: int  # of a file
-    queue: int  # waiting requests of each kind
-
-
-class Upload(NamedTuple):
-    name: str  # of the visitor's file
-    path: Path
-
 
 class Options(NamedTuple):
     """What a request may set, as `complete` does on the command line."""
 
     method: str
-    blend: str
-    scale: float | str
-    quality: int
-    invert_mask: int
-    dilate_mask: int
-    resize_mask: int
+    blend: str = "auto"
+    scale: float | str = "auto"
+    quality: int = 95
+    invert_mask: int = 0
+    dilate_mask: int = 0
+    resize_mask: int = 0
+
+
+BOUNDS = {
+    "quality": (1, 100),
+    "invert_mask": (0, 1),
+    "dilate_mask": (0, 200),
+    "resize_mask": (0, 1),
+}
 
 
 def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
@@ -62,98 +46,38 @@ def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
     if unknown := set(fields) - set(Options._fields):
         allowed = ", ".join(Options._fields)
         raise UserError(f"unknown field {unknown.pop()!r}; allowed: photo, mask, {allowed}")
-    kind = fields.get("blend", "auto")
-    if kind not in ("auto", *KINDS):
+    options: dict[str, Any] = {"method": default_method, "scale": "auto"} | dict(fields)
+    if (kind := options.get("blend", "auto")) not in ("auto", *KINDS):
         raise UserError(f"blend={kind!r} must be one of auto, {', '.join(KINDS)}")
-    scale = fields.get("scale", "auto")
-    try:
-        scale = check_scale(scale if scale == "auto" else float(scale))
-    except ValueError:
-        raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1") from None
-    numbers = {name: _whole(name, fields.get(name), *bounds) for name, bounds in NUMBERS.items()}
-    return Options(fields.get("method") or default_method, kind, scale, **numbers)
+    with contextlib.suppress(ValueError):
+        options["scale"] = float(options["scale"])
+    check_scale(options["scale"])
+    for name in BOUNDS.keys() & options.keys():
+        text, (least, most) = options[name], BOUNDS[name]
+        if not (text.isdecimal() and least <= int(text) <= most):
+            raise UserError(f"{name}={text!r} must be a whole number in {least}..{most}")
+        options[name] = int(text)
+    return Options(**options)
 
 
-def _whole(name: str, text: str | None, default: int, least: int, most: int) -> int:
-    if text is None:
-        return default
-    if not (re.fullmatch("[0-9]{1,9}", text) and least <= int(text) <= most):
-        raise UserError(f"{name}={text!r} must be a whole number in {least}..{most}")
-    return int(text)
-
-
-def _read(read: Callable[..., Any], upload: Upload, limits: Limits, **more: Any) -> Any:
-    """Calls `read` on an uploaded file; UserErrors then show its name, not its path."""
-    if (size := upload.path.stat().st_size) > limits.megabytes * 10**6:
-        raise UserError(
-            f"{upload.name} has {size / 1e6:.1f} MB, at most {limits.megabytes} are allowed"
-        )
-    try:
-        return read(upload.path, max_pixels=limits.megapixels * 10**6, **more)
-    except UserError as error:
-        raise UserError(str(error).replace(str(upload.path), upload.name)) from None
-
-
-def make_preview(photo: Upload, folder: Path, limits: Limits) -> tuple[Path, tuple[int, int]]:
-    """Writes what the page shows of a photograph; returns its path and the full (width, height).
-
-    It is upright, on white, has at most PREVIEW pixels per side, and keeps the colour profile.
-    Raises UserError if the photograph cannot be completed.
-    """
-    original = _read(read_photo, photo, limits)
-    shown, size = original.image, original.image.size
-    shown.thumbnail((PREVIEW, PREVIEW))
-    if "A" in shown.mode:
-        shown = shown.convert("RGBA")
-        shown = PIL.Image.alpha_composite(PIL.Image.new("RGBA", shown.size, "white"), shown)
-    path = folder / "preview.jpg"
-    profile = original.metadata.get("icc_profile")
-    shown = shown if shown.mode == "L" else shown.convert("RGB")
-    shown.save(path, quality=92, subsampling=0, icc_profile=profile)
-    return path, size
-
-
-def read_hole(photo: Photo, mask: Upload, options: Options, limits: Limits) -> Hole:
-    """Returns the hole [h, w] of the photograph. Raises UserError if the mask is unusable."""
-    hole = _read(read_mask, mask, limits, photo=photo.rgb)
-    width, height = photo.image.size
+def read_pair(photo: Path, mask: Path, options: Options, max_pixels: int) -> tuple[Photo, Hole]:
+    """Returns a photograph and its hole. Raises UserError if one of the files is unusable."""
+    original = read_photo(photo, max_pixels=max_pixels)
+    hole = read_mask(mask, original.rgb, max_pixels=max_pixels)
+    width, height = original.image.size
     flags = bool(options.invert_mask), bool(options.resize_mask)
-    return adjust_hole(hole, (height, width), *flags, options.dilate_mask)
+    return original, adjust_hole(hole, (height, width), *flags, options.dilate_mask)
 
 
-def draw_mask(photo: Upload, mask: Upload, options: Options, folder: Path, limits: Limits) -> Path:
-    """Writes a mask file's hole as white in the preview's size, transparent elsewhere."""
-    hole = read_hole(_read(read_photo, photo, limits), mask, options, limits)
-    alpha = PIL.Image.fromarray(255 * hole.view(np.uint8))
-    alpha.thumbnail((PREVIEW, PREVIEW))
-    drawn = PIL.Image.new("L", alpha.size, 255)
-    drawn.putalpha(alpha)
-    path = folder / "mask.png"
-    drawn.save(path, compress_level=1)
-    return path
-
-
-class Result(NamedTuple):
-    path: Path  # the file that was written
-    name: str  # for the visitor
-    summary: str
-
-
-def complete_upload(
-    methods: Methods,
-    photo: Upload,
-    mask: Upload,
-    options: Options,
-    folder: Path,
-    limits: Limits,
-) -> Result:
-    """Completes a photograph and writes the result to `folder`, in the photograph's format.
+def complete(
+    methods: Methods, photo: Path, mask: Path, options: Options, folder: Path, max_pixels: int
+) -> tuple[Path, str]:
+    """Completes a photograph; returns the file of the result, in the same format, and a summary.
 
     Raises UserError if there is nothing to complete, or the files are unsupported.
     """
     started = time.perf_counter()
-    original: Photo = _read(read_photo, photo, limits)
-    hole = read_hole(original, mask, options, limits)
+    original, hole = read_pair(photo, mask, options, max_pixels)
     if not hole.any():
         raise UserError("there is no hole yet; paint over what should go, or send a mask")
     completer = methods.get(options.method)
@@ -165,14 +89,9 @@ def complete_upload(
     if file_format in OPAQUE and "A" in completed.image.mode:
         file_format = "PNG"
     suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)
-    name = f"{Path(photo.name).stem.removesuffix('-completed')}-completed{suffix}"
-    path = folder / f"completed{suffix}"
-    try:
-        write_photo(completed, path, options.quality)
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), name)) from None
-    seconds = time.perf_counter() - started
-    return Result(path, name, summarize(options.method, hole, seconds, file_format))
+    path = folder / f"{photo.stem.removesuffix('-completed')}-completed{suffix}"
+    write_photo(completed, path, options.quality)
+    return path, summarize(options.method, hole, time.perf_counter() - started, file_format)
 
 
 def summarize(method: str, hole: Hole, seconds: float, file_format: str) -> str:

@@ -58,6 +58,17 @@ def test_checkpoints_may_be_repeated(finished_run, capsys):
     assert "using 'small'" in capsys.readouterr().err
 
 
+def test_files_of_killed_servers_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = tmp_path / f"{serve.UPLOADS}killed"
+    (killed / "request").mkdir(parents=True)
+    (tmp_path / "glinpaint-demo").mkdir()  # of somebody who trains there
+    with serve.temporary_folder() as running, serve.temporary_folder() as other:
+        assert not killed.exists() and running.is_dir() and other.is_dir()
+        assert running.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in tmp_path.iterdir()] == ["glinpaint-demo"]
+
+
 def test_a_network_completes_and_a_signal_leaves_no_file(finished_run, tmp_path):
     image = np.ascontiguousarray(skimage.data.coffee()[:120, :160])
     hole = np.zeros((120, 160), bool)

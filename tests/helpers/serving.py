@@ -5,8 +5,7 @@ import socket
 import threading
 import time
 
-from glinpaint_jax.web.app import make_app, make_server
-from glinpaint_jax.web.uploads import Limits
+from glinpaint_jax.web.app import Limits, make_app, make_server
 
 LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
 

@@ -33,7 +33,7 @@ FLAGS = (
 )
 WIDTH, HEIGHT = 480, 320
 PIXEL = """
-const image = document.getElementById("after"), canvas = document.createElement("canvas");
+const image = document.querySelector("#pictures img"), canvas = document.createElement("canvas");
 [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
 canvas.getContext("2d").drawImage(image, 0, 0);
 return [...canvas.getContext("2d").getImageData(...arguments, 1, 1).data].slice(0, 3);
@@ -41,11 +41,6 @@ return [...canvas.getContext("2d").getImageData(...arguments, 1, 1).data].slice(
 MASK = """
 const context = document.getElementById("mask").getContext("2d");
 return context.getImageData(...arguments, 1, 1).data[3];
-"""
-# Returns when the page shows what it has decoded.
-DECODED = """
-const wait = (name) => document.getElementById(name).decode().catch(() => null);
-wait("after").then(() => wait("before")).then(() => setTimeout(arguments[0]));
 """
 GIVE = """
 const [type, name, content] = arguments, data = new DataTransfer();
@@ -81,11 +76,9 @@ class Page:
     def click(self, name):
         wait_for(self.find(name).is_enabled)
         self.find(name).click()
-        self.driver.execute_async_script(DECODED)
 
     def settle(self):
         wait_for(lambda: self.run("return document.getElementById('cancel').hidden"))
-        self.driver.execute_async_script(DECODED)
 
     def open(self, path, place="photo-file"):
         self.find(place).send_keys(str(path))
@@ -116,7 +109,7 @@ class Page:
 
     def place(self, x, y):
         """Where a pixel of the photograph is in the window."""
-        box = self.run("return document.getElementById('after').getBoundingClientRect().toJSON()")
+        box = self.run("return document.getElementById('sheet').getBoundingClientRect().toJSON()")
         scale = box["width"] / WIDTH
         return round(box["x"] + x * scale), round(box["y"] + y * scale)
 
@@ -253,17 +246,18 @@ def test_before_and_after(page, photo):
     page.open(photo)
     page.drag((100, 100), (380, 100))
     page.complete()
-    assert not page.find("before").is_displayed()
+    (before,) = page.driver.find_elements(By.CSS_SELECTOR, "#pictures img + img")
+    assert not before.is_displayed()
     actions = webdriver.ActionChains(page.driver)
     actions.click_and_hold(page.find("compare")).perform()
-    assert page.find("before").is_displayed() and page.text("badge") == "Before"
+    assert before.is_displayed() and page.text("badge") == "Before"
     actions.reset_actions()
     webdriver.ActionChains(page.driver).release().perform()
-    assert not page.find("before").is_displayed()
+    assert not before.is_displayed()
     page.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "key": "c"})
-    assert page.find("before").is_displayed()
+    assert before.is_displayed() and not page.find("mask").is_displayed()
     page.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": "c"})
-    assert not page.find("before").is_displayed()
+    assert not before.is_displayed() and page.find("mask").is_displayed()
 
 
 def test_everything_is_in_sight(page, photo):
@@ -309,6 +303,24 @@ def test_a_mask_file_is_drawn_corrected_and_saved(page, photo, tmp_path):
     assert changed[150, 205] and not changed[150, 240] and not changed[~hole].any()
 
 
+@pytest.mark.parametrize(("suffix", "served"), [("tif", True), ("webp", True), ("jpg", False)])
+def test_photographs_are_shown_as_they_are_completed(page, tmp_path, suffix, served):
+    """The server shows what browsers do not, or turn otherwise than their EXIF data says."""
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    sideways = PIL.Image.new("RGB", (HEIGHT, WIDTH), "navy")
+    sideways.paste("white", (0, 0, HEIGHT, 100))  # the right side, once it is turned
+    sideways.save(tmp_path / f"a.{suffix}", exif=exif)
+    requests = "return performance.getEntriesByName(location.origin + '/preview').length"
+    page.open(tmp_path / f"a.{suffix}")
+    assert page.error() == "" and page.text("name") == f"a.{suffix} · 480 x 320"
+    assert page.run(requests) == served
+    assert page.is_white(470, 10) and not page.is_white(10, 10)
+    page.drag((100, 100), (200, 100))
+    page.complete()
+    assert page.is_white(150, 100) and not page.is_white(150, 200)
+
+
 def test_errors_say_what_to_do(page, photo, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     page.open(tmp_path / "text.jpg")
@@ -316,6 +328,9 @@ def test_errors_say_what_to_do(page, photo, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes(1_100_000))
     page.open(tmp_path / "large.png")
     assert page.error() == "large.png has 1.1 MB, at most 1 are allowed; make it smaller."
+    PIL.Image.new("L", (1200, 1000)).save(tmp_path / "wide.png")
+    page.open(tmp_path / "wide.png")
+    assert page.error() == "wide.png has 1.2 megapixels, at most 1 are allowed; make it smaller."
     page.open(photo)
     assert page.error() == ""
     page.click("complete")
@@ -431,5 +446,5 @@ def test_methods_are_chosen_and_downloaded_with_progress(page, photo, monkeypatc
     wait_for(lambda: "Downloading: 25 %" in page.text("status"))
     go.set()
     page.settle()
-    assert page.error() == "Cannot download places: no network; try again."
+    assert page.error() == ("Places (MMagic) cannot be loaded; the server's log says why.")
     assert page.find("method").get_attribute("value") == "telea"

@@ -1,6 +1,6 @@
 // Painting, panning and zooming with a mouse, a pen, fingers or the keyboard.
 
-const SIZES = { least: 4, most: 200 }; // screen pixels, at every zoom
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] };
 
 export class Brush {
   // `add` is called with each finished stroke; `mayPaint` says whether one may begin.
@@ -8,7 +8,7 @@ export class Brush {
     Object.assign(this, { sheet, mayPaint, add, redraw });
     this.stage = sheet.stage;
     this.cursor = this.stage.querySelector("#cursor");
-    this.size = 40;
+    this.size = 40; // screen pixels, at every zoom
     this.erase = false;
     this.space = false;
     this.stroke = null;
@@ -21,7 +21,7 @@ export class Brush {
   }
 
   resize(size) {
-    this.size = Math.round(Math.min(Math.max(size, SIZES.least), SIZES.most));
+    this.size = size;
     if (this.at) this.showCursor(this.at);
   }
 
@@ -31,8 +31,8 @@ export class Brush {
     this.stage.setPointerCapture(event.pointerId);
     const place = this.place(event);
     this.pointers.set(event.pointerId, place);
-    if (this.pointers.size > 1) return this.drop(); // a second finger: zoom instead
-    if (event.button === 0 && !this.space && this.mayPaint()) {
+    if (this.pointers.size > 1) this.drop(); // a second finger: zoom instead
+    else if (event.button === 0 && !this.space && this.mayPaint()) {
       this.begin(place);
       this.showCursor(place);
     }
@@ -43,19 +43,18 @@ export class Brush {
     const before = this.pointers.get(event.pointerId);
     if (event.pointerType !== "touch" || this.stroke) this.showCursor(place);
     if (!before) return;
+    this.pointers.set(event.pointerId, place);
     if (this.stroke) {
       const steps = event.getCoalescedEvents?.() ?? [];
       this.extend((steps.length ? steps : [event]).map((step) => this.place(step)));
     } else if (this.pointers.size === 2) {
       const other = [...this.pointers].find(([id]) => id !== event.pointerId)[1];
-      const factor = distance(place, other) / Math.max(distance(before, other), 1);
-      this.sheet.zoom(factor, ...other);
-      const middle = (a) => [(a[0] + other[0]) / 2, (a[1] + other[1]) / 2];
-      this.sheet.pan(...middle(place).map((value, axis) => (value - middle(before)[axis]) / 2));
+      const distance = (a) => Math.max(Math.hypot(a[0] - other[0], a[1] - other[1]), 1);
+      this.sheet.zoom(distance(place) / distance(before), (before[0] + other[0]) / 2, (before[1] + other[1]) / 2);
+      this.sheet.pan((place[0] - before[0]) / 2, (place[1] - before[1]) / 2);
     } else {
       this.sheet.pan(place[0] - before[0], place[1] - before[1]);
     }
-    this.pointers.set(event.pointerId, place);
   }
 
   pointerup(event) {
@@ -79,14 +78,13 @@ export class Brush {
 
   // Arrow keys move the brush by half its size, with Shift painting; Enter paints a dot.
   key(event) {
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!step && event.key !== "Enter") return false;
+    const step = STEPS[event.key];
+    if (!step) return false;
     if (!this.mayPaint()) return true;
-    const { clientWidth, clientHeight } = this.stage;
-    const from = this.at ?? [clientWidth / 2, clientHeight / 2];
-    const move = (axis, most) => Math.min(Math.max(from[axis] + (step?.[axis] ?? 0) * this.size / 2, 0), most);
-    const to = [move(0, clientWidth), move(1, clientHeight)];
-    if (event.shiftKey || !step) {
+    const room = [this.stage.clientWidth, this.stage.clientHeight];
+    const from = this.at ?? room.map((side) => side / 2);
+    const to = from.map((at, axis) => Math.min(Math.max(at + step[axis] * this.size / 2, 0), room[axis]));
+    if (event.shiftKey || event.key === "Enter") {
       this.begin(from);
       this.extend([to]);
       this.end();
@@ -95,7 +93,7 @@ export class Brush {
     return true;
   }
 
-  // Space is held: dragging moves the photograph.
+  // While Space is held, dragging moves the photograph.
   pan(on) {
     this.space = on;
     this.stage.classList.toggle("pans", on);
@@ -139,5 +137,3 @@ export class Brush {
 
   hideCursor() { this.cursor.hidden = true; }
 }
-
-function distance(a, b) { return Math.hypot(a[0] - b[0], a[1] - b[1]); }

@@ -6,9 +6,7 @@ export class History {
   length = 0; // later entries have been undone
 
   add(entry) {
-    for (const { url } of this.entries.splice(this.length, Infinity, entry)) {
-      if (url && !this.entries.some((kept) => kept.url === url)) URL.revokeObjectURL(url);
-    }
+    this.entries = [...this.done, entry];
     this.length = this.entries.length;
   }
 

@@ -5,7 +5,7 @@ import { Brush } from "./brush.js";
 import { History } from "./history.js";
 import { listenToFiles, listenToKeys } from "./keys.js";
 import { Methods } from "./methods.js";
-import { Sheet, makeMask } from "./sheet.js";
+import { Sheet } from "./sheet.js";
 
 const HINT = "Paint over what should go, then press Complete.";
 const find = (id) => document.getElementById(id);
@@ -13,42 +13,38 @@ const stage = find("stage");
 const history = new History();
 const sheet = new Sheet(stage);
 const methods = new Methods(find("method"));
-const brush = new Brush(sheet, () => Boolean(history.photo) && !running, addMark, drawMarks);
+const brush = new Brush(sheet, () => Boolean(history.photo) && !running, add, () => sheet.draw(history.marks));
 let running = null; // the AbortController of what the page waits for
-let maskFile = null; // the last one opened
 let downloaded = null; // the last photograph downloaded
 
-function drawMarks() { sheet.draw(history.marks); }
+// --- what the page shows
 
-function addMark(mark) {
-  history.add(mark);
-  update();
+function add(entry) {
+  history.add(entry);
+  refresh();
 }
 
-// Shows the state of the history.
-async function refresh() {
-  await sheet.show(history.photo, history.original);
-  drawMarks();
+function refresh() {
+  sheet.show(history.photo, history.original);
+  sheet.draw(history.marks);
   update();
 }
 
 function update() {
   const { photo, original, marks } = history;
   const busy = Boolean(running);
-  find("empty").hidden = Boolean(photo);
-  find("name").textContent = photo ? `${original.file.name} · ${photo.width} x ${photo.height}` : "";
-  find("undo").disabled = busy || !history.canUndo;
-  find("redo").disabled = busy || !history.canRedo;
-  find("restart").disabled = busy || !photo || (photo === original && !marks.length);
-  find("compare").disabled = !photo || photo === original;
-  find("download").disabled = busy || !photo || photo === original;
-  find("download").classList.toggle("primary", Boolean(photo) && photo !== original && !marks.length);
-  find("complete").disabled = busy || !photo;
-  find("open-mask").disabled = busy || !photo;
-  find("save-mask").disabled = busy || !marks.length;
-  for (const id of ["open", "first", "method"]) find(id).disabled = busy;
+  const changed = photo !== original;
+  const possible = {
+    open: true, first: true, method: true, complete: photo, "open-mask": photo, "save-mask": marks.length,
+    undo: history.canUndo, redo: history.canRedo, restart: changed || marks.length, download: changed,
+  };
+  for (const id in possible) find(id).disabled = busy || !possible[id];
   for (const id of ["zoom-in", "zoom-out", "fit"]) find(id).disabled = !photo;
+  find("compare").disabled = !changed;
+  find("empty").hidden = Boolean(photo);
   find("cancel").hidden = !busy;
+  find("name").textContent = photo ? `${original.file.name} · ${photo.width} x ${photo.height}` : "";
+  find("download").classList.toggle("primary", changed && !marks.length);
   stage.setAttribute("aria-busy", busy);
   stage.classList.toggle("paints", Boolean(photo) && !busy);
   brush.cursor.hidden ||= busy;
@@ -64,12 +60,14 @@ function fail(text) {
   find("error").querySelector("p").textContent = text;
 }
 
-// Runs `work(signal)` with `text()` and the seconds in the status line. Shows what goes wrong.
+// Runs `work(signal)` with `text()` and the seconds in the status line. Returns whether it
+// succeeded; shows what goes wrong.
 async function wait(text, work) {
-  if (running) return;
+  if (running) return false;
   fail("");
-  const control = (running = new AbortController());
+  running = new AbortController();
   const started = Date.now();
+  const idle = find("status").textContent;
   const tick = () => {
     const seconds = Math.floor((Date.now() - started) / 1000);
     say(`${text()} …`);
@@ -79,87 +77,82 @@ async function wait(text, work) {
   tick();
   const timer = setInterval(tick, 500);
   try {
-    await work(control.signal);
+    await work(running.signal);
+    return true;
   } catch (error) {
-    if (error.name !== "AbortError") fail(error.message);
-    if (error.name !== "AbortError" && !(error instanceof Refusal)) throw error;
+    if (error.name === "AbortError") return false;
+    fail(error.message);
+    if (!(error instanceof Refusal)) throw error;
+    return false;
   } finally {
     clearInterval(timer);
     find("seconds").textContent = "";
     running = null;
+    say(idle);
     update();
-    if (!history.photo) say("Open a photograph, paint over what should go, press Complete.");
   }
 }
 
-// A copy, because the file on the disk may change. Refuses what the server would refuse.
+// --- what people do
+
+// Refuses what the server would refuse.
+function check(file, amount, allowed, unit) {
+  if (!(amount > allowed)) return; // also before the limits are known
+  throw new Refusal(`${file.name} has ${amount.toFixed(1)} ${unit}, at most ${allowed} are allowed; make it smaller.`);
+}
+
 async function read(file) {
-  const size = file.size / 1e6;
-  if (size > methods.megabytes) {
-    throw new Refusal(`${file.name} has ${size.toFixed(1)} MB, at most ${methods.megabytes} are allowed; make it smaller.`);
-  }
-  return new File([await file.arrayBuffer()], file.name || "photo.png");
+  check(file, file.size / 1e6, methods.megabytes, "MB");
+  // A copy, because the file on the disk may change.
+  return new File([await file.arrayBuffer()], file.name || "photo.png", { type: file.type });
 }
 
 function open(file) {
   if (!file) return;
   return wait(() => `Opening ${file.name}`, async (signal) => {
     const photo = await openPhoto(await read(file), signal);
-    history.add({ ...photo, opened: true });
-    await refresh();
+    check(file, photo.width * photo.height / 1e6, methods.megapixels, "megapixels");
+    add({ ...photo, opened: true });
     sheet.fit();
   });
 }
 
-function openMask(file, again = false) {
+// Draws a mask file, in place of `old`, the same file with other options.
+function openMask(file, old = null) {
   if (!file) return;
   return wait(() => `Opening ${file.name}`, async (signal) => {
-    const mask = await read(file);
     const options = { invert_mask: Number(find("invert").checked), dilate_mask: find("grow").value || 0 };
-    const response = await send("mask", { photo: history.photo.file, mask, ...options }, signal);
-    const mark = await makeMask(await response.blob());
-    if (again) history.undo();
-    history.add(Object.assign(mark, { file }));
-    maskFile = file;
-    await refresh();
+    const fields = { photo: history.photo.file, mask: old?.file ?? await read(file), ...options };
+    const response = await send("mask", fields, signal);
+    const image = await createImageBitmap(await response.blob());
+    if (old) history.undo();
+    add({ kind: "mask", image, file: fields.mask });
   });
 }
 
-// Changed options apply to a mask file that has just been opened.
 function reopenMask() {
-  if (history.last?.kind === "mask" && history.last.file === maskFile) openMask(maskFile, true);
+  if (history.last?.kind === "mask") openMask(history.last.file, history.last);
 }
 
 function fill() {
   const { photo, marks } = history;
-  if (!photo || running) return;
   if (!marks.length) return fail("There is no hole yet; paint over what should go, or open a mask under More.");
   return wait(() => `Filling with ${methods.title}`, async (signal) => {
-    const fields = {
+    add(await complete({
       photo: photo.file,
       mask: await sheet.toFile(sheet.width, sheet.height, "mask.png"),
       method: methods.chosen,
       blend: find("blend").value,
       scale: find("scale").value,
       resize_mask: Number(photo.width !== sheet.width),
-    };
-    const { file, summary } = await complete(fields, signal);
-    const completed = await openPhoto(file, signal);
-    history.add({ ...completed, summary });
-    await refresh();
+    }, signal));
   });
 }
 
-function restart() {
-  const { original } = history;
-  history.add({ ...original });
-  refresh();
-}
-
 function move(direction) {
-  if (running || brush.stroke) return;
+  if (brush.stroke) return;
   history[direction]();
-  if (history.photo) refresh();
+  refresh();
 }
 
 function save(file) {
@@ -182,13 +175,8 @@ async function saveMask() {
 }
 
 function compare(held) {
-  const shown = held && !find("compare").disabled;
-  sheet.before.hidden = find("badge").hidden = !shown;
-  find("compare").classList.toggle("held", shown);
-  sheet.canvas.hidden = shown;
+  document.body.classList.toggle("before", held && !find("compare").disabled);
 }
-
-// --- events
 
 function setTool(erase) {
   brush.erase = erase;
@@ -197,14 +185,22 @@ function setTool(erase) {
 }
 
 function setSize(size) {
-  brush.resize(size);
-  find("size").value = find("size-shown").textContent = brush.size;
+  find("size").value = size; // within its bounds
+  find("size-shown").textContent = find("size").value;
+  brush.resize(Number(find("size").value));
 }
+
+function release(key) {
+  if ([" ", null].includes(key)) brush.pan(false);
+  if (["c", null].includes(key)) compare(false);
+}
+
+// --- events
 
 const CLICKS = {
   open: () => find("photo-file").click(),
   first: () => find("photo-file").click(),
-  restart,
+  restart: () => add(history.original),
   download,
   brush: () => setTool(false),
   eraser: () => setTool(true),
@@ -221,6 +217,7 @@ const CLICKS = {
     find("options").hidden = !find("options").hidden;
     find("more").setAttribute("aria-expanded", !find("options").hidden);
   },
+  "close-error": () => fail(""),
 };
 for (const [id, act] of Object.entries(CLICKS)) {
   find(id).addEventListener("click", (event) => {
@@ -228,19 +225,22 @@ for (const [id, act] of Object.entries(CLICKS)) {
     act();
   });
 }
-find("error").querySelector("button").addEventListener("click", () => fail(""));
-find("size").addEventListener("input", (event) => setSize(Number(event.target.value)));
-find("method").addEventListener("change", (event) => methods.choose(event.target.value, wait));
-for (const id of ["invert", "grow"]) find(id).addEventListener("change", reopenMask);
-for (const [id, act] of [["photo-file", open], ["mask-file", openMask]]) {
+const CHANGES = {
+  method: ({ value }) => methods.choose(value, wait),
+  invert: reopenMask,
+  grow: reopenMask,
+  "photo-file": ({ files }) => open(files[0]),
+  "mask-file": ({ files }) => openMask(files[0]),
+};
+for (const [id, act] of Object.entries(CHANGES)) {
   find(id).addEventListener("change", ({ target }) => {
-    act(target.files[0]);
-    target.value = ""; // the same file may be chosen again
+    act(target);
+    if (target.type === "file") target.value = ""; // the same file may be chosen again
   });
 }
+find("size").addEventListener("input", (event) => setSize(event.target.value));
 sheet.onzoom = () => {
-  const { photo } = history;
-  if (photo) find("fit").textContent = `${Math.round(100 * sheet.scale * sheet.width / photo.width)} %`;
+  find("fit").textContent = `${Math.round(100 * sheet.scale * sheet.width / history.photo.width)} %`;
 };
 
 const held = find("compare");
@@ -252,36 +252,17 @@ for (const name of ["pointerup", "pointercancel", "blur", "keyup"]) held.addEven
 held.addEventListener("keydown", (event) => compare([" ", "Enter"].includes(event.key)));
 held.addEventListener("contextmenu", (event) => event.preventDefault());
 
-const KEYS = {
-  b: CLICKS.brush,
-  e: CLICKS.eraser,
+const keys = {
   c: () => compare(true),
   "[": () => setSize(brush.size / 1.2 - 1),
   "]": () => setSize(brush.size * 1.2 + 1),
-  "+": CLICKS["zoom-in"],
-  "=": CLICKS["zoom-in"],
-  "-": CLICKS["zoom-out"],
-  0: CLICKS.fit,
   Escape: () => (running ? running.abort() : fail("")),
 };
-const CONTROL_KEYS = {
-  z: (event) => move(event.shiftKey ? "redo" : "undo"),
-  y: () => move("redo"),
-  o: CLICKS.open,
-  s: () => find("download").disabled || download(),
-  Enter: fill,
-};
-listenToKeys({
-  keys: KEYS,
-  controlKeys: CONTROL_KEYS,
-  stage,
-  brush,
-  release: (key) => ["c", null].includes(key) && compare(false),
-});
+listenToKeys({ keys, stage, brush, release });
 listenToFiles(stage, open);
 window.addEventListener("beforeunload", (event) => {
   const { photo, original } = history;
-  if (photo && photo !== original && photo !== downloaded) event.preventDefault();
+  if (![original, downloaded].includes(photo)) event.preventDefault();
 });
 
 await methods.load();

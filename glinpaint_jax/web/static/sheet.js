@@ -1,15 +1,16 @@
 // The photograph and the painted mask on it: drawing, zoom and position.
 
-const COLOUR = "#ff2d78";
-const MAX_ZOOM = 16; // screen pixels per pixel of the preview
+const COLOR = "#ff2d78";
+const MAX_SIDE = 4096; // of the mask: larger photographs are painted at this size
+const MAX_ZOOM = 16; // screen pixels per pixel of the mask
 
 export class Sheet {
   constructor(stage) {
     this.stage = stage;
     this.element = stage.querySelector("#sheet");
-    this.after = stage.querySelector("#after");
-    this.before = stage.querySelector("#before");
+    this.pictures = stage.querySelector("#pictures");
     this.canvas = stage.querySelector("#mask");
+    this.context = this.canvas.getContext("2d");
     this.scale = 1;
     this.x = this.y = 0;
     this.fitted = true;
@@ -17,35 +18,35 @@ export class Sheet {
     new ResizeObserver(() => this.fitted && this.fit()).observe(stage);
   }
 
-  get width() { return this.after.naturalWidth; }
-  get height() { return this.after.naturalHeight; }
+  get width() { return this.canvas.width; }
+  get height() { return this.canvas.height; }
 
-  async show(photo, original) {
-    const [width, height] = [this.width, this.height];
-    await load(this.after, photo.url);
-    await load(this.before, original.url);
+  // The original, if it is another photograph, is shown while Before is held.
+  show(photo, original) {
+    const shrink = Math.min(1, MAX_SIDE / Math.max(photo.width, photo.height));
+    const [width, height] = [photo.width, photo.height].map((side) => Math.ceil(side * shrink));
+    this.pictures.replaceChildren(photo.image, original.image);
     this.element.hidden = false;
-    if (this.canvas.width !== this.width || this.canvas.height !== this.height) {
-      [this.canvas.width, this.canvas.height] = [this.width, this.height];
-    }
-    if (width !== this.width || height !== this.height) this.fit();
+    if (width === this.width && height === this.height) return;
+    Object.assign(this.canvas, { width, height });
+    this.fit();
   }
 
   draw(marks) {
-    const context = this.canvas.getContext("2d");
-    context.clearRect(0, 0, this.width, this.height);
+    this.context.clearRect(0, 0, this.width, this.height);
     for (const mark of marks) {
-      if (mark.kind === "mask") context.drawImage(mark.image, 0, 0, this.width, this.height);
+      if (mark.kind === "mask") this.context.drawImage(mark.image, 0, 0, this.width, this.height);
       else this.drawStroke(mark, 0);
     }
+    tint(this.context, COLOR); // masks are white
   }
 
   // Draws a stroke from its point number `from` on. Chromium draws no line from a point to itself,
   // so a click is the circle at the start.
   drawStroke({ points, width, erase }, from) {
-    const context = this.canvas.getContext("2d");
+    const { context } = this;
     context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.strokeStyle = context.fillStyle = COLOUR;
+    context.strokeStyle = context.fillStyle = COLOR;
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = width;
     context.beginPath();
@@ -59,83 +60,57 @@ export class Sheet {
 
   // The mask as a PNG: white on black.
   async toFile(width, height, name) {
-    const { canvas, context } = makeCanvas(width, height);
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const context = canvas.getContext("2d");
     context.drawImage(this.canvas, 0, 0, width, height);
     tint(context, "white");
     context.globalCompositeOperation = "destination-over";
     context.fillStyle = "black";
     context.fillRect(0, 0, width, height);
-    return new File([await new Promise((done) => canvas.toBlob(done))], name, { type: "image/png" });
+    return new File([await new Promise((done) => canvas.toBlob(done))], name);
   }
 
   toSheet(x, y) { return [(x - this.x) / this.scale, (y - this.y) / this.scale]; }
 
   fit() {
-    if (this.element.hidden) return;
     const { clientWidth, clientHeight } = this.stage;
     const margin = Math.min(24, clientWidth / 40);
     const room = [clientWidth - 2 * margin, clientHeight - 2 * margin];
-    this.scale = Math.min(room[0] / this.width, room[1] / this.height, 4);
-    this.x = (clientWidth - this.width * this.scale) / 2;
-    this.y = (clientHeight - this.height * this.scale) / 2;
+    const scale = Math.min(room[0] / this.width, room[1] / this.height, 4);
+    this.place(scale, (clientWidth - this.width * scale) / 2, (clientHeight - this.height * scale) / 2);
     this.fitted = true;
-    this.place();
   }
 
   // Zooms by `factor` around a point of the stage, by default its middle.
   zoom(factor, x = this.stage.clientWidth / 2, y = this.stage.clientHeight / 2) {
     const scale = Math.min(Math.max(this.scale * factor, 0.02), MAX_ZOOM);
-    this.x = x - (x - this.x) * scale / this.scale;
-    this.y = y - (y - this.y) * scale / this.scale;
-    this.scale = scale;
-    this.fitted = false;
-    this.place();
+    const ratio = scale / this.scale;
+    this.place(scale, x - (x - this.x) * ratio, y - (y - this.y) * ratio);
   }
 
-  pan(dx, dy) {
-    this.x += dx;
-    this.y += dy;
-    this.fitted = false;
-    this.place();
-  }
+  pan(dx, dy) { this.place(this.scale, this.x + dx, this.y + dy); }
 
-  place() {
+  place(scale, x, y) {
+    if (this.element.hidden) return;
     const { clientWidth, clientHeight } = this.stage;
     const kept = 40; // pixels that stay in sight
-    this.x = Math.min(Math.max(this.x, kept - this.width * this.scale), clientWidth - kept);
-    this.y = Math.min(Math.max(this.y, kept - this.height * this.scale), clientHeight - kept);
+    this.fitted = false;
+    this.scale = scale;
+    this.x = Math.min(Math.max(x, kept - this.width * scale), clientWidth - kept);
+    this.y = Math.min(Math.max(y, kept - this.height * scale), clientHeight - kept);
     Object.assign(this.element.style, {
       width: `${this.width}px`,
       height: `${this.height}px`,
-      transform: `translate(${this.x}px, ${this.y}px) scale(${this.scale})`,
+      transform: `translate(${this.x}px, ${this.y}px) scale(${scale})`,
     });
-    this.element.classList.toggle("close", this.scale > 4);
+    this.element.classList.toggle("close", scale > 4);
     this.onzoom();
   }
 }
 
-async function load(image, url) {
-  if (image.src === url) return;
-  image.src = url;
-  await image.decode();
-}
-
-function makeCanvas(width, height) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  return { canvas, context: canvas.getContext("2d") };
-}
-
-function tint(context, colour) {
+function tint(context, color) {
   context.globalCompositeOperation = "source-in";
-  context.fillStyle = colour;
+  context.fillStyle = color;
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
-}
-
-// A mark from the server's picture of a mask file, which is transparent outside the hole.
-export async function makeMask(blob) {
-  const bitmap = await createImageBitmap(blob);
-  const { canvas, context } = makeCanvas(bitmap.width, bitmap.height);
-  context.drawImage(bitmap, 0, 0);
-  tint(context, COLOUR);
-  return { kind: "mask", image: canvas };
+  context.globalCompositeOperation = "source-over";
 }
