@@ -15,7 +15,6 @@ RANKS = {
     "startup": 0,
     "config": 1,
     "configs": 2,
-    "buckets": 1,
     "files": 2,
     "distributed": 3,
     "downloads": 4,

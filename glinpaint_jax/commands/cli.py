@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
     "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, one of these in a "
-    "bucket (gs://, s3://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
+    "bucket (gs://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
     "small, which comes with glinpaint_jax"
 )
 

@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from glinpaint_jax.files import in_bucket, write_atomically, write_from
+from glinpaint_jax.files import in_bucket, write_atomically
 from glinpaint_jax.runs.pictures import draw_curves, mosaic
 
 METRICS_FILE = "metrics.jsonl"
@@ -165,7 +165,14 @@ class Reporter:
     def _write_pending(self) -> None:
         """Writes the pending records, overwriting what an earlier failure left half written."""
         lines = "".join(json.dumps(record) + "\n" for record in self._unwritten).encode()
-        write_from(self._workdir / METRICS_FILE, self._written, lines)
+        if in_bucket(self._workdir):
+            records = "".join(json.dumps(record) + "\n" for record in self._records)
+            write_atomically(self._workdir / METRICS_FILE, records.encode())
+        else:
+            with (self._workdir / METRICS_FILE).open("r+b") as file:
+                file.seek(self._written)
+                file.truncate()
+                file.write(lines)
         self._written += len(lines)
         records, self._unwritten = self._unwritten, []
         if records:
@@ -199,7 +206,7 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(errors="replace").split("\n")[:-1]:
+    for line in path.read_bytes().decode(errors="replace").split("\n")[:-1]:
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records

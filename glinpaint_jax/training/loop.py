@@ -35,7 +35,6 @@ from glinpaint_jax.files import (
     in_bucket,
     lock_file,
     report_unwritable,
-    unknown_to_orbax,
 )
 from glinpaint_jax.models.networks import Variables, abstract_variables, make_networks
 from glinpaint_jax.runs.checkpoints import Checkpoints
@@ -146,7 +145,7 @@ def run_steps(
                 checkpoints.save(state, config, step, phase=period, scores=scores, **data)
         if stopped:
             break
-        checkpoints.settle(wait=False)
+        checkpoints.check_last_save()
     progress.close()
     return step
 
@@ -161,10 +160,6 @@ def make_workdir(workdir: Path) -> None:
 
     A bucket has no folders; that it can be written shows when the run locks its workdir.
     """
-    if unknown_to_orbax(workdir) and jax.process_count() > 1:
-        raise UserError(
-            f"--workdir={workdir}: several processes need gs:// or a disk that all of them share"
-        )
     if in_bucket(workdir):
         return
     try:
