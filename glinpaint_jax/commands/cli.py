@@ -90,10 +90,12 @@ def _check_open_files() -> None:
 
 def _exit(status: int) -> NoReturn:
     jax = sys.modules.get("jax")  # not imported yet if the program fails early
-    if jax is not None and jax.distributed.is_initialized():
+    joined = jax is not None and jax.distributed.is_initialized()
+    if joined or "gcsfs" in sys.modules:
         from glinpaint_jax import distributed
 
-        # A normal exit would wait for the other processes, which may be dead.
+        # A normal exit would wait for the other processes, which may be dead, or half an hour for
+        # a bucket that does not answer.
         sys.stdout.flush()
         sys.stderr.flush()
         distributed.exit_now(status)
