@@ -142,7 +142,7 @@ class Checkpoints:
             except Exception as error:  # a bucket's are of many types
                 failure = error
         number = 0 if failure is None else getattr(failure, "errno", None) or errno.EIO
-        number = _max_of_processes(number)
+        number = max_of_processes(number)
         if number:
             raise failure or OSError(number, os.strerror(number))
 
@@ -168,7 +168,7 @@ class Checkpoints:
         Only process 0 sees that a manifest cannot be written. All must open a new manager together,
         which knows nothing of the failed step.
         """
-        self._failed_saves = _max_of_processes(self._failed_saves)
+        self._failed_saves = max_of_processes(self._failed_saves)
         if self._failed_saves:
             self._close_manager()
 
@@ -225,7 +225,7 @@ def open_manager(folder: Path, config: Config) -> ocp.CheckpointManager:
     )
 
 
-def _max_of_processes(number: int) -> int:
+def max_of_processes(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())

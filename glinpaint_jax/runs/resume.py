@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.data.sources import Source
@@ -20,7 +18,7 @@ from glinpaint_jax.files import (
     report_unwritable,
     write_atomically,
 )
-from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
+from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
 from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json, steps_in
 
 SET_ASIDE = "set_aside"
@@ -49,11 +47,8 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     there are steps but none is complete.
     """
     step = _recover(workdir, log) if jax.process_index() == 0 else None
-    if jax.process_count() > 1:
-        mine = np.int32(-1 if step is None else step)
-        agreed = int(multihost_utils.broadcast_one_to_all(mine))
-        step = None if agreed < 0 else agreed
-    return step
+    step = max_of_processes(-1 if step is None else step)
+    return None if step < 0 else step
 
 
 def restore(
