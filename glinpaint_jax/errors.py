@@ -19,7 +19,6 @@ EXTRA_OF = {
     "gcsfs": "gcs",
     "huggingface_hub": "hub",
     "python_multipart": "web",
-    "s3fs": "s3",
     "starlette": "web",
     "uvicorn": "web",
 }
@@ -32,7 +31,7 @@ def import_extra(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
         extra = EXTRA_OF.get(package, package)
-        if extra not in ("torch", "onnx", "web", "hub", "gcs", "s3"):
+        if extra not in ("torch", "onnx", "web", "hub", "gcs"):
             raise
         raise UserError(
             f"this needs {package}, which is not installed; pip install {_ourselves(extra)}"

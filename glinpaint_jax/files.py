@@ -1,8 +1,13 @@
-"""Writing files and folders whole or not at all; locks; checksums. On disk or in a bucket."""
+"""Writing files and folders whole or not at all; locks; checksums.
+
+A workdir may be in a bucket, gs://BUCKET/FOLDER: an etils path, which orbax takes too. An object
+appears whole or not at all, and a bucket has no locks.
+"""
 
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -13,32 +18,90 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from glinpaint_jax.errors import UserError
+from glinpaint_jax.errors import UserError, import_extra
 
 MANIFEST_NAME = "manifest.sha256"
 LOCK = "lock"  # in a workdir, held by its run
-BUCKETS = ("gs://", "s3://")
-
-
-def as_path(place: str | Path) -> Path:
-    """Returns a path on disk, or of gs://... and s3://... a `buckets.BucketPath`.
-
-    Raises UserError if the bucket cannot be read.
-    """
-    if not in_bucket(place):
-        return Path(place)
-    from glinpaint_jax.buckets import open_path  # takes 0.3 s to import
-
-    return open_path(str(place))
+REQUEST_TIMEOUT = 30  # seconds that a bucket has to answer
+MAX_REASON = 200  # characters
 
 
 def in_bucket(place: str | Path) -> bool:
-    return str(place).startswith(BUCKETS)
+    return str(place).startswith(("gs://", "s3://"))
 
 
-def unknown_to_orbax(path: Path) -> bool:
-    """Whether orbax, which knows disks and gs://, cannot read or write there."""
-    return str(path).startswith("s3://")
+def as_path(place: str | Path) -> Path:
+    """Returns a path on disk or, of gs://BUCKET/FOLDER, an etils path.
+
+    Raises UserError if the bucket cannot be read, or is not Google's.
+    """
+    scheme, is_url, rest = str(place).partition("://")
+    if not is_url:
+        return Path(place)
+    bucket, _, folder = rest.partition("/")
+    if scheme != "gs" or not bucket or not folder.strip("/"):
+        raise UserError(
+            f"{place} must be on disk or gs://BUCKET/FOLDER; mount any other bucket, for example "
+            f"`mount-s3 {bucket or 'BUCKET'} FOLDER`, and pass the path below FOLDER"
+        )
+    import_extra("gcsfs")
+    # Limits for gcsfs and tensorstore; by default they wait forever for an answer.
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(REQUEST_TIMEOUT))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    os.environ.setdefault("EPATH_USE_TF", "false")  # else etils uses TensorFlow if it is installed
+    import fsspec
+    from etils import epath
+
+    # Tensorstore writes past the listings that gcsfs caches.
+    fsspec.config.conf["gs"] = {"requests_timeout": REQUEST_TIMEOUT, "use_listings_cache": False}
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises
+    try:
+        next(epath.Path(f"gs://{bucket}").iterdir(), None)
+    except Exception as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise UserError(
+            f"cannot open {place}: {'there is no such bucket' if missing else describe(error)}; "
+            "check the name, the network and your credentials "
+            "(`gcloud auth application-default login`)"
+        ) from None
+    return epath.Path(place)
+
+
+def absolute(path: Path) -> Path:
+    """Orbax needs absolute paths; etils would take gs://... for a relative one."""
+    return path if in_bucket(path) else path.absolute()
+
+
+def describe(error: Exception) -> str:
+    """The reason of an error in a few words; libraries wrap the system's in many lines."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    known = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+    reason = next((words for words in known if words in text), f"{type(error).__name__}: {text}")
+    return reason[:MAX_REASON].rstrip(": ")
+
+
+def report_unwritable(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns an OSError while writing `path` into a UserError."""
+    return _report(f"cannot write {path}", path)
+
+
+def report_unreadable(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns an OSError while reading `path` into a UserError."""
+    return _report(f"cannot read {path}", path)
+
+
+@contextlib.contextmanager
+def _report(message: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not in_bucket(path):
+            raise
+        raise UserError(f"{message}: {describe(error)}") from None  # a bucket's are of many types
 
 
 def cache_folder() -> Path:
@@ -50,14 +113,8 @@ def cache_folder() -> Path:
 def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
     """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
 
-    If anything fails, removes it instead. The hidden name starts with `prefix`. If `path` is in a
-    bucket, yields a path on disk and uploads what is written there.
+    If anything fails, removes it instead. The hidden name starts with `prefix`. Only on disk.
     """
-    if in_bucket(path):
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder) / path.name
-            path.upload(Path(folder) / path.name, last=MANIFEST_NAME)
-        return
     temporary = path.with_name(f".{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
@@ -69,18 +126,13 @@ def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
             temporary.unlink()
 
 
-@contextlib.contextmanager
-def report_unwritable(path: Path) -> Iterator[None]:
-    """Turns an OSError while writing `path` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-
-
 def write_atomically(path: Path, content: bytes) -> None:
+    """Raises OSError, in a bucket too."""
     if in_bucket(path):
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except Exception as error:
+            raise OSError(errno.EIO, describe(error)) from None
         return
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(content)
@@ -88,41 +140,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_from(path: Path, start: int, content: bytes) -> None:
-    """Replaces what follows the first `start` bytes of a file; in a bucket, the whole object."""
-    if in_bucket(path):
-        path.write_bytes(path.read_bytes()[:start] + content)
-        return
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.truncate()
-        file.write(content)
-
-
-@contextlib.contextmanager
-def readable_by_orbax(folder: Path) -> Iterator[Path]:
-    """Yields the folder, or if orbax does not know its bucket, a temporary copy on disk."""
-    if not unknown_to_orbax(folder):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder.download(Path(temporary) / folder.name)
-        yield Path(temporary) / folder.name
-
-
-def remove_folder(path: Path) -> None:
-    """Deletes a folder, or as much of it as possible."""
-    if in_bucket(path):
-        with contextlib.suppress(OSError):
-            path.remove_folder()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def fsync_path(path: Path) -> None:
     """Flushes a file or folder to disk, so that it survives a power failure."""
-    if in_bucket(path):
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -157,31 +176,21 @@ def lock_file(path: Path) -> Iterator[None]:
     """Locks `path` and writes the owner into it; the lock ends with the process.
 
     Raises UserError if another process holds the lock or the file cannot be opened; warns if the
-    file system has no locks. In a bucket, the owner keeps writing to the lock.
+    file system has no locks. Does nothing in a bucket.
     """
     if in_bucket(path):
-        from glinpaint_jax.buckets import take_lock
-
-        require_unlocked(path)
-        with report_unwritable(path):
-            release = take_lock(path)
-        try:
-            yield
-        finally:
-            release()
+        yield
         return
     with report_unwritable(path):
         opened = path.open("a+")
     with opened as file:
         try:
-            _flock(file, exclusive=True)
-        except BlockingIOError:
-            raise _locked(path) from None
-        except OSError as error:
-            warnings.warn(
-                f"cannot lock {path.parent} ({error.strerror}); make sure no second run uses it",
-                stacklevel=3,
+            _flock(file, path, exclusive=True)
+        except (OSError, ModuleNotFoundError) as error:
+            advice = (
+                f"cannot lock {path.parent} ({describe(error)}); make sure no second run uses it"
             )
+            warnings.warn(advice, stacklevel=3)
         owner = f"process {os.getpid()} on {socket.gethostname()}\n"
         with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
             path.write_text(owner)
@@ -189,38 +198,25 @@ def lock_file(path: Path) -> Iterator[None]:
 
 
 def require_unlocked(path: Path) -> None:
-    """Raises UserError if another process holds the lock of `lock_file`.
-
-    In a bucket, first deletes the lock of a dead run.
-    """
+    """Raises UserError if another process holds the lock of `lock_file`."""
     if in_bucket(path):
-        from glinpaint_jax.buckets import release_dead_lock
-
-        with report_unwritable(path):
-            if not release_dead_lock(path):
-                raise _locked(path)
         return
-    with contextlib.suppress(OSError), path.open() as file:  # a new workdir, or no locks
-        try:
-            _flock(file, exclusive=False)
-        except BlockingIOError:
-            raise _locked(path) from None
+    # A new workdir, or no locks.
+    with contextlib.suppress(OSError, ModuleNotFoundError), path.open() as file:
+        _flock(file, path, exclusive=False)
 
 
-def _flock(file: IO[str], *, exclusive: bool) -> None:
-    """Raises BlockingIOError if another process holds the lock, OSError if there are no locks."""
+def _flock(file: IO[str], path: Path, *, exclusive: bool) -> None:
+    """Raises UserError if another process holds the lock, OSError if the file system has none."""
+    import fcntl  # Windows has none
+
     try:
-        import fcntl
-    except ModuleNotFoundError:
-        raise OSError(errno.ENOSYS, "Windows has no flock") from None
-    fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-
-
-def _locked(path: Path) -> UserError:
-    return UserError(
-        f"{path.parent} is in use by another run, {path.read_text().strip()}; wait for it, stop "
-        "it, or pass another --workdir"
-    )
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{path.parent} is in use by another run, {path.read_text().strip()}; wait for it, "
+            "stop it, or pass another --workdir"
+        ) from None
 
 
 def write_manifest(folder: Path) -> None:
@@ -228,42 +224,51 @@ def write_manifest(folder: Path) -> None:
 
     First flushes the files to disk.
     """
-    lines = []
-    for path in _list_files(folder):
-        fsync_path(path)
-        lines.append(f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n")
+    files = [path for path in _files_below(folder) if path.name != MANIFEST_NAME]
+    lines = [f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    if not in_bucket(folder):
+        for path in (*folder.rglob("*"), folder.parent):
+            fsync_path(path)
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
-        fsync_path(path)
+    if not in_bucket(folder):
+        fsync_path(folder)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Like rglob, which paths in buckets lack."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
 
 
 def find_damage(folder: Path) -> str | None:
     """Returns what differs from the manifest, in a few words, or None if nothing does.
 
-    Raises UserError if a bucket is unavailable, which is no damage.
+    Ignores files that are not listed: file managers and syncing tools add theirs. Raises UserError
+    if a bucket cannot be read.
     """
+    if in_bucket(folder):
+        with report_unreadable(folder):
+            return _compare_with_manifest(folder)
+    try:
+        return _compare_with_manifest(folder)
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        return f"{folder.name} cannot be read: {describe(error)}"
+
+
+def _compare_with_manifest(folder: Path) -> str | None:
     try:
         *lines, rest = (folder / MANIFEST_NAME).read_bytes().decode().split("\n")
-        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        if rest:
-            return f"{MANIFEST_NAME} does not end with its last line"
-        found = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
-        for name in sorted(listed.keys() | found.keys()):
-            if name not in found:
-                return f"{name} is missing"
-            if name not in listed:
-                return f"{name} is not in its {MANIFEST_NAME}"
-            if checksum(found[name]) != listed[name]:
-                return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"it has no {MANIFEST_NAME}, which is written last"
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        if in_bucket(folder) and isinstance(error, OSError):
-            raise UserError(f"cannot read {folder}: {error}; try again later") from None
-        return f"{folder.name} cannot be read: {error}"
+    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    if rest or not listed or len(listed) < len(lines):
+        return f"{MANIFEST_NAME} is incomplete"
+    for name, digest in listed.items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if checksum(folder / name) != digest:
+            return f"{name} does not match its checksum"
     return None
-
-
-def _list_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if in_bucket(path) or path.is_file())
-    return sorted(path for path in files if path.name != MANIFEST_NAME)

@@ -20,9 +20,10 @@ from glinpaint_jax.config import from_dict, to_dict
 from glinpaint_jax.downloads import BUNDLED, HUB_WEIGHTS, OFFICIAL, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
+    absolute,
     find_damage,
-    readable_by_orbax,
     replace_atomically,
+    report_unreadable,
     report_unwritable,
     require_space,
     write_manifest,
@@ -32,7 +33,6 @@ from glinpaint_jax.models.networks import Weights, abstract_variables
 from glinpaint_jax.step_folders import (
     FOLDER,
     find_step_damage,
-    is_imported,
     read_json,
     step_number,
     steps_in,
@@ -54,10 +54,10 @@ def load_weights(place: str | Path, ema: bool | None = None) -> Weights:
         weights, _ = read_weights(locate(path))
         averaged = False
     else:
-        path = path.absolute()
-        is_step = (path / "state").is_dir() or is_imported(path)
+        path = absolute(path)
+        is_step = (path / "state").is_dir() or _is_imported(path)
         step_path = _require_undamaged(path) if is_step else _find_newest_step(path)
-        imported = is_imported(step_path)
+        imported = _is_imported(step_path)
         weights = _load_imported(step_path) if imported else _load_trained(step_path, ema)
         averaged = weights.config.ema_decay > 0 and not imported
     if ema and not averaged:
@@ -90,13 +90,18 @@ def save_imported(weights: Weights, workdir: Path) -> None:
             write_manifest(temporary / FOLDER / str(weights.step))
 
 
+def _is_imported(step_path: Path) -> bool:
+    """Whether a step directory contains only weights, not the state of a run."""
+    return (step_path / "generator").is_dir()
+
+
 def _load_imported(step_path: Path) -> Weights:
     config = from_dict(read_json(step_path / "config"))
     generator, discriminator = abstract_variables(config)
     has_discriminator = (step_path / "discriminator").is_dir()
     return Weights(
         config,
-        step_number(step_path),
+        int(step_path.name) if step_path.name.isdigit() else 0,
         _read_arrays(step_path / "generator", generator),
         _read_arrays(step_path / "discriminator", discriminator) if has_discriminator else None,
         torch=read_json(step_path / "torch"),
@@ -114,9 +119,9 @@ def _load_trained(step_path: Path, ema: bool | None) -> Weights:
 def _read_arrays(folder: Path, abstract: Any) -> Any:
     """Reads the arrays named in `abstract` from the folder, as numpy arrays."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
-    with readable_by_orbax(folder) as readable, ocp.PyTreeCheckpointer() as checkpointer:
+    with report_unreadable(folder), ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(
-            readable,
+            folder,
             args=ocp.args.PyTreeRestore(item=abstract, restore_args=as_numpy, partial_restore=True),
         )
 
@@ -126,7 +131,7 @@ def _find_newest_step(workdir: Path) -> Path:
     damaged = []
     for step in reversed(steps_in(workdir)):
         path = workdir / FOLDER / str(step)
-        damage = find_step_damage(path)
+        damage = find_damage(path) if _is_imported(path) else find_step_damage(path)
         if damage is None:
             if damaged:
                 warnings.warn(f"{'; '.join(damaged)}; using step {step}", stacklevel=3)

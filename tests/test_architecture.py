@@ -15,7 +15,6 @@ RANKS = {
     "startup": 0,
     "config": 1,
     "configs": 2,
-    "buckets": 1,
     "files": 2,
     "parallel": 3,
     "processes": 3,

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-from glinpaint_jax.files import MANIFEST_NAME, find_damage, lock_file, write_manifest
+from glinpaint_jax.data.datasets import open_sources
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import MANIFEST_NAME, as_path, find_damage, lock_file, write_manifest
+from tests.helpers.programs import assert_rejected, run_here
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
 
@@ -39,18 +42,21 @@ def test_every_flipped_byte_is_detected(folder):
 
 
 @pytest.mark.parametrize("name", [*CONTENTS, MANIFEST_NAME])
-def test_missing_and_truncated_files_are_reported(name, folder):
+def test_missing_truncated_and_emptied_files_are_reported(name, folder):
     content = (folder / name).read_bytes()
-    if content:
-        (folder / name).write_bytes(content[:-1])
+    for damaged in {content[:-1], b""} - {content}:
+        (folder / name).write_bytes(damaged)
         assert name in find_damage(folder)
     (folder / name).unlink()
     assert name in find_damage(folder)
 
 
-def test_unlisted_files_are_reported(folder):
-    (folder / "deep" / "more").write_text("x")
-    assert find_damage(folder) == f"deep/more is not in its {MANIFEST_NAME}"
+def test_what_other_programs_add_to_a_folder_is_ignored(folder):
+    for name in (".DS_Store", "desktop.ini", "deep/._b", "deep/er/b.bak"):
+        (folder / name).write_text("x")
+    assert find_damage(folder) is None
+    (folder / "a.txt").write_bytes(b"First")
+    assert find_damage(folder) == "a.txt does not match its checksum"
 
 
 def test_a_missing_folder_is_reported(tmp_path):
@@ -62,3 +68,26 @@ def test_where_no_files_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):
     warned = pytest.warns(UserWarning, match=r"cannot lock .* make sure no second run uses it")
     with warned, lock_file(tmp_path / "lock"):
         pass
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "az://bucket/run", "gs://bucket", "gs:///a"])
+def test_other_places_than_disks_and_folders_in_googles_buckets_are_rejected(place):
+    result = run_here("verify", place)
+    assert_rejected(result, f"{place} must be on disk or gs://BUCKET/FOLDER", "mount-s3")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"needs gcsfs.*\[gcs\]"):
+        as_path("gs://bucket/run")
+
+
+@pytest.mark.parametrize("spec", ["folder:gs://bucket/a:list.txt", "array_record:s3://bucket/*"])
+def test_data_in_a_bucket_must_be_mounted(spec):
+    with pytest.raises(UserError, match=r"mount it, `(gcsfuse|mount-s3) bucket FOLDER`"):
+        open_sources(spec, "", 1)
+
+
+def test_exports_to_a_bucket_are_rejected():
+    result = run_here("export", "small", "--format=mmagic", "--output=gs://bucket/file")
+    assert_rejected(result, "must be on disk")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MIN_OPEN_FILES = 128
 CHECKPOINT_HELP = (
     "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, one of these in a "
-    "bucket (gs://, s3://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
+    "bucket (gs://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
     "small, which comes with glinpaint_jax"
 )
 
@@ -90,10 +90,12 @@ def _check_open_files() -> None:
 
 def _exit(status: int) -> NoReturn:
     jax = sys.modules.get("jax")  # not imported yet if the program fails early
-    if jax is not None and jax.distributed.is_initialized():
+    joined = jax is not None and jax.distributed.is_initialized()
+    if joined or "gcsfs" in sys.modules:
         from glinpaint_jax import processes
 
-        # A normal exit would wait for the other processes, which may be dead.
+        # A normal exit would wait for the other processes, which may be dead, or half an hour for
+        # a bucket that does not answer.
         sys.stdout.flush()
         sys.stderr.flush()
         processes.exit_now(status)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.files import as_path
+from glinpaint_jax.files import as_path, in_bucket
 
 if TYPE_CHECKING:
     from glinpaint_jax.interop.hub import History
@@ -62,7 +62,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.format == "hub":
         from glinpaint_jax.interop.hub import export_folder
 
-        history = read_history(as_path(arguments.checkpoint), weights.step)
+        place = arguments.checkpoint
+        folder = as_path(place) if in_bucket(place) else Path(place).absolute()
+        history = read_history(folder, weights.step)
         difference = export_folder(weights, history, arguments.license, output)
     else:
         difference = export_weights(weights, arguments.format, output)
@@ -86,8 +88,7 @@ def read_history(checkpoint: Path, step: int) -> "History":
     from glinpaint_jax.runs.report import read_records
     from glinpaint_jax.step_folders import FOLDER
 
-    path = checkpoint.absolute()
-    workdir = path.parent.parent if path.parent.name == FOLDER else path
+    workdir = checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint
     scored_step, scores = 0, {}
     for record in read_records(workdir):
         evaluated = [name.split("/") for name in record if name.startswith("eval/")]

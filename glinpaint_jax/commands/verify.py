@@ -22,8 +22,8 @@ def main(arguments: argparse.Namespace) -> None:
         steps = [arguments.folder]
     if not steps:
         raise UserError(f"no checkpoint in {arguments.folder}; pass a workdir or a step")
-    damages = [find_step_damage(step) for step in steps]
-    for step, damage in zip(steps, damages, strict=True):
+    damages = {step: find_step_damage(step) for step in steps}
+    for step, damage in damages.items():
         print(f"{step}: {damage or 'complete'}")
-    if any(damages):
+    if any(damages.values()):
         sys.exit(1)

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import readable_by_orbax, report_unwritable, write_atomically
-from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
-from glinpaint_jax.step_folders import FOLDER, find_step_damage, is_imported, read_json
+from glinpaint_jax.files import (
+    absolute,
+    in_bucket,
+    report_unreadable,
+    report_unwritable,
+    write_atomically,
+)
+from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
+from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json, steps_in
 
 SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.
-FREE_FIELDS = (
+CHANGEABLE_FIELDS = (
     "init_from",  # only read when a run starts
     "log_every",
     "eval_every",
@@ -34,22 +38,17 @@ FREE_FIELDS = (
     "data.eval_images",
 )
 
-Say = Callable[[str], Any]
 
-
-def recover_newest_step(workdir: Path, say: Say) -> int | None:
+def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
 
     Moves damaged steps and interrupted saves to set_aside/, names them and corrects
     newest_checkpoint. Process 0 acts for all processes. Raises UserError, and changes nothing, if
     there are steps but none is complete.
     """
-    step = _recover(workdir, say) if jax.process_index() == 0 else None
-    if jax.process_count() > 1:
-        mine = np.int32(-1 if step is None else step)
-        agreed = int(multihost_utils.broadcast_one_to_all(mine))
-        step = None if agreed < 0 else agreed
-    return step
+    step = _recover(workdir, log) if jax.process_index() == 0 else None
+    step = max_of_processes(-1 if step is None else step)
+    return None if step < 0 else step
 
 
 def restore(
@@ -58,7 +57,7 @@ def restore(
     config: Config,
     source: Source,
     abstract_state: Any,
-    say: Say,
+    log: Callable[[str], Any],
     accept_changed_data: bool = False,
 ) -> tuple[Any, int]:
     """Returns the state saved at `step` and the number of examples it has seen.
@@ -67,31 +66,27 @@ def restore(
     UserError if `config` differs from the saved one in ways that matter, or if the images differ,
     unless `accept_changed_data`.
     """
-    step_path = (workdir / FOLDER / str(step)).absolute()
-    if is_imported(step_path):
-        raise UserError(
-            f"{workdir} holds imported weights, not a run; train from them with "
-            "--config.init_from=THIS_FOLDER and another --workdir"
-        )
-    saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
+    step_path = absolute(workdir / FOLDER / str(step))
+    with report_unreadable(step_path):
+        saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
     check_config_changes(saved, config)
     note = check_data_changes(saved, data, config, source, accept_changed_data)
     if note and jax.process_index() == 0:
-        say(note)
-    with readable_by_orbax(step_path / "state") as folder, ocp.StandardCheckpointer() as reader:
-        state = reader.restore(folder, abstract_state)
+        log(note)
+    with report_unreadable(step_path), ocp.StandardCheckpointer() as reader:
+        state = reader.restore(step_path / "state", abstract_state)
     return state, data["examples"]
 
 
 def check_config_changes(saved: Config, wanted: Config) -> None:
     """Raises UserError naming every changed field that must not change when a run resumes."""
-    free = set(FREE_FIELDS)
+    changeable = set(CHANGEABLE_FIELDS)
     if wanted.optimizer.schedule == "constant":
-        free.add("num_steps")
+        changeable.add("num_steps")
     changes = [
         f"{path} ({old!r} -> {new!r})"
         for path, (old, new) in differences(saved, wanted).items()
-        if path not in free
+        if path not in changeable
     ]
     if changes:
         raise UserError(
@@ -126,28 +121,23 @@ def check_data_changes(
     )
 
 
-def _sort_steps(workdir: Path) -> tuple[list[int], dict[Path, str]]:
-    """Returns the complete steps, and what is wrong with each of the others."""
+def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     complete, damaged = [], {}
-    for path in sorted((workdir / FOLDER).resolve().glob("*")):
-        if path.name.isdigit():
-            damage = find_step_damage(path)
+    with report_unreadable(workdir):
+        folder = workdir / FOLDER
+        if not in_bucket(folder):
+            folder = folder.resolve()  # behind a link, steps are set aside on their own disk
+        for step in steps_in(workdir):
+            damage = find_step_damage(folder / str(step))
             if damage is None:
-                complete.append(int(path.name))
+                complete.append(step)
             else:
-                damaged[path] = damage
-        elif TEMPORARY in path.name:
-            damaged[path] = "its save was interrupted"
-    return complete, damaged
-
-
-def _recover(workdir: Path, say: Say) -> int | None:
-    complete, damaged = _sort_steps(workdir)
-    newest = _read_newest(workdir / NEWEST)
-    # If only the first save of a run was interrupted, nothing is lost.
-    nothing_lost = (
-        newest == "0\n" if newest is not None else not any(path.name.isdigit() for path in damaged)
-    )
+                damaged[folder / str(step)] = damage
+        newest = _read_newest(workdir / NEWEST)
+        # If only the first save of a run was interrupted, nothing is lost.
+        nothing_lost = newest == "0\n" if newest is not None else not damaged
+        interrupted = [path for path in folder.glob("*") if TEMPORARY in path.name]
+        damaged |= dict.fromkeys(interrupted, "its save was interrupted")
     if not complete and not nothing_lost:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
         raise UserError(
@@ -156,28 +146,26 @@ def _recover(workdir: Path, say: Say) -> int | None:
         )
     with report_unwritable(workdir):
         for path, damage in damaged.items():
-            say(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
-        if complete and newest != f"{max(complete)}\n":
-            write_atomically(workdir / NEWEST, f"{max(complete)}\n".encode())
-    return max(complete, default=None)
+            log(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
+        if complete and newest != f"{complete[-1]}\n":
+            write_atomically(workdir / NEWEST, f"{complete[-1]}\n".encode())
+    return complete[-1] if complete else None
 
 
 def _read_newest(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; it must be a readable file with the number of "
-            "the newest step"
-        ) from None
+    with report_unreadable(path):
+        try:
+            return path.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return None
 
 
 def _set_aside(path: Path) -> Path:
     """Moves a checkpoint to set_aside/, with a number added if its name is taken."""
     folder = path.parent.with_name(SET_ASIDE)
     folder.mkdir(exist_ok=True)
+    if in_bucket(folder):  # which has folders only for objects
+        write_atomically(folder / "README", b"Damaged steps and interrupted saves.\n")
     names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
     place = next(folder / name for name in names if not (folder / name).exists())
     return path.rename(place)

@@ -35,7 +35,6 @@ RUN = [
     f"--config.num_steps={STEPS}",
     "--config.global_batch_size=8",
     "--config.optimizer.learning_rate=1e-7",
-    "--config.mask.fill=mean",
 ]
 ALL_PHASES = [  # steps: 2 completion, 1 discriminator, 3 joint
     "--config.phases.discriminator_end=2",

@@ -1,5 +1,6 @@
-"""Every kind of damage to a checkpoint."""
+"""Every kind of damage to a checkpoint, and every change between two starts of a run."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -11,7 +12,13 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import SET_ASIDE, check_data_changes, recover_newest_step, restore
+from glinpaint_jax.runs.resume import (
+    SET_ASIDE,
+    check_config_changes,
+    check_data_changes,
+    recover_newest_step,
+    restore,
+)
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
@@ -112,11 +119,15 @@ def test_two_damaged_steps_of_the_same_number_are_both_kept(workdir):
     assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {"9", "9-2"}
 
 
-@pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder"])
+@pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder", "no manifests"])
 def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
     if how == "all damaged":
         for step in ("3", "5"):
             flip(workdir / FOLDER / step / "state" / "manifest.ocdbt")
+    elif how == "no manifests":  # as an earlier version wrote
+        (workdir / NEWEST).unlink()
+        for step in ("3", "5"):
+            (workdir / FOLDER / step / MANIFEST_NAME).unlink()
     else:
         shutil.rmtree(workdir / FOLDER)
         if how == "emptied":
@@ -128,18 +139,6 @@ def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
         assert "3: state/manifest.ocdbt" in str(error.value)
         assert "5: state/manifest.ocdbt" in str(error.value)
     assert files(workdir) == before  # nothing is touched, so the run can be repaired
-
-
-@pytest.mark.parametrize("steps", [("3", "5"), ("5",)])
-def test_steps_without_manifests_are_not_deleted(steps, workdir):
-    """Versions without manifests wrote such steps."""
-    (workdir / NEWEST).unlink()
-    for step in ("3", "5"):
-        (workdir / FOLDER / step / MANIFEST_NAME).unlink()
-        if step not in steps:
-            shutil.rmtree(workdir / FOLDER / step)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
-        recover_newest_step(workdir, pytest.fail)
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the manifest"])
@@ -155,20 +154,14 @@ def test_a_run_killed_in_its_first_save_starts_again(moment, workdir):
     assert len(said) == 1
 
 
-def test_the_first_complete_step_is_recorded_on_resume(workdir):
-    """The run was killed between writing the first manifest and newest_checkpoint."""
-    (workdir / NEWEST).write_text("0\n")
-    assert recover_newest_step(workdir, pytest.fail) == 5
-    assert (workdir / NEWEST).read_text() == "5\n"
-
-
-def test_an_unreadable_record_of_the_newest_step_is_named(workdir):
-    (workdir / NEWEST).write_bytes(b"\xff")
-    assert recover_newest_step(workdir, pytest.fail) == 5
-    assert (workdir / NEWEST).read_text() == "5\n"
+def test_a_wrong_record_of_the_newest_step_is_corrected_or_named(workdir):
+    for content in (b"0\n", b"\xff"):  # the first: killed after the first manifest
+        (workdir / NEWEST).write_bytes(content)
+        assert recover_newest_step(workdir, pytest.fail) == 5
+        assert (workdir / NEWEST).read_text() == "5\n"
     (workdir / NEWEST).unlink()
     (workdir / NEWEST).mkdir()
-    with pytest.raises(UserError, match=f"cannot read .*{NEWEST}: Is a directory; it must be a "):
+    with pytest.raises(UserError, match=f"cannot read .*{NEWEST}: Is a directory"):
         recover_newest_step(workdir, pytest.fail)
 
 
@@ -214,6 +207,40 @@ def test_changed_images_are_accepted_only_if_asked(workdir, step_config, mesh1):
     said = []
     resume(said.append, accept_changed_data=True)
     assert change in said[0]
+
+
+def test_config_changes_that_affect_the_result_are_rejected(workdir, step_config, mesh1):
+    abstract = abstract_state(step_config, mesh1)
+    changed = dataclasses.replace(step_config, log_every=7)
+    restore(workdir, 5, changed, Numbered(7), abstract, pytest.fail)  # log_every may change
+    changed.optimizer = dataclasses.replace(changed.optimizer, learning_rate=1.0)
+    changed.global_batch_size = 16
+    with pytest.raises(UserError) as error:
+        restore(workdir, 5, changed, Numbered(7), abstract, pytest.fail)
+    message = str(error.value)
+    assert "global_batch_size (8 -> 16)" in message
+    assert "optimizer.learning_rate (0.004 -> 1.0)" in message
+    assert "log_every" not in message and "--workdir" in message
+
+
+def test_num_steps_may_change_only_without_a_schedule(step_config):
+    for schedule in ("constant", "cosine"):
+        optimizer = dataclasses.replace(step_config.optimizer, schedule=schedule)
+        saved = dataclasses.replace(step_config, optimizer=optimizer)
+        longer = dataclasses.replace(saved, num_steps=saved.num_steps + 10)
+        if schedule == "constant":
+            check_config_changes(saved, longer)
+        else:
+            with pytest.raises(UserError, match="num_steps"):
+                check_config_changes(saved, longer)
+
+
+def test_a_source_may_move(workdir, step_config, mesh1):
+    elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
+    moved = dataclasses.replace(step_config, data=elsewhere)
+    said = []
+    restore(workdir, 5, moved, Numbered(7), abstract_state(step_config, mesh1), said.append)
+    assert "was photos, is folder:/elsewhere" in said[0]
 
 
 def test_checkpoints_without_a_fingerprint_accept_any_names(step_config):
