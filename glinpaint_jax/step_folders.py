@@ -14,15 +14,8 @@ def steps_in(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdigit())
 
 
-def is_imported(step_path: Path) -> bool:
-    """Whether a step directory contains only weights, not the state of a run."""
-    return (step_path / "generator").is_dir()
-
-
 def step_number(step_path: Path) -> int:
-    """The step that a directory holds, whatever its name; of imported weights, the name (or 0)."""
-    if is_imported(step_path):
-        return int(step_path.name) if step_path.name.isdigit() else 0
+    """The step that a directory holds, whatever its name."""
     batch = read_json(step_path / "config")["global_batch_size"]
     return read_json(step_path / "data")["examples"] // batch
 

@@ -15,7 +15,7 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import readable_by_orbax, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY
-from glinpaint_jax.step_folders import FOLDER, find_step_damage, is_imported, read_json
+from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json
 
 SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.
@@ -68,11 +68,6 @@ def restore(
     unless `accept_changed_data`.
     """
     step_path = (workdir / FOLDER / str(step)).absolute()
-    if is_imported(step_path):
-        raise UserError(
-            f"{workdir} holds imported weights, not a run; train from them with "
-            "--config.init_from=THIS_FOLDER and another --workdir"
-        )
     saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
     check_config_changes(saved, config)
     note = check_data_changes(saved, data, config, source, accept_changed_data)

@@ -120,8 +120,8 @@ def test_a_file_that_differs_from_jax_is_not_written(kind, weights, tmp_path, mo
     bias = weights.generator["params"]["decoder"]["dec7"]["bias"]
     other = copy.deepcopy(weights)
     other.generator["params"]["decoder"]["dec7"]["bias"] = bias + np.float32(1e-3)
-    packages, to_bytes, compare = FORMATS[kind]
-    monkeypatch.setitem(FORMATS, kind, (packages, lambda _: to_bytes(other), compare))
+    own = FORMATS[kind]
+    monkeypatch.setitem(FORMATS, kind, own._replace(to_bytes=lambda _: own.to_bytes(other)))
     with pytest.raises(UserError, match=r"JAX by 5\.0e-04, at most 1e-04 is allowed; no file"):
         export_weights(weights, kind, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
@@ -130,8 +130,8 @@ def test_a_file_that_differs_from_jax_is_not_written(kind, weights, tmp_path, mo
 def test_a_discriminator_that_differs_from_jax_is_not_written(weights, tmp_path, monkeypatch):
     other = copy.deepcopy(weights)
     other.discriminator["params"]["fc"]["bias"] = weights.discriminator["params"]["fc"]["bias"] + 1
-    packages, to_bytes, compare = FORMATS["mmagic"]
-    monkeypatch.setitem(FORMATS, "mmagic", (packages, lambda _: to_bytes(other), compare))
+    own = FORMATS["mmagic"]
+    monkeypatch.setitem(FORMATS, "mmagic", own._replace(to_bytes=lambda _: own.to_bytes(other)))
     with pytest.raises(UserError, match=r"differs from JAX by 1\.0e"):
         export_weights(weights, "mmagic", tmp_path / "file")
 

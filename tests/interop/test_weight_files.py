@@ -1,6 +1,7 @@
 """Reads weight files from MMagic, MMEditing and PyTorch, and damaged or malicious ones."""
 
 import io
+import json
 import os
 import sys
 import types
@@ -9,6 +10,7 @@ from collections import OrderedDict
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -203,12 +205,12 @@ def test_truncated_files_raise_one_line_with_the_path(kind, share, weights, stat
 @pytest.mark.parametrize(
     "content", [b"no weights at all", b"\x89PNG\r\n\x1a\n0000", b"12345678{}", b"PK\x03\x04junk"]
 )
-def test_files_of_other_kinds_are_rejected(content, tmp_path):
+def test_files_of_other_kinds_are_rejected_without_pytorch(content, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "a.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.pth") as error:
+    with pytest.raises(UserError, match=r"a\.pth is not a weight file .*, or is damaged$"):
         read_weights(path)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {}, torch.zeros(3), "text"])
@@ -252,6 +254,39 @@ def test_torchscript_is_rejected_without_warnings(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a PyTorch weight file"):
         read_weights(tmp_path / "a.pt")
+
+
+def save_with_meta(path, weights, meta):
+    """Writes a safetensors file with any text as its meta."""
+    arrays = to_state_dict(weights)
+    path.write_bytes(safetensors.numpy.save(arrays, {"format": "pt", "meta": meta}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"width": 10**9}}, "model.width=1000000000, its arrays 4"),
+        ({"model": {"width": 10**30}}, "model.width=10{30}, its arrays 4"),
+        ({"image_size": 4 * 10**9}, "image_size=4000000000 in its config is too large"),
+        ({"model": {"width": [10**9]}}, "width"),
+        ({"model": 1e9}, "model"),
+    ],
+)
+def test_absurd_configs_are_rejected_in_one_line(change, message, meta, weights, tmp_path):
+    meta["glinpaint_jax_config"] |= change
+    with pytest.raises(UserError, match=message) as error:
+        read_weights(save_with_meta(tmp_path / "a", weights, json.dumps(meta)))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("depth", [500, 900, 100_000])
+def test_metadata_nested_deeply_is_rejected_in_one_line(depth, weights, tmp_path):
+    nested = '{"a":' * depth + "1" + "}" * depth
+    text = '{"glinpaint_jax_config": ' + nested + "}"
+    with pytest.raises(UserError, match=r"nested too deeply|not know: a") as error:
+        read_weights(save_with_meta(tmp_path / "a", weights, text))
+    assert "\n" not in str(error.value)
 
 
 def test_meta_entries_that_json_cannot_hold_are_dropped(state, meta, tmp_path):
