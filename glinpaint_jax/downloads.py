@@ -86,12 +86,14 @@ def locate(spec: str | Path, report: Report | None = None) -> Path:
         exists = path.exists()
     except OSError as error:  # the name is too long
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if text == BUNDLED and not exists:
+    if exists and "://" in text and path.is_file():
+        raise UserError(f"{path} is in a bucket; copy the file to disk and pass its path")
+    if exists or text not in (BUNDLED, *OFFICIAL):
+        return path
+    if text == BUNDLED:
         return BUNDLED_FOLDER
-    if text in OFFICIAL and not exists:
-        base = os.environ.get(BASE_VARIABLE) or BASE_URL
-        return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)
-    return path
+    base = os.environ.get(BASE_VARIABLE) or BASE_URL
+    return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)
 
 
 def identify(path: Path) -> Official | None:
@@ -109,19 +111,19 @@ def checksum_in(name: str) -> str:
 
 
 def find_fault(path: Path, name: str) -> str:
-    """Says why a file cannot be the weight file `name`, in a few words; "" if it may be it.
+    """Says why a file cannot be the weight file `name`, in a few words; "" if it can be.
 
     Raises UserError if the file cannot be read.
     """
     try:
         if not _is_whole(path):
-            return "is not a weight file (.pth or .safetensors), or is damaged"
+            return "it is not a weight file (.pth or .safetensors), or is damaged"
         digest, digits = checksum(path), checksum_in(name)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if digest.startswith(digits):
         return ""
-    return f"has sha256 {digest[: len(digits)]}..., not the one in its name"
+    return f"it has sha256 {digest[: len(digits)]}..., not the one in its name"
 
 
 def is_safetensors(path: Path) -> bool:

@@ -27,8 +27,7 @@ def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
     if path.is_file():
-        weights, _ = read_weights(path)
-        averaged = False
+        weights, averaged = read_weights(path), False
     else:
         weights = _read_step(_find_step(path.resolve()), ema)
         averaged = weights.config.ema_decay > 0

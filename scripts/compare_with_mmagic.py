@@ -103,7 +103,7 @@ def compare(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    weights = read_weights(Path(sys.argv[1]))[0] if len(sys.argv) > 1 else random_weights()
+    weights = read_weights(Path(sys.argv[1])) if len(sys.argv) > 1 else random_weights()
     generator, discriminator = import_mmagic()
     state = torch.load(io.BytesIO(pth_bytes(weights)), weights_only=True)["state_dict"]
     networks = {"generator.": generator, "disc.": discriminator}

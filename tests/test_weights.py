@@ -132,5 +132,7 @@ def test_a_name_that_is_too_long_is_reported(spec):
 def test_a_file_that_is_not_what_its_name_says_is_rejected(weights, tmp_path):
     path = tmp_path / "model-52a040a8.pth"
     path.write_bytes(pth_bytes(weights))
-    with pytest.raises(UserError, match=r"52a040a8\.pth has sha256 .*, not the one in its name"):
+    with pytest.raises(
+        UserError, match=r"52a040a8\.pth: it has sha256 .*, not the one in its name"
+    ):
         load_weights(path)

@@ -64,7 +64,7 @@ def run_jax(weights: Weights) -> Networks:
 
 def run_safetensors(weights: Weights, path: Path) -> Networks:
     """Needs no PyTorch."""
-    return run_jax(read_weights(path)[0])
+    return run_jax(read_weights(path))
 
 
 def run_pth(weights: Weights, path: Path) -> Networks:

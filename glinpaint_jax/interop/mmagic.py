@@ -161,7 +161,7 @@ def _check_keys(state: Mapping[str, np.ndarray], entries: list[Entry]) -> None:
             expected[counter] = (np.dtype(np.int64), ())
 
     problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{escape_unprintable(key)} is unknown" for key in state if key not in expected]
+    problems += [f"{key!r} is unknown" for key in state if key not in expected]
     for key in expected.keys() & state.keys():
         found, (dtype, shape) = state[key], expected[key]
         if (found.dtype, found.shape) != (dtype, shape):
@@ -170,12 +170,6 @@ def _check_keys(state: Mapping[str, np.ndarray], entries: list[Entry]) -> None:
             problems.append(f"{key} is not finite")
     if problems:
         raise UserError("these weights do not fit Global&Local: " + "; ".join(sorted(problems)))
-
-
-def escape_unprintable(name: Any) -> str:
-    """Returns `name` as text that is safe to print on one line of a terminal."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
 
 
 def _counter_key(key: str) -> str | None:

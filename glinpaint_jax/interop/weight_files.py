@@ -19,7 +19,6 @@ from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.interop.mmagic import (
     CONFIG,
-    escape_unprintable,
     from_state_dict,
     is_foreign,
     to_state_dict,
@@ -53,28 +52,21 @@ class Discarded:
         pass
 
 
-def read_weights(path: Path) -> tuple[Weights, list[str]]:
-    """Reads the weights in a `torch.save` (`.pth`) or safetensors file.
+def read_weights(path: Path) -> Weights:
+    """Reads the weights in a `torch.save` (`.pth`) or safetensors file; ignores all else in it.
 
-    Also returns the names of the file's other contents. Raises UserError if the file cannot be
-    read, is not what its name says, contains code, or lacks weights of the generator. The
-    discriminator may be missing, but only as a whole.
+    Raises UserError if the file cannot be read, is not what its name says, contains code, or lacks
+    weights of the generator. The discriminator may be missing, but only as a whole.
     """
     if fault := find_fault(path, path.name):
-        raise UserError(f"{path} {fault}")
+        raise UserError(f"{path}: {fault}")
     try:
-        state, meta, ignored = (_read_safetensors if is_safetensors(path) else _read_pth)(path)
-        arrays = {}
-        for name, value in state.items():
-            key = str(name).removeprefix("module.")
-            array = _to_array(key, value) if key.startswith(NETWORKS) else None
-            if array is None:
-                ignored.append(escape_unprintable(name))
-            else:
-                arrays[key] = array
+        state, meta = _read_safetensors(path) if is_safetensors(path) else _read_pth(path)
+        named = ((str(name).removeprefix("module."), value) for name, value in state.items())
+        arrays = {key: _to_array(key, value) for key, value in named if key.startswith(NETWORKS)}
         if not arrays:
             raise UserError("it contains no Global&Local weights: no key starts with generator.")
-        return from_state_dict(arrays, meta), ignored
+        return from_state_dict(arrays, meta)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
@@ -114,18 +106,26 @@ def public_config(config: Config) -> dict[str, Any]:
     return to_dict(config) | {"init_from": hide_secrets(config.init_from)}
 
 
-def _to_array(key: str, value: Any) -> np.ndarray | None:
-    """Returns a torch tensor or numpy array as an array, floats as float32; None for others."""
-    if isinstance(value, np.ndarray):
-        is_float = jax.dtypes.issubdtype(value.dtype, np.floating)  # includes bfloat16
-        return value.astype(np.float32) if is_float else value
-    if not hasattr(value, "detach"):
-        return None
-    tensor = value.detach()
+def _to_array(key: str, value: Any) -> np.ndarray:
+    """Returns a torch tensor or numpy array as an array, floats as float32."""
     try:
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    except (RuntimeError, TypeError):  # sparse, or without data
-        raise UserError(f"{escape_unprintable(key)} is not a plain tensor") from None
+        if not isinstance(value, np.ndarray):
+            tensor = value.detach()
+            return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (AttributeError, RuntimeError, TypeError):  # no tensor, sparse, or without data
+        raise UserError(f"{key!r} is not a plain tensor") from None
+    is_float = jax.dtypes.issubdtype(value.dtype, np.floating)  # includes bfloat16
+    return value.astype(np.float32) if is_float else value
+
+
+def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Returns the state dict and the meta. The file may also be a bare state dict."""
+    content = unpickle(path)
+    if not isinstance(content, dict):
+        raise UserError(f"it contains a {type(content).__name__}, must contain a state dict")
+    if not isinstance(content.get("state_dict"), dict):
+        return content, {}
+    return content["state_dict"], _keep_json(content.get("meta"))
 
 
 def unpickle(path: Path) -> Any:
@@ -148,21 +148,7 @@ def unpickle(path: Path) -> Any:
         raise UserError("it is not a PyTorch weight file, or is damaged") from None
 
 
-def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any], list[str]]:
-    """Returns the state dict, the meta, and the names of everything else.
-
-    The file may also be a bare state dict.
-    """
-    content = unpickle(path)
-    if not isinstance(content, dict):
-        raise UserError(f"it contains a {type(content).__name__}, must contain a state dict")
-    if not isinstance(content.get("state_dict"), dict):
-        return content, {}, []
-    ignored = [escape_unprintable(name) for name in content if name not in ("state_dict", "meta")]
-    return content["state_dict"], _keep_json(content.get("meta")), ignored
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with safetensors.safe_open(path, framework="np") as file:
         try:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -170,9 +156,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[
             raise UserError("it has 8-bit floats; save its tensors as float32") from None
         text = (file.metadata() or {}).get("meta", "")
     try:
-        return arrays, _keep_json(json.loads(text)), []
+        return arrays, _keep_json(json.loads(text))
     except ValueError:  # not our meta
-        return arrays, {}, []
+        return arrays, {}
 
 
 def _keep_json(meta: Any) -> dict[str, Any]:

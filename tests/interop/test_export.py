@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models import smooth
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.weights import load_weights
@@ -113,6 +116,19 @@ def test_weight_files_contain_mmagics_keys_and_our_arrays(files, own_fill):
         assert found.keys() == state.keys()
         for key, array in state.items():
             np.testing.assert_array_equal(found[key], array)
+
+
+def test_the_documented_snippet_completes_in_plain_pytorch(weights, tmp_path, monkeypatch):
+    """docs/weights.md; it needs neither MMagic nor this package."""
+    documentation = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    (snippet,) = re.findall("```python\n(.*?)```", documentation, re.DOTALL)
+    (tmp_path / "model.pth").write_bytes(pth_bytes(weights))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(snippet, names)
+    image, mask = image_and_mask(SHAPES[1])
+    completed = names["complete"](torch.from_numpy(image), torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(completed, expected(weights, image, mask), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
