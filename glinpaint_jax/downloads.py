@@ -146,7 +146,7 @@ def _is_whole(path: Path) -> bool:
 
 def hide_secrets(text: str) -> str:
     """Removes passwords and queries, which may hold keys, from the URLs in a text."""
-    return re.sub(r"\?\S*", "?...", re.sub(r"://[^/\s]*@", "://", text))
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1?...", re.sub(r"://[^/\s]*@", "://", text))
 
 
 def _locate_url(url: str, report: Report | None) -> Path:

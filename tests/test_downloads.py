@@ -166,6 +166,7 @@ def test_passwords_and_keys_in_urls_are_not_printed(capsys):
     assert_fails("http://me:secret@h ost/y.pth?key=secret", "invalid character")
     assert "secret" not in capsys.readouterr().err
     assert hide_secrets("from https://a:b@x@c.d/e?f=g then h") == "from https://c.d/e?... then h"
+    assert hide_secrets("runs/a@b?c") == "runs/a@b?c"
 
 
 def test_leftovers_of_killed_downloads_are_removed(cache):

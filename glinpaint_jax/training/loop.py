@@ -28,6 +28,7 @@ from glinpaint_jax.distributed import (
     require_same,
     to_global,
 )
+from glinpaint_jax.downloads import hide_secrets
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import evaluate, make_generator_completion, sample_rows
 from glinpaint_jax.files import (
@@ -206,19 +207,19 @@ def initial_networks(config: Config) -> InitialNetworks:
     """Loads config.init_from. Raises UserError if its generator does not fit the config."""
     if not config.init_from:
         return InitialNetworks(None, None, f"starting from random weights, seed {config.seed}")
-    weights = load_weights(config.init_from)
+    weights, source = load_weights(config.init_from), hide_secrets(config.init_from)
     for name in ("width", "output", "base"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:
             raise UserError(
-                f"config.init_from={config.init_from} has model.{name} {found!r}, this config "
+                f"config.init_from={source} has model.{name} {found!r}, this config "
                 f"{wanted!r}; pass --config.model.{name}={found}"
             )
 
     def shapes(tree: Any) -> Any:
         return jax.tree.map(np.shape, tree)
 
-    discriminator, description = weights.discriminator, f"starting from {config.init_from}"
+    discriminator, description = weights.discriminator, f"starting from {source}"
     if discriminator is None:
         description += ", which has no discriminator: it starts from random weights"
     elif shapes(discriminator) != shapes(abstract_variables(config)[1]):
