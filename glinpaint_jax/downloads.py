@@ -110,15 +110,16 @@ def checksum_in(name: str) -> str:
     return match[1] if match else ""
 
 
-def find_fault(path: Path, name: str) -> str:
+def find_fault(path: Path, name: str = "") -> str:
     """Says why a file cannot be the weight file `name`, in a few words; "" if it can be.
 
     Raises UserError if the file cannot be read.
     """
+    digits = checksum_in(name)
     try:
         if not _is_whole(path):
             return "it is not a weight file (.pth or .safetensors), or is damaged"
-        digest, digits = checksum(path), checksum_in(name)
+        digest = checksum(path) if digits else ""
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if digest.startswith(digits):

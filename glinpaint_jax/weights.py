@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict
-from glinpaint_jax.downloads import CHECKPOINT_HELP, HUB_WEIGHTS, locate
+from glinpaint_jax.downloads import CHECKPOINT_HELP, HUB_WEIGHTS, find_fault, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import find_damage
 from glinpaint_jax.interop.weight_files import read_weights
@@ -27,6 +27,8 @@ def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
     if path.is_file():
+        if fault := find_fault(path, path.name):
+            raise UserError(f"{path}: {fault}")
         weights, averaged = read_weights(path), False
     else:
         weights = _read_step(_find_step(path.resolve()), ema)

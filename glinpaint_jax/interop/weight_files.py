@@ -55,10 +55,10 @@ class Discarded:
 def read_weights(path: Path) -> Weights:
     """Reads the weights in a `torch.save` (`.pth`) or safetensors file; ignores all else in it.
 
-    Raises UserError if the file cannot be read, is not what its name says, contains code, or lacks
-    weights of the generator. The discriminator may be missing, but only as a whole.
+    Raises UserError if the file cannot be read, contains code, or lacks weights of the generator.
+    The discriminator may be missing, but only as a whole.
     """
-    if fault := find_fault(path, path.name):
+    if fault := find_fault(path):
         raise UserError(f"{path}: {fault}")
     try:
         state, meta = _read_safetensors(path) if is_safetensors(path) else _read_pth(path)
