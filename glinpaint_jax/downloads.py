@@ -40,7 +40,6 @@ CHECKPOINT_HELP = (
 MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
-DAY = 24 * 3600  # seconds
 Report = Callable[[int, int | None], None]
 
 
@@ -147,7 +146,7 @@ def _is_whole(path: Path) -> bool:
 
 def hide_secrets(text: str) -> str:
     """Removes passwords and queries, which may hold keys, from the URLs in a text."""
-    return re.sub(r"(://[^\s?]*)\?\S*", r"\1?...", re.sub(r"://[^/\s]*@", "://", text))
+    return re.sub(r"(://.*?)\?\S*", r"\1?...", re.sub(r"://[^/\s]*@", "://", text))
 
 
 def _locate_url(url: str, report: Report | None) -> Path:
@@ -200,9 +199,9 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
     print(f"downloading {hide_secrets(url)} to {path}", file=sys.stderr)
     with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(".*.tmp"):  # of a killed download
-            if left_over.stat().st_mtime < time.time() - DAY:
-                left_over.unlink(missing_ok=True)
+        for unfinished in path.parent.glob(".*.tmp"):
+            if unfinished.stat().st_mtime < time.time() - 2 * TIMEOUT:  # its process was killed
+                unfinished.unlink(missing_ok=True)
         with replace_atomically(path) as temporary:
             reason = _receive(url, temporary, path.name, report) or find_fault(temporary, path.name)
             if reason:

@@ -172,7 +172,7 @@ def test_passwords_and_keys_in_urls_are_not_printed(capsys):
 def test_leftovers_of_killed_downloads_are_removed(cache):
     cache.mkdir(parents=True)
     leftovers = []
-    for age in (0, 2 * downloads.DAY):
+    for age in (0, 3 * downloads.TIMEOUT):
         with replace_atomically(cache / "x") as path:
             path.touch()
         path.write_text("half")
