@@ -6,14 +6,12 @@ Commands:
   complete      fill holes in photographs: [--checkpoint PATH] --image I --mask M --output O
   serve         complete photographs in the browser: [--checkpoint PATH]
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
-  import-torch  convert MMagic weights to a checkpoint: FILE.pth --output DIR
   export        write weights for other tools: PATH --format FORMAT --output FILE
   verify        check checkpoints against their checksums: DIR
   config        print one of our configs, to start your own: NAME > FILE
 
-PATH is a workdir, one of its steps, a .pth or .safetensors file, its URL, hf://USER/REPO, the name
-of MMagic's weights (places or celeba_hq), or small, which comes with the package. --config takes a
-file or the name of one of our configs; `config` lists them. COMMAND --help lists all flags.
+PATH is a workdir, a weight file or the name of one. --config takes a file or the name of one of our
+configs; `config` lists them. COMMAND --help lists all flags, and says what PATH may be.
 """
 
 from glinpaint_jax import startup
@@ -34,7 +32,6 @@ COMMANDS = {
     "complete": "commands.complete",
     "serve": "commands.serve",
     "prepare": "commands.prepare",
-    "import-torch": "commands.import_torch",
     "export": "commands.export",
     "verify": "commands.verify",
     "config": "commands.config",
@@ -49,6 +46,8 @@ def main() -> None:
     elif command in COMMANDS:
         module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
         cli.run(module, f"{program} {command}", arguments)
+    elif command == "import-torch":
+        sys.exit("error: import-torch is gone; pass the .pth file as --checkpoint, or to export")
     else:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         advice = f"did you mean {close[0]}? " if close else ""

@@ -136,7 +136,7 @@ class OptimizerConfig:
 class Config:
     num_steps: int = setting(500_002, "training steps", minimum=1)
     seed: int = setting(0, "below 2**32", minimum=0)
-    init_from: str = setting("", "weights to start from: a workdir, step, file, URL or name")
+    init_from: str = setting("", "weights to start from, as for --checkpoint")
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
     image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)

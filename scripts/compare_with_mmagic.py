@@ -93,7 +93,7 @@ def compare(name: str, ours: np.ndarray, theirs: torch.Tensor) -> None:
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     if len(sys.argv) > 1:
-        weights = read_weights(Path(sys.argv[1]))[0]
+        weights = read_weights(Path(sys.argv[1]))
     else:
         rng = np.random.RandomState(0)
         networks = (random_variables(shapes, rng) for shapes in abstract_variables(Config()))

@@ -30,7 +30,7 @@ from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, set_value, settings
 from glinpaint_jax.configs import FOLDER
-from glinpaint_jax.downloads import BUNDLED
+from glinpaint_jax.downloads import BUNDLED, CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import in_bucket
 from glinpaint_jax.inference.methods import METHODS
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
 
 MIN_OPEN_FILES = 128
-CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step, a .pth or .safetensors file, its URL, one of these in a "
-    "bucket (gs://), hf://USER/REPO, MMagic's weights by name (places or celeba_hq), or "
-    "small, which comes with glinpaint_jax"
-)
 
 
 def run(command: ModuleType, program: str, arguments: list[str]) -> None:

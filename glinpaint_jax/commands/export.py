@@ -15,23 +15,16 @@ JAX.
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.files import as_path, in_bucket
-
-if TYPE_CHECKING:
-    from glinpaint_jax.interop.hub import History
+from glinpaint_jax.downloads import CHECKPOINT_HELP
+from glinpaint_jax.files import absolute, as_path
 
 FORMATS = ("mmagic", "safetensors", "torchscript", "onnx", "stablehlo", "hub")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help=cli.CHECKPOINT_HELP,
-    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
         "--output",
@@ -52,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     from glinpaint_jax.interop.export import TOLERANCE, export_weights
+    from glinpaint_jax.interop.hub import export_folder
     from glinpaint_jax.interop.mmagic import mmagic_differences
     from glinpaint_jax.processes import start
     from glinpaint_jax.weights import load_weights
@@ -60,12 +54,8 @@ def main(arguments: argparse.Namespace) -> None:
     weights = load_weights(arguments.checkpoint, arguments.ema)
     output = arguments.output
     if arguments.format == "hub":
-        from glinpaint_jax.interop.hub import export_folder
-
-        place = arguments.checkpoint
-        folder = as_path(place) if in_bucket(place) else Path(place).absolute()
-        history = read_history(folder, weights.step)
-        difference = export_folder(weights, history, arguments.license, output)
+        scores = find_scores(as_path(arguments.checkpoint), weights.step)
+        difference = export_folder(weights, scores, arguments.license, output)
     else:
         difference = export_weights(weights, arguments.format, output)
     if arguments.format == "mmagic":
@@ -82,23 +72,19 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"check {output / 'README.md'}, then: hf upload {repository} {output}")
 
 
-def read_history(checkpoint: Path, step: int) -> "History":
-    """What the workdir of a run, or of one of its steps, records up to `step`; maybe nothing."""
-    from glinpaint_jax.interop.hub import History
+def find_scores(checkpoint: Path, step: int) -> dict[str, float]:
+    """The run's last scores up to `step`, by name, and their step; empty if it has none.
+
+    `checkpoint` is a workdir or one of its steps.
+    """
     from glinpaint_jax.runs.report import read_records
     from glinpaint_jax.step_folders import FOLDER
 
-    workdir = checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint
-    scored_step, scores = 0, {}
+    path = absolute(checkpoint)
+    workdir = path.parent.parent if path.parent.name == FOLDER else path
+    found = {}
     for record in read_records(workdir):
-        evaluated = [name.split("/") for name in record if name.startswith("eval/")]
-        if evaluated and record["step"] <= step:
-            scored_step, scores = record["step"], {}
-            for _, images, metric in evaluated:
-                scores.setdefault(images, {})[metric] = record[f"eval/{images}/{metric}"]
-    drawn = {}
-    for picture in workdir.glob("samples/step_*.png"):
-        number = picture.stem.removeprefix("step_")
-        if number.isdecimal() and int(number) <= step:
-            drawn[int(number)] = picture
-    return History(scored_step, scores, drawn[max(drawn)].read_bytes() if drawn else None)
+        scores = {name: value for name, value in record.items() if name.startswith("eval/")}
+        if scores and record["step"] <= step:
+            found = {"step": record["step"], **scores}
+    return found

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.downloads import BUNDLED
+from glinpaint_jax.downloads import BUNDLED, CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError, import_extra
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ UPLOADS = "glinpaint-uploads-"  # how the names of temporary folders start
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    checkpoints = f"{cli.CHECKPOINT_HELP}; may be repeated, the page offers all"
+    checkpoints = f"{CHECKPOINT_HELP}; may be repeated, the page offers all"
     add("--checkpoint", action="append", metavar="PATH", help=checkpoints)
     cli.add_method_argument(parser)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all [127.0.0.1]")

@@ -109,9 +109,8 @@ class Completer:
         blend: str = "auto",
         scale: int | float | str = "auto",
     ) -> "Completer":
-        """Loads a workdir, a step directory, or a weight file with MMagic's keys.
+        """Loads the weights that `path` stands for: anything that --checkpoint takes.
 
-        `path` may be a URL or a name: "small", or MMagic's weights, "places" and "celeba_hq".
         Raises UserError if there are no weights.
         """
         return cls(load_weights(path), tile, blend, scale)

@@ -1,9 +1,4 @@
-"""Exchanges weights with PyTorch and exports models for other tools.
-
-`to_state_dict` and `from_state_dict` convert arrays; `read_weights` reads weight files; `pth_bytes`
-and `safetensors_bytes` return the contents of such files; `export_weights` writes any format and
-verifies the result.
-"""
+"""Exchanges weights with PyTorch and exports models for other tools."""
 
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict

@@ -19,14 +19,8 @@ import numpy as np
 
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import replace_atomically, report_unwritable
+from glinpaint_jax.interop import check_export
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.verify import (
-    compare_onnx,
-    compare_pth,
-    compare_safetensors,
-    compare_stablehlo,
-    compare_torchscript,
-)
 from glinpaint_jax.interop.weight_files import pth_bytes, safetensors_bytes
 from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
@@ -39,16 +33,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
 class Format(NamedTuple):
     packages: tuple[str, ...]  # that must be installed
     to_bytes: Callable[[Weights], bytes]  # makes the file's content
-    compare: Callable[[Weights, Path], float]  # runs the file, returns its difference from JAX
+    run: Callable[[Weights, Path], check_export.Networks]  # loads the file
 
 
 def export_weights(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` in the format `kind`, one of FORMATS; returns its difference from JAX.
 
-    That is the largest difference of any completed pixel (0..1) over test images of two sizes, and,
-    if the file has a discriminator, of any logit (divided by the largest logit if that exceeds 1).
-    Raises UserError and leaves no file if the difference exceeds TOLERANCE, `path` exists or cannot
-    be written, or a package is missing.
+    `check_export.find_difference` says what that is. Raises UserError and leaves no file if it
+    exceeds TOLERANCE, `path` exists or cannot be written, or a package is missing.
     """
     base = weights.config.model.base
     if kind in ("mmagic", "safetensors") and base != "none":
@@ -56,22 +48,27 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
             f"--format {kind} cannot hold a network with model.base={base}, which MMagic does not "
             "have; use --format torchscript, onnx or stablehlo"
         )
-    packages, *_ = FORMATS[kind]
-    for package in packages:
+    for package in FORMATS[kind].packages:
         import_extra(package)
+    with new_output(path) as temporary:
+        return write_compared(weights, kind, temporary)
+
+
+@contextmanager
+def new_output(path: Path) -> Iterator[Path]:
+    """Yields a hidden path that becomes `path`, which must not exist yet, if nothing fails."""
     with report_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
         with replace_atomically(path) as temporary:
-            return write_compared(weights, kind, temporary)
+            yield temporary
 
 
 def write_compared(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` and returns its difference from JAX; raises UserError above TOLERANCE."""
-    _, to_bytes, compare = FORMATS[kind]
     with _quiet():
-        path.write_bytes(to_bytes(weights))
-        difference = compare(weights, path)
+        path.write_bytes(FORMATS[kind].to_bytes(weights))
+        difference = check_export.find_difference(weights, FORMATS[kind].run(weights, path))
     if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
         raise UserError(
             f"the {kind} file differs from JAX by {difference:.1e}, at most {TOLERANCE:.0e} is "
@@ -84,9 +81,8 @@ def torchscript_bytes(weights: Weights) -> bytes:
     """Makes the file that IOPaint loads; its mask may have any number type."""
     import torch
 
-    image, mask = _make_example_tensors()
+    module, (image, mask) = _make_torch_module(weights)
     with torch.no_grad():
-        module = _make_torch_module(weights)
         # No check: it takes most of the time, and the file is compared with JAX.
         traced = torch.jit.trace(module, (image, mask.long()), check_trace=False)
     buffer = io.BytesIO()
@@ -101,8 +97,7 @@ def onnx_bytes(weights: Weights) -> bytes:
     batch, h, w = (torch.export.Dim(name) for name in ("batch", "h", "w"))
     sizes = {0: batch, 2: STRIDE * h, 3: STRIDE * w}
     program = torch.onnx.export(
-        _make_torch_module(weights),
-        _make_example_tensors(),
+        *_make_torch_module(weights),
         input_names=["image", "mask"],
         output_names=["completed"],
         dynamic_shapes={"image": sizes, "mask": sizes},
@@ -112,41 +107,28 @@ def onnx_bytes(weights: Weights) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def stablehlo_bytes(weights: Weights) -> bytes:
-    """Makes the file that jax.export.deserialize reads."""
-    b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
-    arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
-    exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
-    return bytes(exported(*arguments).serialize())
+def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
+    """Returns the module to export, and an image and mask to trace it with.
 
-
-FORMATS = {
-    "mmagic": Format(("torch",), pth_bytes, compare_pth),
-    "safetensors": Format((), safetensors_bytes, compare_safetensors),
-    "torchscript": Format(("torch",), torchscript_bytes, compare_torchscript),
-    "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, compare_onnx),
-    "stablehlo": Format((), stablehlo_bytes, compare_stablehlo),
-}
-
-
-def _make_torch_module(weights: Weights) -> Any:
+    There are two of each, since tracing would fix a batch size of 1, and they are large enough for
+    the smooth fill's coarsest level to be more than one pixel.
+    """
     import torch
 
     from glinpaint_jax.interop import torch_module
 
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     generator, _ = torch_module.load_networks(weights.config, state)
-    return torch_module.CompletionModule(generator, weights.config).eval()
+    module = torch_module.CompletionModule(generator, weights.config).eval()
+    return module, (torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200))
 
 
-def _make_example_tensors() -> tuple[Any, Any]:
-    """Makes the image and mask to trace with. A size of 1 would become fixed.
-
-    So there are two of each, and the smooth fill's coarsest level is larger than one pixel.
-    """
-    import torch
-
-    return torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200)
+def stablehlo_bytes(weights: Weights) -> bytes:
+    """Makes the file that jax.export.deserialize reads."""
+    b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
+    arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
+    exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
+    return bytes(exported(*arguments).serialize())
 
 
 @contextmanager
@@ -160,3 +142,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+FORMATS = {
+    "mmagic": Format(("torch",), pth_bytes, check_export.run_pth),
+    "safetensors": Format((), safetensors_bytes, check_export.run_safetensors),
+    "torchscript": Format(("torch",), torchscript_bytes, check_export.run_torchscript),
+    "onnx": Format(
+        ("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, check_export.run_onnx
+    ),
+    "stablehlo": Format((), stablehlo_bytes, check_export.run_stablehlo),
+}

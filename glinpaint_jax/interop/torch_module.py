@@ -4,8 +4,9 @@ Tensors are NCHW. Like MMagic's, the networks read and write BGR in [-1, 1]. Exp
 `CompletionModule`, which wraps the generator: RGB in 0..1, and it fills the hole itself.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple, no_type_check
+from typing import no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -19,48 +20,23 @@ from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.layers import Layer
 
 
-class ConvNormRelu(nn.Module):
-    def __init__(self, channels: int, layer: Layer, width: int):
-        super().__init__()
+def named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
+
+
+def make_layers(table: tuple[Layer, ...], channels: int, width: int) -> dict[str, nn.Module]:
+    """Builds convolution, batch norm and ReLU for each row, by name."""
+    layers = {}
+    for layer in table:
         features, shape = layer.features(width), (layer.kernel, layer.stride)
         if layer.transposed:
-            self.conv = nn.ConvTranspose2d(channels, features, *shape, padding=1, bias=False)
+            conv = nn.ConvTranspose2d(channels, features, *shape, padding=1, bias=False)
         else:
             padding = layer.dilation * (layer.kernel // 2)
-            self.conv = nn.Conv2d(channels, features, *shape, padding, layer.dilation, bias=False)
-        self.bn = nn.BatchNorm2d(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.bn(self.conv(x)))
-
-
-class LastConv(nn.Module):
-    """Convolution with bias, no norm. A module of its own, because MMagic names it dec7.conv."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-def make_stack(table: tuple[Layer, ...], channels: int, width: int) -> nn.Sequential:
-    """Builds the layers of one of the generator's tables, in order."""
-    layers = nn.Sequential()
-    for layer in table:
-        layers.add_module(layer.name, ConvNormRelu(channels, layer, width))
-        channels = layer.features(width)
+            conv = nn.Conv2d(channels, features, *shape, padding, layer.dilation, bias=False)
+        layers[layer.name] = named(conv=conv, bn=nn.BatchNorm2d(features), relu=nn.ReLU())
+        channels = features
     return layers
-
-
-class DilationNeck(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.dilation_convs = nn.Sequential(*make_stack(DILATION_NECK, 4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dilation_convs(x)
 
 
 class Generator(nn.Module):
@@ -71,10 +47,11 @@ class Generator(nn.Module):
         width = config.model.width
         self.sigmoid = config.model.output == "sigmoid"
         self.residual = config.model.base == "smooth"
-        self.encoder = make_stack(ENCODER, 4, width)
-        self.dilation_neck = DilationNeck(width)
-        self.decoder = make_stack(DECODER, 4 * width, width)
-        self.decoder.add_module("dec7", LastConv(width // 2))
+        self.encoder = named(**make_layers(ENCODER, 4, width))
+        dilated = make_layers(DILATION_NECK, 4 * width, width).values()
+        self.dilation_neck = named(dilation_convs=nn.Sequential(*dilated))
+        dec7 = named(conv=nn.Conv2d(width // 2, 3, 3, padding=1))
+        self.decoder = named(**make_layers(DECODER, 4 * width, width), dec7=dec7)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, 4, h, w] -> [b, 3, h, w]; sides are multiples of 4."""
@@ -85,21 +62,13 @@ class Generator(nn.Module):
         return 2 * torch.sigmoid(x) - 1 if self.sigmoid else x.clamp(-1, 1)
 
 
-class Branch(nn.Module):
-    def __init__(self, table: tuple[Layer, ...], side: int, width: int):
-        super().__init__()
-        self.names = [layer.name for layer in table]
-        channels = 3
-        for layer in table:
-            self.add_module(layer.name, ConvNormRelu(channels, layer, width))
-            channels, side = layer.features(width), -(-side // layer.stride)
-        self.fc = nn.Module()
-        self.fc.linear = nn.Linear(channels * side**2, 16 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for name in self.names:
-            x = self.get_submodule(name)(x)
-        return torch.relu(self.fc.linear(x.flatten(1)))
+def make_branch(table: tuple[Layer, ...], side: int, width: int) -> nn.Sequential:
+    """Builds a branch of the discriminator, for images of `side` pixels."""
+    for layer in table:
+        side = -(-side // layer.stride)
+    linear = nn.Linear(table[-1].features(width) * side**2, 16 * width)
+    layers = make_layers(table, 3, width)
+    return named(**layers, flatten=nn.Flatten(), fc=named(linear=linear, relu=nn.ReLU()))
 
 
 class Discriminator(nn.Module):
@@ -108,15 +77,15 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         width = config.model.width
-        self.global_disc = Branch(GLOBAL_BRANCH, config.image_size, width)
-        self.local_disc = Branch(LOCAL_BRANCH, config.local_size, width)
+        self.global_disc = make_branch(GLOBAL_BRANCH, config.image_size, width)
+        self.local_disc = make_branch(LOCAL_BRANCH, config.local_size, width)
         self.fc = nn.Linear(32 * width, 1)
 
     def forward(self, image: Tensor, window: Tensor) -> Tensor:
         return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
-class ColourFill(nn.Module):
+class ColorFill(nn.Module):
     def __init__(self, fill: tuple[float, float, float]):
         super().__init__()
         bgr = torch.tensor(fill[::-1]).reshape(1, 3, 1, 1)
@@ -124,13 +93,6 @@ class ColourFill(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         return image * (1 - mask) + self.fill * mask
-
-
-class Level(NamedTuple):
-    """As in models/smooth.py."""
-
-    links: Tensor
-    weight: Tensor
 
 
 @no_type_check  # PyTorch cannot trace the checks of our tests
@@ -142,12 +104,12 @@ class SmoothFill(nn.Module):
 
     def __init__(self):
         super().__init__()
-        neighbours = torch.zeros(4, 1, 3, 3)  # left, right, above, below
+        neighbors = torch.zeros(4, 1, 3, 3)  # left, right, above, below
         for i, (row, column) in enumerate(((1, 0), (1, 2), (0, 1), (2, 1))):
-            neighbours[i, 0, row, column] = 1
+            neighbors[i, 0, row, column] = 1
         between = torch.zeros(4, 1, 2, 2)  # sums only the links that leave a block of 2x2 pixels
         between[0, 0, :, 0] = between[1, 0, :, 1] = between[2, 0, 0] = between[3, 0, 1] = 1
-        self.register_buffer("neighbours", neighbours)
+        self.register_buffer("neighbors", neighbors)
         self.register_buffer("between", between)
         self.register_buffer("block", torch.ones(1, 1, 2, 2))
 
@@ -174,18 +136,18 @@ class SmoothFill(nn.Module):
         state = repeat(iterate, state, smooth.CYCLES)
         return (known + state[0]).squeeze(1).unflatten(0, (-1, channels))
 
-    def make_levels(self, mask: Tensor) -> list[Level]:
+    def make_levels(self, mask: Tensor) -> list[smooth.Level]:
         links = mask * self.around(mask)
         known = self.around(torch.ones_like(mask)).sum(1, keepdim=True)
         anchor = mask * known - links.sum(1, keepdim=True)
         levels = []
         for _ in range(smooth.UNKNOWN_SIZE_LEVELS):
-            levels.append(Level(links, links.sum(1, keepdim=True) + anchor))
+            levels.append(smooth.Level(links, links.sum(1, keepdim=True) + anchor))
             links = smooth.COARSE_LINK * self.pool(links, self.between)
             anchor = smooth.COARSE_ANCHOR * self.pool(anchor, self.block)
         return levels
 
-    def cycle(self, levels: list[Level], residual: Tensor) -> Tensor:
+    def cycle(self, levels: list[smooth.Level], residual: Tensor) -> Tensor:
         level, *coarser = levels
         rate = smooth.DAMPING * self.divide(torch.ones_like(level.weight), level.weight)
 
@@ -203,11 +165,11 @@ class SmoothFill(nn.Module):
         spread = spread[:, :, : residual.shape[2], : residual.shape[3]]
         return relax(solution + spread * (level.weight > 0), smooth.SMOOTHINGS)
 
-    def apply_level(self, level: Level, x: Tensor) -> Tensor:
+    def apply_level(self, level: smooth.Level, x: Tensor) -> Tensor:
         return level.weight * x - (level.links * self.around(x)).sum(1, keepdim=True)
 
     def around(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.neighbours, padding=1)
+        return functional.conv2d(x, self.neighbors, padding=1)
 
     @staticmethod
     def pool(x: Tensor, kernel: Tensor) -> Tensor:
@@ -249,7 +211,7 @@ class CompletionModule(nn.Module):
         super().__init__()
         self.generator = generator
         is_smooth = config.model.base == "smooth"
-        self.fill_hole = SmoothFill() if is_smooth else ColourFill(config.mask.fill)
+        self.fill_hole = SmoothFill() if is_smooth else ColorFill(config.mask.fill)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)

@@ -14,11 +14,11 @@ import numpy as np
 import safetensors.numpy
 
 import glinpaint_jax
-from glinpaint_jax.config import to_dict
+from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.interop.mmagic import (
     CONFIG,
-    escape_unprintable,
     from_state_dict,
     is_foreign,
     to_state_dict,
@@ -52,37 +52,25 @@ class Discarded:
         pass
 
 
-def read_weights(path: Path) -> tuple[Weights, list[str]]:
-    """Reads the weights in a `torch.save` (`.pth`) or safetensors file.
+def read_weights(path: Path) -> Weights:
+    """Reads the weights in a `torch.save` (`.pth`) or safetensors file; ignores all else in it.
 
-    Also returns the names of the file's other contents. Raises UserError if the file cannot be
-    read, contains code, or lacks weights of the generator. The discriminator may be missing, but
-    only as a whole.
+    Raises UserError if the file cannot be read, contains code, or lacks weights of the generator.
+    The discriminator may be missing, but only as a whole.
     """
+    if fault := find_fault(path):
+        raise UserError(f"{path}: {fault}")
     try:
-        with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    state, meta, ignored = (_read_safetensors if is_safetensors else _read_pth)(path)
-
-    arrays = {}
-    for name, value in state.items():
-        key = str(name).removeprefix("module.")
-        try:
-            array = _to_array(value) if key.startswith(NETWORKS) else None
-        except (RuntimeError, TypeError):
-            raise UserError(f"{path}: {escape_unprintable(key)} is not a plain tensor") from None
-        if array is None:
-            ignored.append(escape_unprintable(name))
-        else:
-            arrays[key] = array
-    if not arrays:
-        raise UserError(f"{path} contains no Global&Local weights: no key starts with generator.")
-    try:
-        return from_state_dict(arrays, meta), ignored
+        state, meta = _read_safetensors(path) if is_safetensors(path) else _read_pth(path)
+        named = ((str(name).removeprefix("module."), value) for name, value in state.items())
+        arrays = {key: _to_array(key, value) for key, value in named if key.startswith(NETWORKS)}
+        if not arrays:
+            raise UserError("it contains no Global&Local weights: no key starts with generator.")
+        return from_state_dict(arrays, meta)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: its metadata is nested too deeply") from None
 
 
 def pth_bytes(weights: Weights) -> bytes:
@@ -101,7 +89,7 @@ def safetensors_bytes(weights: Weights) -> bytes:
 
 
 def _meta(weights: Weights) -> dict[str, Any]:
-    """The imported meta, if any; else the fields that MMEngine writes, and our config if known."""
+    """The meta of the file they come from, if any; else what MMEngine writes, and our config."""
     if meta := weights.torch.get("meta"):
         return meta
     fields = {
@@ -110,18 +98,34 @@ def _meta(weights: Weights) -> dict[str, Any]:
         "time": time.strftime("%Y%m%d_%H%M%S"),
         "glinpaint_jax_version": glinpaint_jax.__version__,
     }
-    return fields if is_foreign(weights) else fields | {CONFIG: to_dict(weights.config)}
+    return fields if is_foreign(weights) else fields | {CONFIG: public_config(weights.config)}
 
 
-def _to_array(value: Any) -> np.ndarray | None:
-    """Returns a torch tensor or numpy array as an array, floats as float32; None for others."""
-    if isinstance(value, np.ndarray):
-        is_float = jax.dtypes.issubdtype(value.dtype, np.floating)  # includes bfloat16
-        return value.astype(np.float32) if is_float else value
-    if not hasattr(value, "detach"):
-        return None
-    tensor = value.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def public_config(config: Config) -> dict[str, Any]:
+    """The config as files hold it, without the passwords of URLs."""
+    return to_dict(config) | {"init_from": hide_secrets(config.init_from)}
+
+
+def _to_array(key: str, value: Any) -> np.ndarray:
+    """Returns a torch tensor or numpy array as an array, floats as float32."""
+    try:
+        if not isinstance(value, np.ndarray):
+            tensor = value.detach()
+            return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (AttributeError, RuntimeError, TypeError):  # no tensor, sparse, or without data
+        raise UserError(f"{key!r} is not a plain tensor") from None
+    is_float = jax.dtypes.issubdtype(value.dtype, np.floating)  # includes bfloat16
+    return value.astype(np.float32) if is_float else value
+
+
+def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Returns the state dict and the meta. The file may also be a bare state dict."""
+    content = unpickle(path)
+    if not isinstance(content, dict):
+        raise UserError(f"it contains a {type(content).__name__}, must contain a state dict")
+    if not isinstance(content.get("state_dict"), dict):
+        return content, {}
+    return content["state_dict"], _keep_json(content.get("meta"))
 
 
 def unpickle(path: Path) -> Any:
@@ -139,44 +143,28 @@ def unpickle(path: Path) -> Any:
     except Exception as error:  # damaged files raise all kinds of errors
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} contains code ({code[1]}); weight files need none, so it was not loaded"
+                f"it contains code ({code[1]}); weight files need none, so it was not loaded"
             ) from None
-        raise UserError(f"{path} is not a PyTorch weight file, or is damaged") from None
+        raise UserError("it is not a PyTorch weight file, or is damaged") from None
 
 
-def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any], list[str]]:
-    """Returns the state dict, the meta, and the names of everything else.
-
-    The file may also be a bare state dict.
-    """
-    content = unpickle(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} contains a {type(content).__name__}, must contain a state dict")
-    if not isinstance(content.get("state_dict"), dict):
-        return content, {}, []
-    ignored = [escape_unprintable(name) for name in content if name not in ("state_dict", "meta")]
-    return content["state_dict"], _keep_json(content.get("meta")), ignored
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with safetensors.safe_open(path, framework="np") as file:
+        try:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            meta = (file.metadata() or {}).get("meta", "")
-    except safetensors.SafetensorError:
-        raise UserError(f"{path} is not a safetensors file, or is damaged") from None
-    except (AttributeError, TypeError):  # of a number type that numpy does not have
-        raise UserError(f"{path} has 8-bit floats; save its tensors as float32") from None
+        except (AttributeError, TypeError):  # a number type that numpy does not have
+            raise UserError("it has 8-bit floats; save its tensors as float32") from None
+        text = (file.metadata() or {}).get("meta", "")
     try:
-        return arrays, _keep_json(json.loads(meta)), []
+        return arrays, _keep_json(json.loads(text))
     except ValueError:  # not our meta
-        return arrays, {}, []
+        return arrays, {}
 
 
 def _keep_json(meta: Any) -> dict[str, Any]:
-    """Keeps the entries of `meta` that JSON can represent, as checkpoints store it."""
+    """Keeps the entries of `meta` that JSON can represent, as safetensors files store it."""
     kept = {}
     for name, value in meta.items() if isinstance(meta, dict) else ():
-        with contextlib.suppress(TypeError, ValueError, RecursionError):
+        with contextlib.suppress(TypeError, ValueError):
             kept |= json.loads(json.dumps({name: value}))
     return kept

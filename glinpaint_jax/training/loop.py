@@ -17,6 +17,7 @@ from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, record_numbers, train_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.data.workers import restart_dead_workers
+from glinpaint_jax.downloads import hide_secrets
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import (
     CompleteBatch,
@@ -196,15 +197,15 @@ def initial_networks(config: Config) -> tuple[Variables | None, Variables | None
     """
     if not config.init_from:
         return None, None, f"starting from random weights, seed {config.seed}"
-    weights = load_weights(config.init_from)
+    weights, place = load_weights(config.init_from), hide_secrets(config.init_from)
     for name in ("width", "output", "base"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:
             raise UserError(
-                f"config.init_from={config.init_from} has model.{name} {found!r}, this config "
+                f"config.init_from={place} has model.{name} {found!r}, this config "
                 f"{wanted!r}; pass --config.model.{name}={found}"
             )
-    discriminator, origin = weights.discriminator, f"starting from {config.init_from}"
+    discriminator, origin = weights.discriminator, f"starting from {place}"
     if discriminator is None:
         origin += ", which has no discriminator: it starts from random weights"
     elif weights.config.image_size != config.image_size:

@@ -67,21 +67,3 @@ def stall(content):
         handler.server.released.wait(20)
 
     return answer
-
-
-def trickle(content):
-    """Sends a byte every 20 ms."""
-
-    def answer(handler):
-        send(handler, b"", length=len(content))
-        for byte in content:
-            if handler.server.released.wait(0.02):
-                return
-            handler.wfile.write(bytes([byte]))
-
-    return answer
-
-
-def break_a_chunk(handler):
-    """Promises a chunk of 100 bytes and sends 5."""
-    send(handler, b"64\r\nabcde", length="", Transfer_Encoding="chunked")

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.mmagic import to_state_dict
+from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models import smooth
 from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.weights import load_weights
@@ -115,13 +118,26 @@ def test_weight_files_contain_mmagics_keys_and_our_arrays(files, own_fill):
             np.testing.assert_array_equal(found[key], array)
 
 
+def test_the_documented_snippet_completes_in_plain_pytorch(weights, tmp_path, monkeypatch):
+    """docs/weights.md; it needs neither MMagic nor this package."""
+    documentation = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    (snippet,) = re.findall("```python\n(.*?)```", documentation, re.DOTALL)
+    (tmp_path / "model.pth").write_bytes(pth_bytes(weights))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(snippet, names)
+    image, mask = image_and_mask(SHAPES[1])
+    completed = names["complete"](torch.from_numpy(image), torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(completed, expected(weights, image, mask), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_that_differs_from_jax_is_not_written(kind, weights, tmp_path, monkeypatch):
     bias = weights.generator["params"]["decoder"]["dec7"]["bias"]
     other = copy.deepcopy(weights)
     other.generator["params"]["decoder"]["dec7"]["bias"] = bias + np.float32(1e-3)
-    packages, to_bytes, compare = FORMATS[kind]
-    monkeypatch.setitem(FORMATS, kind, (packages, lambda _: to_bytes(other), compare))
+    own = FORMATS[kind]
+    monkeypatch.setitem(FORMATS, kind, own._replace(to_bytes=lambda _: own.to_bytes(other)))
     with pytest.raises(UserError, match=r"JAX by 5\.0e-04, at most 1e-04 is allowed; no file"):
         export_weights(weights, kind, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
@@ -130,8 +146,8 @@ def test_a_file_that_differs_from_jax_is_not_written(kind, weights, tmp_path, mo
 def test_a_discriminator_that_differs_from_jax_is_not_written(weights, tmp_path, monkeypatch):
     other = copy.deepcopy(weights)
     other.discriminator["params"]["fc"]["bias"] = weights.discriminator["params"]["fc"]["bias"] + 1
-    packages, to_bytes, compare = FORMATS["mmagic"]
-    monkeypatch.setitem(FORMATS, "mmagic", (packages, lambda _: to_bytes(other), compare))
+    own = FORMATS["mmagic"]
+    monkeypatch.setitem(FORMATS, "mmagic", own._replace(to_bytes=lambda _: own.to_bytes(other)))
     with pytest.raises(UserError, match=r"differs from JAX by 1\.0e"):
         export_weights(weights, "mmagic", tmp_path / "file")
 

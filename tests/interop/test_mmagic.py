@@ -87,8 +87,8 @@ def test_one_error_lists_all_bad_keys(state, meta):
     start, _, problems = str(error.value).partition(": ")
     assert start == "these weights do not fit Global&Local"
     assert problems.split("; ") == [
+        "'disc.fc.weights' is unknown",
         "disc.fc.weight is missing",
-        "disc.fc.weights is unknown",
         "generator.decoder.dec1.bn.bias is float32 (3,), must be float32 (16,)",
         "generator.decoder.dec2.bn.bias is float64 (16,), must be float32 (16,)",
         "generator.decoder.dec7.conv.bias is not finite",
