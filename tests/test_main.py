@@ -56,7 +56,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     methods = written["scores"]["held_out"]
     assert list(methods) == [
         "model, step 10",
-        "mean colour",
+        "mean color",
         "Telea",
         "Navier-Stokes",
         "smooth fill",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import flax
 import jax
 import numpy as np
+import PIL.Image
 from clu import metrics as clu_metrics
 from jax import Array
 from jax.sharding import Mesh
@@ -20,7 +20,7 @@ from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.distributed import batch_sharding, replicated, to_global
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.files import replace_atomically, report_unwritable
+from glinpaint_jax.files import report_unwritable
 from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
@@ -174,11 +174,9 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
             record = int(host_batch["record"][i])
             name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
             path = folder / f"{record:06d}_{name}.png"
-            _, encoded = cv2.imencode(".png", np.hstack(rows[:, i])[..., ::-1])
             with report_unwritable(path):
                 folder.mkdir(parents=True, exist_ok=True)
-                with replace_atomically(path) as temporary:
-                    temporary.write_bytes(encoded.tobytes())
+                PIL.Image.fromarray(np.hstack(rows[:, i])).save(path)
         return completed
 
     return complete_and_write

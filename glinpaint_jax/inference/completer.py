@@ -1,5 +1,6 @@
 """Fills the holes of photographs of any size, exactly and in bounded memory."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -11,19 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.masks import check_same_size, describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
-from glinpaint_jax.inference.photos import Photo, read_photo
+from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
-from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.complete import predict_filled
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
@@ -31,8 +30,6 @@ from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
-Image = UInt8[np.ndarray, "h w 3"]
-Hole = Bool[np.ndarray, "h w"]
 Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
 Holes = list[Bool[np.ndarray, "_ _"]]
 
@@ -126,10 +123,10 @@ class Completer:
         """Returns `image` with its hole filled; all other pixels are unchanged.
 
         For a uint8 array [h, w, 3], of numpy or jax, returns a numpy array; for a PIL image or a
-        path, a PIL image (8-bit grey or RGB, with or without alpha). `mask` has the same size: a
-        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole. Raises
-        UserError for unsupported images or masks; warns of holes that are empty or cover most of
-        the image.
+        path, a PIL image (8-bit gray or RGB, with or without alpha). `mask` has the same size: a
+        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole; or None: the
+        hole is what is transparent. Raises UserError for unsupported images or masks; warns of
+        holes that are empty or cover most of the image.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
@@ -144,19 +141,23 @@ class Completer:
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs, failure = _pair_up(images, masks), None
+        pairs, failure = zip(images, masks, strict=True), None
         while not failure:
             group = []
             try:
-                for pair in itertools.islice(pairs, batch_size):
-                    group.append(_read_pair(*pair))
-            except UserError as error:  # complete the pairs before it first
+                for image, mask in itertools.islice(pairs, batch_size):
+                    photo, hole, doubt = read_pair(image, mask)
+                    group.append((image, photo, hole))
+                    if doubt:
+                        warnings.warn(doubt, stacklevel=2)
+            except (UserError, ValueError) as error:  # zip's; complete the pairs before it first
                 failure = error
             if not group:
                 break
-            filled = self.fill([pixels for _, pixels, _ in group], [hole for *_, hole in group])
-            for (photo, _, hole), completed in zip(group, filled, strict=True):
-                yield completed if photo is None else photo.with_hole_filled(completed, hole).image
+            filled = self.fill([photo.rgb for _, photo, _ in group], [hole for *_, hole in group])
+            for (image, photo, hole), completed in zip(group, filled, strict=True):
+                result = photo.with_hole_filled(completed, hole).image
+                yield result if isinstance(image, PhotoInput) else np.array(result)
         if failure:
             raise failure
 
@@ -208,7 +209,7 @@ class Completer:
         at once.
         """
         if self._is_smooth:
-            images = [fill_smoothly(*pair) for pair in zip(images, holes, strict=True)]
+            images = [smooth_fill_photo(*pair) for pair in zip(images, holes, strict=True)]
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
@@ -230,57 +231,12 @@ class Completer:
 
 
 def check_scale(scale: int | float | str) -> int | float | str:
-    """Returns `scale`; raises UserError if it is neither "auto" nor above 0 and up to 1."""
-    if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
-        raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
-    return scale
-
-
-def _pair_up(images: Iterable[Any], masks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yields pairs; then raises UserError if images or masks are left."""
-    end = object()
-    pairs = itertools.zip_longest(images, masks, fillvalue=end)
-    for count, (image, mask) in enumerate(pairs):
-        if image is end or mask is end:
-            few, many = ("images", "masks") if image is end else ("masks", "images")
-            raise UserError(f"{count} {few} for more than {count} {many}; pass one mask per image")
-        yield image, mask
-
-
-def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
-    """Returns the photo (None if `image` is an array), its pixels and its hole."""
-    image, mask = _to_numpy(image), _to_numpy(mask)
-    photo = None if isinstance(image, np.ndarray) else read_photo(image)
-    pixels = image if photo is None else photo.rgb
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(
-            f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]; convert it, for "
-            "example by np.rint(255 * image).astype(np.uint8) if its values are in 0..1"
-        )
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.uint8:
-        mask = PIL.Image.fromarray(mask)
-    hole = mask if isinstance(mask, np.ndarray) else read_mask(mask, pixels)
-    if hole.dtype != bool or hole.ndim != 2:
-        raise UserError(
-            f"the mask is {hole.dtype} {hole.shape}, must be bool [h, w], True = hole, or uint8 "
-            "[h, w], white = hole; pass mask > 0.5, for example"
-        )
-    check_same_size(pixels.shape[:2], hole.shape)
-    if doubt := describe_doubt(hole):
-        warnings.warn(doubt, stacklevel=3)
-    return photo, pixels, hole
-
-
-def _to_numpy(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
-    """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
-    if isinstance(given, str | Path | PIL.Image.Image):
-        return given
-    if hasattr(given, "__array__"):
-        return np.asarray(given)
-    raise UserError(
-        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
-        "several of them to Completer.batch"
-    )
+    """Returns "auto" or a number, also from text; raises UserError unless above 0 and up to 1."""
+    with contextlib.suppress(ValueError):
+        number = scale if scale == "auto" else float(scale)
+        if number == "auto" or 0 < number <= 1:
+            return number
+    raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:

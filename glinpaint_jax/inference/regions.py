@@ -9,9 +9,9 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
 # A crop's height and width are multiples of this, or the image's, so that few shapes are compiled:
@@ -54,7 +54,7 @@ class Region(NamedTuple):
         return slice(top, top + height), slice(left, left + width)
 
 
-def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
+def plan_regions(hole: Hole, tile: int) -> list[Region]:
     """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
 
     The sides of `hole` must be multiples of STRIDE. Boxes are merged if that saves work.

@@ -4,9 +4,10 @@ import cv2
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.inputs import to_unit_range
 from glinpaint_jax.models.smooth import smooth_fill
 
@@ -15,10 +16,8 @@ MIN_SIDE = 64
 SQUARE = 512  # crops up to this side are square: compiling takes longer than filling
 
 
-def fill_smoothly(
-    image: Shaped[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]
-) -> Float[np.ndarray, "h w 3"]:
-    """Returns the image in float32, 0..255, with its hole (True) filled smoothly.
+def smooth_fill_photo(image: Shaped[np.ndarray, "h w 3"], hole: Hole) -> Float[np.ndarray, "h w 3"]:
+    """Returns the image in float32, 0..255, with its hole filled smoothly.
 
     Computes crops around the holes, of few sizes to compile few programs. A fill depends only on
     the pixels next to its hole, so the result is that of the whole image.

@@ -146,7 +146,7 @@ def assert_commands_read(bucket, folder):
             ["verify"],
             ["evaluate", "--checkpoint"],
             ["export", "--format=stablehlo", "--output=OUT"],
-            ["complete", f"--image={photo}", "--random-holes", "--output=OUT.png", "--checkpoint"],
+            ["complete", f"--image={photo}", f"--mask={photo}", "--output=OUT.png", "--checkpoint"],
         ]
     ):
         written = []

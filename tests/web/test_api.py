@@ -74,7 +74,7 @@ def test_methods_and_options_are_those_of_the_command(server):
     answer = post(server, method="telea", scale="0.5")
     np.testing.assert_array_equal(pixels(answer), telea)
     poisson = post(server, method="telea", scale="0.5", blend="poisson")
-    np.testing.assert_array_equal(pixels(poisson), blend(telea, HOLE, "poisson"))
+    np.testing.assert_array_equal(pixels(poisson), blend(telea, HOLE, "poisson", None))
     small = encode(HOLE[::2, ::2])
     changed = pixels(post(server, mask=small, invert_mask="1", resize_mask="1", dilate_mask="2"))
     assert (changed[:20] == 255).all() and (changed[35:65, 25:55] == IMAGE[35:65, 25:55]).all()
