@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import functools
 import os
-import re
 import runpy
 import shutil
 import sys
@@ -93,20 +92,15 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, arguments: list[str]) -> argparse.Namespace:
-        self._reject_unknown_flags(arguments)
         parsed, surplus = self.parse_known_args(arguments)
-        if surplus:
-            raise UserError(f"unexpected argument {surplus[0]!r}; flags start with --")
-        return parsed
-
-    def _reject_unknown_flags(self, arguments: list[str]) -> None:
-        known = self._option_string_actions
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if re.match("--?[a-zA-Z]", name) and name not in known:
-                close = difflib.get_close_matches(name, known, n=3)
-                advice = f"did you mean {' or '.join(close)}?" if close else "see --help"
-                raise UserError(f"unknown flag {name}; {advice}")
+        if not surplus:
+            return parsed
+        name = surplus[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise UserError(f"unexpected argument {name!r}; flags start with --")
+        close = difflib.get_close_matches(name, self._option_string_actions, n=3)
+        advice = f"did you mean {' or '.join(close)}?" if close else "see --help"
+        raise UserError(f"unknown flag {name}; {advice}")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")

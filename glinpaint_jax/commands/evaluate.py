@@ -104,13 +104,7 @@ def score(
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
     from glinpaint_jax.distributed import make_mesh, replicated, require_same
-    from glinpaint_jax.evaluation.baselines import BASELINES, BIHARMONIC_SIZE
-    from glinpaint_jax.evaluation.evaluate import (
-        evaluate,
-        make_baseline_completion,
-        make_generator_completion,
-        with_pictures,
-    )
+    from glinpaint_jax.evaluation import baselines, evaluate
     from glinpaint_jax.models.networks import make_networks
 
     data, mesh = config.data, make_mesh()
@@ -121,17 +115,17 @@ def score(
         log(sources.description)
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
-    model = make_generator_completion(config, generator, mesh)(variables)
-    baselines = dict(BASELINES) if with_baselines else {}
-    if config.image_size > BIHARMONIC_SIZE and baselines.pop("biharmonic", None):
-        log(f"biharmonic is left out: image_size={config.image_size}, up to {BIHARMONIC_SIZE}")
-    others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
+    model = evaluate.make_generator_completion(config, generator, mesh)(variables)
+    fills = dict(baselines.BASELINES) if with_baselines else {}
+    if config.image_size > baselines.BIHARMONIC_SIZE and fills.pop("biharmonic", None):
+        log(f"biharmonic is left out: images are larger than {baselines.BIHARMONIC_SIZE}")
+    others = {name: evaluate.make_baseline_completion(fill, mesh) for name, fill in fills.items()}
 
     scores = {}
     for set_name, source in sources.evaluation.items():
-        own = with_pictures(model, source, pictures / set_name) if pictures else model
+        own = evaluate.with_pictures(model, source, pictures / set_name) if pictures else model
         scores[set_name] = {
-            method: evaluate(completion, source, config, mesh, failures)
+            method: evaluate.evaluate(completion, source, config, mesh, failures)
             for method, completion in {f"model, step {weights.step}": own, **others}.items()
         }
     return scores

@@ -35,17 +35,15 @@ Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
-    """Fills holes with a trained generator or by `method`: one of METHODS, which need no weights.
+    """Fills holes with a trained generator or by `method`, one of METHODS, which need no weights.
 
-    Without both, the generator is the small one that comes with the package.
+    Without both, the generator is the small one that comes with the package. Computes only crops
+    around the holes: at most `tile` x `tile` pixels of hole plus the receptive radius. At scale 1,
+    the result equals one pass over the whole image. A smaller tile needs less memory.
 
-    Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
-    radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
-    memory and more time.
-
-    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson, except
-    for holes of more than MAX_BLENDED pixels; none for methods and for generators that correct a
-    smooth fill, which leave no seam.
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
+    holes of up to MAX_BLENDED pixels; none for methods and for generators that correct a smooth
+    fill, which leave no seam.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
     than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -136,30 +134,23 @@ class Completer:
         """Yields the completed `images` in order, in the same form as calling the completer.
 
         Computes up to `batch_size` regions of equal size together, which uses an accelerator better
-        but needs `batch_size` times the memory. Raises UserError at the first pair that cannot be
-        completed.
+        but needs `batch_size` times the memory. Raises UserError if a pair cannot be completed.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs, failure = zip(images, masks, strict=True), None
-        while not failure:
-            group = []
-            try:
-                for image, mask in itertools.islice(pairs, batch_size):
-                    photo, hole, doubt = read_pair(image, mask)
-                    group.append((image, photo, hole))
-                    if doubt:
-                        warnings.warn(doubt, stacklevel=2)
-            except (UserError, ValueError) as error:  # zip's; complete the pairs before it first
-                failure = error
-            if not group:
-                break
-            filled = self.fill([photo.rgb for _, photo, _ in group], [hole for *_, hole in group])
-            for (image, photo, hole), completed in zip(group, filled, strict=True):
+        pairs = zip(images, masks, strict=True)
+        while group := [
+            (image, *read_pair(image, mask)) for image, mask in itertools.islice(pairs, batch_size)
+        ]:
+            for *_, doubt in group:
+                if doubt:
+                    warnings.warn(doubt, stacklevel=2)
+            filled = self.fill(
+                [photo.rgb for _, photo, *_ in group], [hole for *_, hole, _ in group]
+            )
+            for (image, photo, hole, _), completed in zip(group, filled, strict=True):
                 result = photo.with_hole_filled(completed, hole).image
                 yield result if isinstance(image, PhotoInput) else np.array(result)
-        if failure:
-            raise failure
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
