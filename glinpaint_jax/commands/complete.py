@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import check_folder_writable, report_unwritable
+from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.photos import (
     FORMATS,
@@ -27,7 +27,6 @@ from glinpaint_jax.inference.photos import (
     output_format,
     read_pair,
     unsupported,
-    write_bytes,
     write_photo,
 )
 
@@ -184,8 +183,8 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
         print(f"warning: {mask or image}: {doubt}{advice}", file=sys.stderr)
     with report_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    if not hole.any() and output.suffix.lower() == image.suffix.lower():
-        write_bytes(output, image.read_bytes())
-        return
+        if not hole.any() and output.suffix.lower() == image.suffix.lower():
+            write_atomically(output, image.read_bytes())
+            return
     filled = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
     write_photo(filled, output, arguments.quality)

@@ -13,6 +13,7 @@ import PIL.Image
 from clu import metrics as clu_metrics
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.data.masks import draw_boxes
@@ -44,11 +45,7 @@ class MeanScores(clu_metrics.Collection):
 
 
 def evaluate(
-    complete_batch: CompleteBatch,
-    source: Source,
-    config: Config,
-    mesh: Mesh,
-    failures: FailureLog,
+    complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, failures: FailureLog
 ) -> dict[str, float]:
     """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
 
@@ -88,10 +85,7 @@ def make_score(
 def make_generator_completion(
     config: Config, generator: Generator, mesh: Mesh
 ) -> Callable[[Any], CompleteBatch]:
-    """Makes a function: generator variables -> `CompleteBatch`.
-
-    All variables share one compiled program.
-    """
+    """Makes a function: generator variables -> `CompleteBatch`. All share one compiled program."""
 
     def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
         inputs = make_inputs(batch, config.mask.fill)
@@ -104,10 +98,7 @@ def make_generator_completion(
         out_shardings=batch_sharding(mesh),
     )
 
-    def with_variables(variables: Any) -> CompleteBatch:
-        return lambda _, batch: jitted(variables, batch)
-
-    return with_variables
+    return lambda variables: lambda _, batch: jitted(variables, batch)
 
 
 def make_baseline_completion(
@@ -125,8 +116,8 @@ def make_baseline_completion(
     return complete_batch
 
 
-def draw_masks(batch: HostBatch) -> np.ndarray:
-    """Returns the batch's masks, or draws its boxes: uint8 [b, h, w, 1], 1 = hole."""
+def draw_masks(batch: HostBatch) -> UInt8[np.ndarray, "b h w 1"]:
+    """Returns the batch's masks (1 = hole), or draws its boxes."""
     if "mask" in batch:
         return batch["mask"]
     height, width = batch["image"].shape[1:3]
@@ -140,20 +131,14 @@ def sample_rows(
     mesh: Mesh,
     failures: FailureLog,
     columns: int,
-) -> np.ndarray:
-    """Returns this process's first images, masked, completed and original.
-
-    The result is uint8 [3, columns, h, w, 3].
-    """
+) -> UInt8[np.ndarray, "3 columns h w 3"]:
+    """Returns this process's first images, masked, completed and original."""
     host_batch, batch = next(_iterate_batches(source, config, mesh, failures))
     return picture_rows(host_batch, complete_batch(host_batch, batch))[:, :columns]
 
 
-def picture_rows(host_batch: HostBatch, completed: Array) -> np.ndarray:
-    """Returns this process's images, masked (white), completed and original.
-
-    `completed` is a `CompleteBatch`'s result. The result is uint8 [3, b, h, w, 3].
-    """
+def picture_rows(host_batch: HostBatch, completed: Array) -> UInt8[np.ndarray, "3 b h w 3"]:
+    """Returns this process's images, masked (white), completed and original."""
     local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
     image = host_batch["image"]
     masked = np.where(draw_masks(host_batch), np.uint8(255), image)

@@ -230,13 +230,8 @@ def write_photo(photo: Photo, path: Path, quality: int) -> None:
         raise UserError(
             f"{path} cannot be written as {file_format}: {error}; write a PNG"
         ) from None
-    write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes atomically; raises UserError on failure."""
     with report_unwritable(path):
-        write_atomically(path, content)
+        write_atomically(path, buffer.getvalue())
 
 
 def output_format(path: Path) -> str:
