@@ -16,26 +16,17 @@ from typing import Any
 from glinpaint_jax.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
-MATMUL_PRECISIONS = ("tensorfloat32", "float32")  # jax's names
 SCORES = ("l1", "psnr", "ssim")
-OUTPUTS = ("clip", "sigmoid")
-BASES = ("none", "smooth")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")
 MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "files")
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
-OPTIMIZERS = ("adam", "adadelta")
-SCHEDULES = ("constant", "cosine")
 
 
 def setting(
-    default: Any,
-    meaning: str,
-    minimum: int | float = -inf,
-    maximum: int | float = inf,
-    choices: tuple = (),
+    default: Any, meaning: str, minimum: Any = -inf, maximum: Any = inf, choices: tuple = ()
 ) -> Any:
     """A field with its meaning, which --help shows, and the bounds of its value or values."""
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "choices": choices}
@@ -45,8 +36,8 @@ def setting(
 @dataclass
 class ModelConfig:
     width: int = setting(64, "channels of the first convolution, even", minimum=2, maximum=1024)
-    output: str = setting("clip", "MMagic's clip, or the paper's sigmoid", choices=OUTPUTS)
-    base: str = setting("none", "smooth: corrects a smooth fill of the holes", choices=BASES)
+    output: str = setting("clip", "MMagic's, or the paper's sigmoid", choices=("clip", "sigmoid"))
+    base: str = setting("none", "smooth: corrects a smooth fill", choices=("none", "smooth"))
 
 
 @dataclass
@@ -121,9 +112,11 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = setting("adam", "the optimizer of both networks", choices=OPTIMIZERS)
+    name: str = setting("adam", "the optimizer of both networks", choices=("adam", "adadelta"))
     learning_rate: float = setting(4e-4, "after the warmup, above 0")
-    schedule: str = setting("constant", "cosine falls to 0 at num_steps", choices=SCHEDULES)
+    schedule: str = setting(
+        "constant", "cosine falls to 0 at num_steps", choices=("constant", "cosine")
+    )
     warmup_steps: int = setting(0, "steps of linear warmup", minimum=0)
     clip_norm: float = setting(0.0, "global gradient norm per network; 0: no clipping", minimum=0)
 
@@ -137,7 +130,7 @@ class Config:
     image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
     matmul_precision: str = setting(
-        "tensorfloat32", "how accelerators multiply float32", choices=MATMUL_PRECISIONS
+        "tensorfloat32", "how accelerators multiply float32", choices=("tensorfloat32", "float32")
     )
     pixel_blocks: str = setting(
         "auto",
@@ -167,9 +160,7 @@ class Config:
 
     def validate(self) -> "Config":
         """Returns self. Raises UserError for the first invalid value."""
-        for path, entry in settings():
-            if not is_allowed(value := get_value(self, path), entry):
-                raise invalid(path, value, describe_allowed(entry))
+        check_bounds(self)
         for holds, path, allowed in (*self._rules(), *self._mask_rules()):
             if not holds:
                 raise invalid(path, get_value(self, path), allowed)
@@ -205,6 +196,12 @@ class Config:
             yield low <= mask.max_area <= 0.9, "mask.max_area", between
         if kinds & {"files", "paired"}:
             yield mask.folder != "", "mask.folder", "a folder of mask images"
+
+
+def check_bounds(config: Config) -> None:
+    for path, entry in settings():
+        if not is_allowed(value := get_value(config, path), entry):
+            raise invalid(path, value, describe_allowed(entry))
 
 
 def is_allowed(value: Any, entry: dataclasses.Field) -> bool:
@@ -308,7 +305,7 @@ REMOVED_FIELDS = ("gradient_dtype", "batch_norm_devices")
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Missing fields get their defaults.
 
-    Raises UserError for unknown fields and invalid values.
+    Raises UserError for unknown fields and values out of bounds.
     """
     config = Config()
     fields = {path: value for path, value in flatten(values).items() if path not in REMOVED_FIELDS}
@@ -318,7 +315,8 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise UserError(f"the saved config has fields that this version does not know: {names}")
     for path, value in fields.items():
         set_value(config, path, tuple(value) if isinstance(value, list) else value)
-    return config.validate()
+    check_bounds(config)
+    return config
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

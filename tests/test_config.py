@@ -94,7 +94,7 @@ def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expe
         small_config.validate()
     message = str(error.value)
     with pytest.raises(UserError, match=re.escape(message)):
-        from_dict(dataclasses.asdict(small_config))
+        from_dict(dataclasses.asdict(small_config)).validate()
     assert f"config.{path}" in message and repr(value) in message and expected in message
     assert f"--config.{path}=" in message and "\n" not in message
 
@@ -161,6 +161,13 @@ def test_missing_fields_of_saved_configs_get_defaults():
 def test_unknown_fields_of_saved_configs_are_rejected(changes, named):
     with pytest.raises(UserError, match=f"does not know: {named}$"):
         from_dict(to_dict(Config()) | changes)
+
+
+def test_saved_values_out_of_bounds_are_rejected():
+    with pytest.raises(
+        UserError, match=r"model\.width is 1000000000\.0, must be of type int, 2 to"
+    ):
+        from_dict({"model": {"width": 1e9}})
 
 
 def test_fields_of_earlier_versions_are_ignored():

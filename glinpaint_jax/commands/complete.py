@@ -169,7 +169,8 @@ def check_output(job: Job, overwrite: bool) -> None:
 
 
 def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))  # no ._a.jpg
+    return sorted(path for path in shown if path.suffix.lower() in suffixes)
 
 
 def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespace) -> None:

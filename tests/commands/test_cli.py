@@ -196,32 +196,26 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("error", "status", "last"), ERRORS, ids=lambda value: repr(value))
-def test_errors_end_the_program(error, status, last, run_failing, capsys):
-    with pytest.raises(SystemExit) as end:
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(("error", "status", "last"), ERRORS, ids=repr)
+def test_errors_end_the_program(error, status, last, joined, run_failing, capsys, monkeypatch):
+    """One of several processes ends at once: a normal exit would wait for the others."""
+
+    class Ended(BaseException):
+        code = status
+
+    def exit_now(code):
+        assert code == status
+        raise Ended
+
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: joined)
+    monkeypatch.setattr(distributed, "exit_now", exit_now)
+    with pytest.raises(Ended if joined else SystemExit) as end:
         run_failing(error)
     assert end.value.code == status
     text = capsys.readouterr().err
     assert text.endswith(last)
     assert text == last or "Traceback" in text
-
-
-@pytest.mark.parametrize(("error", "status", "last"), ERRORS, ids=lambda value: repr(value))
-def test_errors_end_one_of_several_processes_at_once(
-    error, status, last, run_failing, capsys, monkeypatch
-):
-    class Ended(BaseException):
-        pass
-
-    def exit_now(status):
-        raise Ended(status)
-
-    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "exit_now", exit_now)
-    with pytest.raises(Ended) as end:
-        run_failing(error)
-    assert end.value.args == (status,)
-    assert capsys.readouterr().err.endswith(last)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_flags_are_those_of_the_completer(finished_run, files):
 def test_folders_skip_and_report_broken_images(finished_run, files):
     (files / "images" / "text.jpg").write_text("no image")
     (files / "images" / "empty.jpg").touch()
-    (files / "images" / "notes.txt").write_text("not looked at")
+    for name in ("notes.txt", "._coffee.png"):
+        (files / "images" / name).write_text("not looked at")
     PIL.Image.new("L", (100, 80)).save(files / "masks" / "text.png")
     PIL.Image.new("L", (50, 50), 255).save(files / "masks" / "rocket.bmp")
     result = complete(finished_run, files / "images", files / "masks", files / "out")
