@@ -96,13 +96,13 @@ def read_pair(
         photo, hole = split_alpha(photo, _name(image, "the image"))
     else:
         hole = _read_hole(mask, photo, max_pixels)
-    width, height = photo.image.size
-    if hole.shape != (height, width) and not resize:
+    sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
+    if sizes[0] != sizes[1] and not resize:
         raise UserError(
-            f"{_name(image, 'the image')} is {width}x{height}, {_name(mask, 'its mask')} "
-            f"{hole.shape[1]}x{hole.shape[0]}; make them the same size, or pass --resize-mask"
+            f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; make "
+            "them the same size, or stretch the mask (--resize-mask)"
         )
-    hole = adjust_hole(hole, (height, width), invert, resize, dilate)
+    hole = adjust_hole(hole, photo.image.size[::-1], invert, resize, dilate)
     return photo, hole, describe_doubt(hole)
 
 

@@ -160,7 +160,7 @@ def test_pairs_that_do_not_fit_end_a_batch(completer):
     image, mask = photo(40, 40), np.zeros((40, 40), bool)
     batch = completer.batch([image] * 3, [mask, mask, mask[:30]], batch_size=2)
     assert len([next(batch), next(batch)]) == 2
-    expected = "the image is 40x40, its mask 40x30; make them the same size, or pass --resize-mask"
+    expected = "the image is 40x40, its mask 40x30; make them the same size, or stretch the mask"
     with pytest.raises(UserError, match=expected):
         next(batch)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
