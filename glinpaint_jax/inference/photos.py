@@ -99,8 +99,8 @@ def read_pair(
     sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
     if sizes[0] != sizes[1] and not resize:
         raise UserError(
-            f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; make "
-            "them the same size, or stretch the mask (--resize-mask)"
+            f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; "
+            "make them the same size, or stretch the mask (--resize-mask)"
         )
     hole = adjust_hole(hole, photo.image.size[::-1], invert, resize, dilate)
     return photo, hole, describe_doubt(hole)
