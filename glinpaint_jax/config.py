@@ -46,7 +46,7 @@ class DataConfig:
         "photos",
         "photos, folder:PATH[:LIST], tfds:NAME:SPLIT or array_record:GLOB; A|B: the first found",
     )
-    eval_source: str = setting("", "the same for evaluation; empty: data.source's validation part")
+    eval_source: str = setting("", "of evaluation; empty: data.source's validation images")
     eval_images: int = setting(1000, "most images per evaluation set", minimum=1)
     num_workers: int = setting(4, "worker processes that read images; 0: threads", minimum=0)
     crop: str = setting("crop_then_resize", "MMagic's order, or the paper's", choices=CROPS)
@@ -262,11 +262,11 @@ def parse_value(text: str, entry: dataclasses.Field) -> Any:
 
 def parse_mixed(text: str) -> dict[str, float]:
     """Returns {"square": 2.0, "files": 1.0} for "square:2,files". Raises UserError."""
-    parts = [part.strip().partition(":") for part in text.split(",")]
+    entries = [entry.strip().partition(":") for entry in text.split(",")]
     weights = {}
     with contextlib.suppress(ValueError):
-        weights = {kind: float(weight or 1) for kind, _, weight in parts}
-    if len(weights) == len(parts) and all(
+        weights = {kind: float(weight or 1) for kind, _, weight in entries}
+    if len(weights) == len(entries) and all(
         kind in MIXABLE_MASK_KINDS and 0 < weight < inf for kind, weight in weights.items()
     ):
         return weights

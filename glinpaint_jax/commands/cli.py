@@ -198,9 +198,9 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
     return config.validate()
 
 
-def find_config(place: str) -> Path:
-    """Returns the file of one of our configs, by name, or else `place`. An existing file wins."""
-    return Path(place) if Path(place).is_file() else our_configs().get(place, Path(place))
+def find_config(spec: str) -> Path:
+    """Returns the file of one of our configs, by name, or else `spec`. An existing file wins."""
+    return Path(spec) if Path(spec).is_file() else our_configs().get(spec, Path(spec))
 
 
 def our_configs() -> dict[str, Path]:

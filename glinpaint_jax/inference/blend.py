@@ -42,8 +42,8 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Im
         rows = slice(max(0, top - MARGIN), top + height + MARGIN)
         columns = slice(max(0, left - MARGIN), left + width + MARGIN)
         this_hole = hole[rows, columns] & (labels[rows, columns] == label)
-        part = _blend_one(completed[rows, columns], this_hole, kind)
-        blended[rows, columns][this_hole] = part[this_hole]
+        result = _blend_one(completed[rows, columns], this_hole, kind)
+        blended[rows, columns][this_hole] = result[this_hole]
     return blended
 
 

@@ -170,11 +170,11 @@ class Completer:
             groups = large_holes(hole, self._trained_size) if self._trained_size else []
         else:
             groups = [(self._scale, hole)] if self._scale < 1 else []
-        for scale, part in groups:
+        for scale, group in groups:
             small_image, small_hole = shrink(image, hole, scale)
             (small,) = self.fill_unscaled([small_image], [small_hole])
-            image = enlarge(small, image, part)
-            hole = hole & ~part
+            image = enlarge(small, image, group)
+            hole = hole & ~group
         return image, hole
 
     def fill_unscaled(self, images: Images, holes: Holes) -> Images:
@@ -184,11 +184,11 @@ class Completer:
             return [fill_without_weights(*pair, self._method) for pair in pairs]
         completed = [image.copy() for image in images]
         for index, region, prediction in self.predictions(images, holes):
-            part = region.kept.slices
-            hole = holes[index][part]
+            kept = region.kept.slices
+            hole = holes[index][kept]
             # Crop to the image: predictions may include the padding to multiples of the stride.
             rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
-            completed[index][part][hole] = rounded[hole]
+            completed[index][kept][hole] = rounded[hole]
         return completed
 
     def predictions(
@@ -196,7 +196,7 @@ class Completer:
     ) -> Iterator[tuple[int, Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
         """Yields (image index, region, generator output in 0..255) for all regions of all images.
 
-        The output covers the region's `kept` part. Computes up to len(images) regions of equal size
+        The output covers the region's `kept` box. Computes up to len(images) regions of equal size
         at once.
         """
         if self._is_smooth:

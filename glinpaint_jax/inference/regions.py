@@ -38,7 +38,7 @@ class Box(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A crop to compute and the part of it to keep, both in image coordinates."""
+    """A crop to compute and the box of it to keep, both in image coordinates."""
 
     crop: Box
     kept: Box
@@ -65,17 +65,17 @@ def plan_regions(hole: Hole, tile: int) -> list[Region]:
         group = shrink_to_hole(Box(top, left, top + rows, left + columns), hole)
         for y in range(group.top, group.bottom, tile):
             for x in range(group.left, group.right, tile):
-                part = Box(y, x, min(y + tile, group.bottom), min(x + tile, group.right))
-                if hole[part.slices].any():
-                    kept = shrink_to_hole(part, hole)
+                square = Box(y, x, min(y + tile, group.bottom), min(x + tile, group.right))
+                if hole[square.slices].any():
+                    kept = shrink_to_hole(square, hole)
                     regions.append(Region(crop_around(kept, height, width), kept))
     return regions
 
 
 def shrink_to_hole(box: Box, hole: Hole) -> Box:
     """The smallest box around the hole's pixels in `box`."""
-    part = hole[box.slices].view(np.uint8)[..., None]
-    top, left, height, width = bounding_box(part).tolist()
+    inside = hole[box.slices].view(np.uint8)[..., None]
+    top, left, height, width = bounding_box(inside).tolist()
     top, left = box.top + top, box.left + left
     return Box(top, left, top + height, left + width)
 

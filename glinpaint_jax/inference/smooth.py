@@ -26,8 +26,8 @@ def smooth_fill_photo(image: Shaped[np.ndarray, "h w 3"], hole: Hole) -> Float[n
     reach = np.ones((GAP + 1, GAP + 1), np.uint8)
     count, groups = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), reach))
     for group in range(1, count):
-        part = hole & (groups == group)
-        top, left, height, width = bounding_box(part[..., None].view(np.uint8)).tolist()
+        near = hole & (groups == group)
+        top, left, height, width = bounding_box(near[..., None].view(np.uint8)).tolist()
         # Powers of two that hold the group and a pixel around it.
         sides = [max(MIN_SIDE, 1 << (size + 1).bit_length()) for size in (height, width)]
         sides = [max(side, min(SQUARE, max(sides))) for side in sides]
@@ -35,8 +35,8 @@ def smooth_fill_photo(image: Shaped[np.ndarray, "h w 3"], hole: Hole) -> Float[n
             slice(start := max(0, min(first - 1, length - side)), start + side)
             for first, length, side in zip((top, left), hole.shape, sides, strict=True)
         )
-        values = np.asarray(_fill_crop(image[crop][None], part[crop][None, ..., None]))[0]
-        np.copyto(filled[crop], values, where=part[crop][..., None])
+        values = np.asarray(_fill_crop(image[crop][None], near[crop][None, ..., None]))[0]
+        np.copyto(filled[crop], values, where=near[crop][..., None])
     return filled
 
 
