@@ -225,20 +225,21 @@ def is_allowed(value: Any, entry: dataclasses.Field) -> bool:
 
 def describe_allowed(entry: dataclasses.Field) -> str:
     """Such as "of type int, at least 1"."""
-    if not isinstance(entry.default, tuple):
-        return f"of type {type(entry.default).__name__}{describe_bounds(entry)}"
-    kind = "a range" if len(entry.default) == 2 else f"{len(entry.default)} numbers"
-    return f"{kind} such as {','.join(map(str, entry.default))}{describe_bounds(entry)}"
+    kind, default = f"of type {type(entry.default).__name__}", entry.default
+    if isinstance(default, tuple):
+        kind = "a range" if len(default) == 2 else f"{len(default)} numbers"
+        kind += f" such as {','.join(map(str, default))}"
+    return ", ".join(filter(None, (kind, describe_bounds(entry))))
 
 
 def describe_bounds(entry: dataclasses.Field) -> str:
-    """Such as ", at least 1"; empty if there are none."""
+    """Such as "at least 1"; empty if there are none."""
     minimum, maximum, choices = (entry.metadata[k] for k in ("minimum", "maximum", "choices"))
     if choices:
-        return f", one of {', '.join(choices)}"
+        return f"one of {', '.join(choices)}"
     if maximum < inf:
-        return f", {minimum} to {maximum}"
-    return f", at least {minimum}" if minimum > -inf else ""
+        return f"{minimum} to {maximum}"
+    return f"at least {minimum}" if minimum > -inf else ""
 
 
 def invalid(path: str, value: Any, allowed: str) -> UserError:

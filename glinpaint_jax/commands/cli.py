@@ -152,8 +152,8 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _describe(setting: dataclasses.Field) -> str:
-    default = setting.default or repr(setting.default)
-    return f"{setting.metadata['meaning']}{describe_bounds(setting)} [{default}]"
+    meaning = "; ".join(filter(None, (setting.metadata["meaning"], describe_bounds(setting))))
+    return f"{meaning} [{setting.default or repr(setting.default)}]"
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:

@@ -163,8 +163,8 @@ def test_help_describes_every_field():
     for path, setting in settings():
         assert f"--config.{path} {type(setting.default).__name__.upper()}" in text.replace("[", "")
         assert f" {setting.metadata['meaning']}" in text
-    assert "channels of the first convolution, even, 2 to 1024 [64]" in text
-    assert "what convolutions compute in, one of float32, bfloat16 [float32]" in text
+    assert "channels of the first convolution, even; 2 to 1024 [64]" in text
+    assert "what convolutions compute in; one of float32, bfloat16 [float32]" in text
 
 
 def test_the_export_command_lists_all_formats():
