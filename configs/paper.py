@@ -4,8 +4,8 @@
 
 Differences from configs/places.py: squared error in the hole instead of L1, adversarial weight
 0.0004, Adadelta, short side resized at random to 256..384 pixels before a 256x256 crop, holes with
-independent sides of 96..128 pixels, filled with the mean pixel of the training images, sigmoid
-output, and a random local window for real samples.
+independent sides of 96..128 pixels, filled with the mean pixel of Places2, sigmoid output, and a
+random local window for real samples.
 Data: as for configs/places.py.
 Hardware: the paper trained for two months on four K80s.
 Expected: there are no published L1, PSNR or SSIM numbers to compare with.
@@ -20,6 +20,10 @@ from glinpaint_jax.config import (
     OptimizerConfig,
     PhasesConfig,
 )
+
+# The RGB mean that the authors published with their network (completionnet_places2.t7), in 0..1.
+# For other photographs, pass their own: --config.mask.fill=R,G,B.
+PLACES_MEAN = (0.4560 * 255, 0.4472 * 255, 0.4155 * 255)
 
 
 def get_config() -> Config:
@@ -39,7 +43,7 @@ def get_config() -> Config:
             max_size=128,
             max_delta=64,
             margin=0,
-            fill="mean",
+            fill=PLACES_MEAN,
         ),
         phases=PhasesConfig(completion_end=90_000, discriminator_end=100_000),
         losses=LossConfig(

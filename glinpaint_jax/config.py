@@ -3,7 +3,10 @@
 A file in configs/ defines `get_config() -> Config`; --config.model.width=32 changes one field.
 """
 
+import ast
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
@@ -13,46 +16,37 @@ from typing import Any
 from glinpaint_jax.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
-MATMUL_PRECISIONS = ("tensorfloat32", "float32")  # jax's names
 SCORES = ("l1", "psnr", "ssim")
-OUTPUTS = ("clip", "sigmoid")
-BASES = ("none", "smooth")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")
 MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "files")
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
-OPTIMIZERS = ("adam", "adadelta")
-SCHEDULES = ("constant", "cosine")
 
 
-def setting(default: Any, meaning: str, minimum: int | None = None, choices: tuple = ()) -> Any:
-    """A field with its meaning, which --help shows, and bounds, which `Config.validate` checks.
-
-    A tuple may also be one of the words in `choices`.
-    """
-    metadata = {"meaning": meaning, "minimum": minimum, "choices": choices}
+def setting(
+    default: Any, meaning: str, minimum: Any = -inf, maximum: Any = inf, choices: tuple = ()
+) -> Any:
+    """A field with its meaning, which --help shows, and the bounds of its value or values."""
+    metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata=metadata)
 
 
 @dataclass
 class ModelConfig:
-    width: int = setting(64, "channels of the first convolution, even", minimum=2)
-    output: str = setting("clip", "MMagic's clip, or the paper's sigmoid", choices=OUTPUTS)
-    base: str = setting(
-        "none", "smooth: holes are filled smoothly first, and the network corrects", choices=BASES
-    )
+    width: int = setting(64, "channels of the first convolution, even", minimum=2, maximum=1024)
+    output: str = setting("clip", "MMagic's, or the paper's sigmoid", choices=("clip", "sigmoid"))
+    base: str = setting("none", "smooth: corrects a smooth fill", choices=("none", "smooth"))
 
 
 @dataclass
 class DataConfig:
     source: str = setting(
         "photos",
-        "photos, folder:PATH[:LIST], tfds:NAME:SPLIT or array_record:GLOB; "
-        "A|B: the first that exists",
+        "photos, folder:PATH[:LIST], tfds:NAME:SPLIT or array_record:GLOB; A|B: the first found",
     )
-    eval_source: str = setting("", "the same for evaluation; empty: data.source's validation part")
+    eval_source: str = setting("", "of evaluation; empty: data.source's validation images")
     eval_images: int = setting(1000, "most images per evaluation set", minimum=1)
     num_workers: int = setting(4, "worker processes that read images; 0: threads", minimum=0)
     crop: str = setting("crop_then_resize", "MMagic's order, or the paper's", choices=CROPS)
@@ -62,32 +56,24 @@ class DataConfig:
 
 @dataclass
 class IrregularConfig:
-    lines: tuple[int, int] = setting((4, 8), "least and most lines per mask", minimum=1)
-    length: tuple[int, int] = setting(
-        (10, 99), "least and most pixels per stroke, at 256x256", minimum=1
-    )
-    width: tuple[int, int] = setting((10, 39), "least and most pixels, at 256x256", minimum=1)
+    lines: tuple[int, int] = setting((4, 8), "lines per mask", minimum=1)
+    length: tuple[int, int] = setting((10, 99), "pixels per stroke, at 256x256", minimum=1)
+    width: tuple[int, int] = setting((10, 39), "pixels, at 256x256", minimum=1)
 
 
 @dataclass
 class FreeFormConfig:
-    strokes: tuple[int, int] = setting((1, 4), "least and most brush strokes per mask", minimum=1)
-    vertices: tuple[int, int] = setting((4, 12), "least and most turns per stroke", minimum=1)
-    length: tuple[float, float] = setting(
-        (0.0, 0.25), "least and most between turns, as shares of the diagonal", minimum=0
-    )
-    width: tuple[float, float] = setting(
-        (12.0, 40.0), "least and most pixels, at 256x256", minimum=1
-    )
+    strokes: tuple[int, int] = setting((1, 4), "brush strokes per mask", minimum=1)
+    vertices: tuple[int, int] = setting((4, 12), "turns per stroke", minimum=1)
+    length: tuple[float, float] = setting((0.0, 0.25), "of the diagonal, between turns", minimum=0)
+    width: tuple[float, float] = setting((12.0, 40.0), "pixels, at 256x256", minimum=1)
 
 
 @dataclass
 class MaskConfig:
     kind: str = setting("square", "shape of the holes", choices=MASK_KINDS)
     max_size: int = setting(128, "square, rectangle: longest side, pixels", minimum=1)
-    max_delta: int = setting(
-        40, "square, rectangle: sides shrink by up to max_delta // 2", minimum=0
-    )
+    max_delta: int = setting(40, "square, rectangle: sides shrink by up to half of it", minimum=0)
     margin: int = setting(20, "square, rectangle: least distance to the border, pixels", minimum=0)
     max_holes: int = setting(1, "square, rectangle: most holes per image", minimum=1)
     min_area: float = setting(0.15, "irregular, free_form: smallest share of the image")
@@ -97,11 +83,12 @@ class MaskConfig:
     folder: str = setting("", "files, paired: folder of mask images")
     list: str = setting("", "files: text file that lists masks of the folder; empty: all")
     mixed: str = setting("", "mixed: kinds and weights, such as square:0.5,free_form:0.3,files:0.2")
-    fill: tuple[float, float, float] | str = setting(
-        (127.5, 127.5, 127.5),
-        "RGB in the holes, 0..255; mean: of the training images",
-        choices=("mean",),
-    )
+    fill: tuple[float, float, float] = setting((127.5,) * 3, "RGB in holes", minimum=0, maximum=255)
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """The kinds of the holes and their weights."""
+        return parse_mixed(self.mixed) if self.kind == "mixed" else {self.kind: 1.0}
 
 
 @dataclass
@@ -125,9 +112,11 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = setting("adam", "the optimizer of both networks", choices=OPTIMIZERS)
-    learning_rate: float = setting(4e-4, "greater than 0")
-    schedule: str = setting("constant", "cosine falls to 0 at num_steps", choices=SCHEDULES)
+    name: str = setting("adam", "the optimizer of both networks", choices=("adam", "adadelta"))
+    learning_rate: float = setting(4e-4, "after the warmup, above 0")
+    schedule: str = setting(
+        "constant", "cosine falls to 0 at num_steps", choices=("constant", "cosine")
+    )
     warmup_steps: int = setting(0, "steps of linear warmup", minimum=0)
     clip_norm: float = setting(0.0, "global gradient norm per network; 0: no clipping", minimum=0)
 
@@ -135,24 +124,20 @@ class OptimizerConfig:
 @dataclass
 class Config:
     num_steps: int = setting(500_002, "training steps", minimum=1)
-    seed: int = setting(0, "below 2**32", minimum=0)
+    seed: int = setting(0, "of all random numbers", minimum=0, maximum=2**32 - 1)
     init_from: str = setting("", "weights to start from, as for --checkpoint")
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
     image_size: int = setting(256, "side in pixels, a multiple of 4", minimum=16)
     precision: str = setting("float32", "what convolutions compute in", choices=PRECISIONS)
     matmul_precision: str = setting(
-        "tensorfloat32",
-        "how accelerators multiply float32 in training",
-        choices=MATMUL_PRECISIONS,
+        "tensorfloat32", "how accelerators multiply float32", choices=("tensorfloat32", "float32")
     )
     pixel_blocks: str = setting(
         "auto",
         "train full resolution in blocks of 2x2 pixels; auto: on TPUs",
         choices=("auto", "on", "off"),
     )
-    microbatches: int = setting(
-        1, "parts of the batch, computed one after another to save memory", minimum=1
-    )
+    microbatches: int = setting(1, "parts of a batch, one after another: less memory", minimum=1)
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)
@@ -160,7 +145,7 @@ class Config:
     best_by: str = setting("l1", "which score makes a checkpoint the best", choices=SCORES)
     max_skipped_updates: int = setting(10, "non-finite updates in a row before stopping", minimum=1)
     max_failed_saves: int = setting(3, "failed saves in a row before stopping", minimum=1)
-    ema_decay: float = setting(0.0, "decay of the generator's average; in [0, 1), 0: off")
+    ema_decay: float = setting(0.0, "decay of the generator's average; 0: off", minimum=0)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -175,148 +160,120 @@ class Config:
 
     def validate(self) -> "Config":
         """Returns self. Raises UserError for the first invalid value."""
-        for path, entry in settings():
-            _check(path, get_value(self, path), entry)
-        self._validate_relations()
-        self._validate_mask()
+        check_bounds(self)
+        for holds, path, allowed in (*self._rules(), *self._mask_rules()):
+            if not holds:
+                raise invalid(path, get_value(self, path), allowed)
         return self
 
-    def _validate_relations(self) -> None:
-        phases, rate = self.phases, self.optimizer.learning_rate
-        _require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
-        _require(self.model.width % 2 == 0, "model.width", self.model.width, "even")
-        _require(
-            self.model.base == "none" or self.model.output == "clip",
-            "model.output",
-            self.model.output,
-            f"clip with model.base={self.model.base}",
-        )
-        _require(
-            self.image_size % 4 == 0,
-            "image_size",
-            self.image_size,
-            f"a multiple of 4 (the generator's stride), such as {self.image_size // 4 * 4}",
-        )
-        _require(rate > 0, "optimizer.learning_rate", rate, "positive")
-        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1); 0 is off")
-        _require(
-            phases.completion_end <= phases.discriminator_end,
-            "phases.discriminator_end",
-            phases.discriminator_end,
-            f"at least phases.completion_end, {phases.completion_end}",
-        )
-        _require(
-            self.data.crop != "resize_then_crop" or self.data.crop_size >= self.image_size,
-            "data.crop_size",
-            self.data.crop_size,
-            f"at least image_size, {self.image_size}, with data.crop=resize_then_crop",
-        )
+    def _rules(self) -> Iterator[tuple[bool, str, str]]:
+        """Yields what bounds cannot say: whether it holds, a field, and what that may be."""
+        model, data, phases, size = self.model, self.data, self.phases, self.image_size
+        end, resized_first = phases.completion_end, data.crop == "resize_then_crop"
+        yield model.width % 2 == 0, "model.width", "even"
+        clipped = model.output == "clip"
+        yield clipped or model.base == "none", "model.output", "clip with model.base=smooth"
+        yield size % 4 == 0, "image_size", f"a multiple of 4, such as {size // 4 * 4}"
+        yield self.optimizer.learning_rate > 0, "optimizer.learning_rate", "positive"
+        yield self.ema_decay < 1, "ema_decay", "below 1; 0 is off"
+        late = f"at least phases.completion_end, {end}"
+        yield end <= phases.discriminator_end, "phases.discriminator_end", late
+        large = f"at least image_size, {size}, with data.crop=resize_then_crop"
+        yield data.crop_size >= size or not resized_first, "data.crop_size", large
 
-    def _validate_mask(self) -> None:
-        mask = self.mask
-        kinds = parse_mixed(mask.mixed) if mask.kind == "mixed" else (mask.kind,)
-        if any(kind in BBOX_MASK_KINDS for kind in kinds):
-            largest = self.image_size - 2 * mask.margin - 1
-            _require(
-                mask.max_size <= largest,
-                "mask.max_size",
-                mask.max_size,
-                f"at most image_size - 2 * mask.margin - 1 = {largest}; "
-                "lower it or mask.margin, or raise image_size",
-            )
-            _require(
-                mask.max_delta // 2 < mask.max_size,
-                "mask.max_delta",
-                mask.max_delta,
-                f"less than twice mask.max_size, {2 * mask.max_size}, or no hole is left",
-            )
-        if any(kind in ("files", "paired") for kind in kinds):
-            _require(mask.folder != "", "mask.folder", mask.folder, "a folder of mask images")
-        if any(kind in STROKE_MASK_KINDS for kind in kinds):
-            _require(
-                mask.min_area > 0 and mask.min_area + 0.05 <= mask.max_area <= 0.9,
-                "mask.min_area, mask.max_area",
-                (mask.min_area, mask.max_area),
-                "0 < min_area, min_area + 0.05 <= max_area <= 0.9",
-            )
-        _require(
-            mask.fill == "mean" or _are_numbers(mask.fill, 3, minimum=0, maximum=255),
-            "mask.fill",
-            mask.fill,
-            "three values within 0..255, or mean",
-        )
+    def _mask_rules(self) -> Iterator[tuple[bool, str, str]]:
+        mask, kinds = self.mask, set(self.mask.kinds)
+        if kinds & set(BBOX_MASK_KINDS):
+            room = self.image_size - 2 * mask.margin - 1
+            fitting = f"at most image_size - 2 * mask.margin - 1 = {room}"
+            yield mask.max_size <= room, "mask.max_size", fitting
+            smaller = f"less than twice mask.max_size, {2 * mask.max_size}, or no hole is left"
+            yield mask.max_delta // 2 < mask.max_size, "mask.max_delta", smaller
+        if kinds & set(STROKE_MASK_KINDS):
+            low = mask.min_area + 0.05
+            yield mask.min_area > 0, "mask.min_area", "positive"
+            between = f"mask.min_area + 0.05, {low:g}, to 0.9"
+            yield low <= mask.max_area <= 0.9, "mask.max_area", between
+        if kinds & {"files", "paired"}:
+            yield mask.folder != "", "mask.folder", "a folder of mask images"
+
+
+def check_bounds(config: Config) -> None:
+    for path, entry in settings():
+        if not is_allowed(value := get_value(config, path), entry):
+            raise invalid(path, value, describe_allowed(entry))
+
+
+def is_allowed(value: Any, entry: dataclasses.Field) -> bool:
+    """Whether `value` is of the setting's type and within its bounds."""
+    default, metadata = entry.default, entry.metadata
+    if isinstance(default, bool | str):
+        choices = metadata["choices"]
+        return isinstance(value, type(default)) and (not choices or value in choices)
+    if not isinstance(default, tuple):
+        default, value = (default,), (value,)
+    kind = int | float if isinstance(default[0], float) else int
+    return (
+        isinstance(value, tuple)
+        and len(value) == len(default)
+        and all(isinstance(number, kind) and isfinite(number) for number in value)
+        and metadata["minimum"] <= min(value)
+        and max(value) <= metadata["maximum"]
+        and (len(value) != 2 or value[0] <= value[1])  # pairs are ranges
+    )
+
+
+def describe_allowed(entry: dataclasses.Field) -> str:
+    """Such as "of type int, at least 1"."""
+    kind, default = f"of type {type(entry.default).__name__}", entry.default
+    if isinstance(default, tuple):
+        kind = "a range" if len(default) == 2 else f"{len(default)} numbers"
+        kind += f" such as {','.join(map(str, default))}"
+    return ", ".join(filter(None, (kind, describe_bounds(entry))))
+
+
+def describe_bounds(entry: dataclasses.Field) -> str:
+    """Such as "at least 1"; empty if there are none."""
+    minimum, maximum, choices = (entry.metadata[k] for k in ("minimum", "maximum", "choices"))
+    if choices:
+        return f"one of {', '.join(choices)}"
+    if maximum < inf:
+        return f"{minimum} to {maximum}"
+    return f"at least {minimum}" if minimum > -inf else ""
+
+
+def invalid(path: str, value: Any, allowed: str) -> UserError:
+    return UserError(
+        f"config.{path} is {value!r}, must be {allowed}; "
+        f"change it in the config file or pass --config.{path}=VALUE"
+    )
+
+
+def parse_value(text: str, entry: dataclasses.Field) -> Any:
+    """Returns what a flag's text stands for, or else the text, for `validate` to reject."""
+    value, kind = text, type(entry.default)
+    if kind is bool:
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    elif kind is not str:
+        with contextlib.suppress(SyntaxError, ValueError):
+            value = ast.literal_eval(text)
+    is_whole = kind is int and isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value  # 1e5 is whole
 
 
 def parse_mixed(text: str) -> dict[str, float]:
     """Returns {"square": 2.0, "files": 1.0} for "square:2,files". Raises UserError."""
+    entries = [entry.strip().partition(":") for entry in text.split(",")]
     weights = {}
-    for part in text.split(","):
-        kind, _, weight = part.strip().partition(":")
-        try:
-            weights[kind] = float(weight or 1)
-        except ValueError:
-            weights[kind] = 0.0
-    _require(
-        len(weights) == len(text.split(","))
-        and all(kind in MIXABLE_MASK_KINDS for kind in weights)
-        and all(weight > 0 and isfinite(weight) for weight in weights.values()),
-        "mask.mixed",
-        text,
-        f"different kinds of {', '.join(MIXABLE_MASK_KINDS)} with weights above 0, such as "
-        "square:0.5,free_form:0.3,irregular:0.2",
-    )
-    return weights
-
-
-def _check(path: str, value: Any, entry: dataclasses.Field) -> None:
-    kind = type(entry.default)
-    minimum, choices = entry.metadata["minimum"], entry.metadata["choices"]
-    if kind is tuple:
-        _check_tuple(path, value, entry)
-        return
-    _require(
-        isinstance(value, (int, float) if kind is float else kind),
-        path,
-        value,
-        f"of type {kind.__name__}",
-    )
-    _require(not isinstance(value, float) or isfinite(value), path, value, "finite")
-    _require(minimum is None or value >= minimum, path, value, f"at least {minimum}")
-    _require(not choices or value in choices, path, value, f"one of {', '.join(choices)}")
-
-
-def _check_tuple(path: str, value: Any, entry: dataclasses.Field) -> None:
-    minimum, choices = entry.metadata["minimum"], entry.metadata["choices"]
-    if isinstance(value, str) and value in choices:
-        return
-    words = "".join(f" or {word}" for word in choices)
-    _require(isinstance(value, tuple), path, value, f"of type tuple{words}")
-    if len(entry.default) == 2:  # a range; mask.fill, of three, is checked with the masks
-        kind = type(entry.default[0])
-        _require(
-            _are_numbers(value, 2, minimum=minimum)
-            and value[0] <= value[1]
-            and (kind is float or all(isinstance(number, int) for number in value)),
-            path,
-            value,
-            f"least,most: two of type {kind.__name__}, at least {minimum}",
-        )
-
-
-def _are_numbers(value: tuple, count: int, *, minimum: Any, maximum: Any = inf) -> bool:
-    """Whether `value` holds `count` finite numbers within the limits."""
-    return len(value) == count and all(
-        isinstance(number, int | float) and isfinite(number) and minimum <= number <= maximum
-        for number in value
-    )
-
-
-def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise UserError(
-            f"config.{path} is {value!r}, must be {allowed}; "
-            f"change it in the config file or pass --config.{path.split(',')[0]}=VALUE"
-        )
+    with contextlib.suppress(ValueError):
+        weights = {kind: float(weight or 1) for kind, _, weight in entries}
+    if len(weights) == len(entries) and all(
+        kind in MIXABLE_MASK_KINDS and 0 < weight < inf for kind, weight in weights.items()
+    ):
+        return weights
+    kinds = ", ".join(MIXABLE_MASK_KINDS)
+    allowed = f"different kinds of {kinds} with weights above 0, such as square:0.5,free_form:0.3"
+    raise invalid("mask.mixed", text, allowed)
 
 
 def settings(section: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
@@ -338,14 +295,8 @@ def set_value(config: Config, path: str, value: Any) -> None:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """A plain nested dict that survives JSON (tuples become lists)."""
-    return _to_plain(dataclasses.asdict(config))
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _to_plain(part) for name, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    """A plain nested dict, as JSON has it: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 # Fields that checkpoints and exported weights of earlier versions may have.
@@ -355,7 +306,7 @@ REMOVED_FIELDS = ("gradient_dtype", "batch_norm_devices")
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Missing fields get their defaults.
 
-    Raises UserError for fields that this version does not have.
+    Raises UserError for unknown fields and values out of bounds.
     """
     config = Config()
     fields = {path: value for path, value in flatten(values).items() if path not in REMOVED_FIELDS}
@@ -365,6 +316,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise UserError(f"the saved config has fields that this version does not know: {names}")
     for path, value in fields.items():
         set_value(config, path, tuple(value) if isinstance(value, list) else value)
+    check_bounds(config)
     return config
 
 

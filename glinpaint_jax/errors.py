@@ -12,8 +12,10 @@ class UserError(Exception):
     """
 
 
-# The extra of this package that installs a module, if it has another name.
+# The extra of this package that installs a module.
 EXTRA_OF = {
+    "torch": "torch",
+    "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "gcsfs": "gcs",
@@ -30,15 +32,10 @@ def import_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
-        extra = EXTRA_OF.get(package, package)
-        if extra not in ("torch", "onnx", "web", "hub", "gcs"):
+        if (extra := EXTRA_OF.get(package)) is None:
             raise
+        is_checkout = (Path(__file__).parent.parent / "pyproject.toml").is_file()
+        ours = f"-e '.[{extra}]'" if is_checkout else f"'glinpaint_jax[{extra}]'"
         raise UserError(
-            f"this needs {package}, which is not installed; pip install {_ourselves(extra)}"
+            f"this needs {package}, which is not installed; pip install {ours}"
         ) from None
-
-
-def _ourselves(extra: str) -> str:
-    """What pip installs this package by, with an extra: the checkout it runs from, or its name."""
-    is_checkout = (Path(__file__).parent.parent / "pyproject.toml").is_file()
-    return f"-e '.[{extra}]'" if is_checkout else f"'glinpaint_jax[{extra}]'"

@@ -6,21 +6,16 @@ program when they are spawned, do not load it.
 """
 
 import argparse
-import ast
-import contextlib
 import copy
 import dataclasses
 import difflib
 import functools
-import inspect
 import os
-import re
 import runpy
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,17 +23,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from glinpaint_jax.config import Config, set_value, settings
+from glinpaint_jax.config import Config, describe_bounds, parse_value, set_value, settings
 from glinpaint_jax.configs import FOLDER
 from glinpaint_jax.downloads import BUNDLED, CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import in_bucket
 from glinpaint_jax.inference.methods import METHODS
 
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
-
-MIN_OPEN_FILES = 128
 
 
 def run(command: ModuleType, program: str, arguments: list[str]) -> None:
@@ -54,7 +46,6 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
-        _check_open_files()
         parser = ArgumentParser(program, command.__doc__)
         command.add_arguments(parser)
         command.main(parser.parse_args(arguments))
@@ -67,20 +58,6 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     except Exception:
         traceback.print_exc()
         _exit(1)
-
-
-def _check_open_files() -> None:
-    """Raises UserError if this process may open so few files that it would fail anywhere."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows has no such limit
-        return
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= limit < MIN_OPEN_FILES:
-        raise UserError(
-            f"the limit of open files is {limit}, must be at least {MIN_OPEN_FILES}; "
-            "run `ulimit -n 1024` first"
-        )
 
 
 def _exit(status: int) -> NoReturn:
@@ -112,34 +89,22 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, arguments: list[str]) -> argparse.Namespace:
-        self._reject_unknown_flags(arguments)
         parsed, surplus = self.parse_known_args(arguments)
-        if surplus:
-            raise UserError(f"unexpected argument {surplus[0]!r}; flags start with --")
-        return parsed
-
-    def _reject_unknown_flags(self, arguments: list[str]) -> None:
-        known = self._option_string_actions
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if re.match("--?[a-zA-Z]", name) and name not in known:
-                close = difflib.get_close_matches(name, known, n=3)
-                advice = f"did you mean {' or '.join(close)}?" if close else "see --help"
-                if re.match(r"--?config\.", name):
-                    raise UserError(f"{name}: the config has no such field; {advice}")
-                raise UserError(f"unknown flag {name}; {advice}")
+        if not surplus:
+            return parsed
+        name = surplus[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise UserError(f"unexpected argument {name!r}; flags start with --")
+        close = difflib.get_close_matches(name, self._option_string_actions, n=3)
+        advice = f"did you mean {' or '.join(close)}?" if close else "see --help"
+        raise UserError(f"unknown flag {name}; {advice}")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        required=required,
-        metavar="PATH",
-        help=CHECKPOINT_HELP,
-    )
+    parser.add_argument("--checkpoint", required=required, metavar="PATH", help=CHECKPOINT_HELP)
 
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:
@@ -176,20 +141,16 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
         kind = type(setting.default)
         groups[section].add_argument(
             f"--config.{path}",
-            type=_parser(setting),
             default=argparse.SUPPRESS,
             help=_describe(setting).replace("%", "%%"),
             metavar=kind.__name__.upper(),
-            **({"nargs": "?", "const": True} if kind is bool else {}),
+            **({"nargs": "?", "const": "true"} if kind is bool else {}),
         )
 
 
 def _describe(setting: dataclasses.Field) -> str:
-    minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
-    bounds = "" if minimum is None else f", >= {minimum}"
-    if isinstance(setting.default, str) and choices:
-        bounds = f": {', '.join(choices)}"
-    return f"{setting.metadata['meaning']}{bounds} [{setting.default or repr(setting.default)}]"
+    meaning = "; ".join(filter(None, (setting.metadata["meaning"], describe_bounds(setting))))
+    return f"{meaning} [{setting.default or repr(setting.default)}]"
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,15 +189,15 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
         raise UserError(
             f"no config; pass --config with a file or one of {', '.join(our_configs())}"
         )
-    for name, value in vars(arguments).items():
-        if name.startswith("config."):
-            set_value(config, name.removeprefix("config."), value)
+    for path, setting in settings():
+        if (text := vars(arguments).get(f"config.{path}")) is not None:
+            set_value(config, path, parse_value(text, setting))
     return config.validate()
 
 
-def find_config(place: str) -> Path:
-    """Returns the file of one of our configs, by name, or else `place`. An existing file wins."""
-    return Path(place) if Path(place).is_file() else our_configs().get(place, Path(place))
+def find_config(spec: str) -> Path:
+    """Returns the file of one of our configs, by name, or else `spec`. An existing file wins."""
+    return Path(spec) if Path(spec).is_file() else our_configs().get(spec, Path(spec))
 
 
 def our_configs() -> dict[str, Path]:
@@ -251,21 +212,13 @@ def read_config(path: Path) -> Config:
             f"no config file {str(path)!r}; pass a file or one of {', '.join(our_configs())}"
         )
     try:
-        source = path.read_bytes()
-        if b"\0" in source:
-            raise SyntaxError(
-                "NUL byte; save the file as UTF-8 text",
-                (str(path), source[: source.index(b"\0")].count(b"\n") + 1, None, None),
-            )
         get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if callable(get_config) else get_config
+        config = get_config() if callable(get_config) else None
     except Exception as error:
         raise UserError(_describe_failure(error, path)) from None
     if not isinstance(config, Config):
-        line = get_config.__code__.co_firstlineno if inspect.isfunction(get_config) else 1
         raise UserError(
-            f"{path}, line {line}: the file must define get_config() -> glinpaint_jax.config.Config"
-            f", as our demo does; found {type(config).__name__}"
+            f"{path} must define get_config() -> glinpaint_jax.config.Config, as our demo does"
         )
     return config
 
@@ -282,8 +235,8 @@ def _describe_failure(error: Exception, path: Path) -> str:
 
 
 def local_path(text: str) -> Path:
-    if in_bucket(text):
-        raise UserError(f"{text} must be on disk; only workdirs and checkpoints may be in a bucket")
+    if "://" in text:
+        raise UserError(f"{text} must be on disk; only workdirs and checkpoints may be elsewhere")
     return Path(text)
 
 
@@ -291,42 +244,3 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
-
-
-def _parse_int(text: str) -> int:
-    """Also reads 1e5 as 100000."""
-    with contextlib.suppress(ValueError):
-        return int(text)
-    with contextlib.suppress(ValueError):
-        if float(text).is_integer():
-            return int(float(text))
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 100000 or 1e5")
-
-
-def _parse_bool(text: str) -> bool:
-    if text.lower() not in TRUE + FALSE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
-    return text.lower() in TRUE
-
-
-def _parser(setting: dataclasses.Field) -> Callable[[str], Any]:
-    kind = type(setting.default)
-    if kind is tuple:
-        return functools.partial(_parse_tuple, setting)
-    return {int: _parse_int, bool: _parse_bool}.get(kind, kind)
-
-
-def _parse_tuple(setting: dataclasses.Field, text: str) -> tuple[Any, ...] | str:
-    words = setting.metadata["choices"]
-    if text in words:
-        return text
-    try:
-        return tuple(ast.literal_eval(text))
-    except (SyntaxError, TypeError, ValueError):
-        example = ",".join(map(str, setting.default))
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not {' or '.join([f'a tuple such as {example}', *words])}"
-        ) from None
-
-
-TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")

@@ -4,7 +4,7 @@
 
 The config chooses the images, crops and holes: --config, or else the checkpoint's own, with fields
 changed by --config.FIELD=VALUE. The network is always the checkpoint's, with averaged weights if
-it has them, and so is the colour that it sees in holes, unless --config.mask.fill changes it.
+it has them, and so is the color that it sees in holes, unless --config.mask.fill changes it.
 
 MMagic's weights on their data, with the published scores beside ours:
 
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.config import BBOX_MASK_KINDS, Config, differences
+from glinpaint_jax.config import BBOX_MASK_KINDS, SCORES, Config, differences
 from glinpaint_jax.downloads import Official, identify, locate
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
+from glinpaint_jax.files import report_unwritable
 
 if TYPE_CHECKING:
     from glinpaint_jax.models.networks import Weights
@@ -34,13 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     cli.add_checkpoint_argument(parser)
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
-    add("--json", type=cli.local_path, metavar="FILE", help="also write the scores to this file")
-    add(
-        "--output",
-        type=cli.local_path,
-        metavar="DIR",
-        help="also write a picture of every image, as PNG",
-    )
+    add("--json", type=cli.local_path, metavar="FILE", help="also write the scores there")
+    add("--output", type=cli.local_path, metavar="DIR", help="also write a PNG of every image")
     add("--baselines", action="store_true", help="also score methods that need no training")
     cli.add_config_arguments(parser, "a config file or name [the checkpoint's own config]")
     cli.add_distributed_arguments(parser)
@@ -48,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments) if arguments.config else None
-    if arguments.json:
-        check_json(arguments.json)
-    output = arguments.output
+    scores_file, output = arguments.json, arguments.output
+    if scores_file and (scores_file.is_dir() or not scores_file.absolute().parent.is_dir()):
+        raise UserError(f"--json={scores_file} must be a file in an existing folder")
     if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} exists and is not empty; choose another folder")
     cli.start(arguments)
@@ -62,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     weights = load_weights(path)
     if config is None:
         config = cli.load_config(arguments, weights.config)
-    if "config.mask.fill" not in vars(arguments) or config.mask.fill == "mean":
+    if "config.mask.fill" not in vars(arguments):
         config.mask.fill = weights.config.mask.fill
     if arguments.limit:
         config.data.eval_images = arguments.limit
@@ -72,21 +67,16 @@ def main(arguments: argparse.Namespace) -> None:
     if "val" in scores and (official := find_published(path, arguments.config, config)):
         scores["val"][f"MMagic, {official.test_set}"] = official.scores
     if arguments.config is None:
-        print(f"config of the checkpoint: data.source {config.data.source}", file=sys.stderr)
+        log(f"config of the checkpoint: data.source {config.data.source}")
     print(table(scores))
-    if arguments.json:
+    if scores_file:
         content = json.dumps({"step": weights.step, "scores": scores}, indent=2) + "\n"
-        with report_unwritable(arguments.json):
-            write_atomically(arguments.json, content.encode())
+        with report_unwritable(scores_file):
+            scores_file.write_text(content)
 
 
-def check_json(path: Path) -> None:
-    """Raises UserError if the scores could not be written there."""
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir():
-        problem = "is a folder" if path.is_dir() else f"no folder {folder}"
-        raise UserError(f"--json={path}: {problem}; pass a file")
-    check_folder_writable(folder)
+def log(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def find_published(weights: Path, config_file: Path | None, config: Config) -> Official | None:
@@ -113,40 +103,30 @@ def score(
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.evaluation.baselines import BASELINES, BIHARMONIC_SIZE
-    from glinpaint_jax.evaluation.evaluate import (
-        evaluate,
-        make_baseline_completion,
-        make_generator_completion,
-        with_pictures,
-    )
+    from glinpaint_jax.evaluation import baselines, evaluate
     from glinpaint_jax.models.networks import make_networks
     from glinpaint_jax.parallel import make_mesh, replicated
     from glinpaint_jax.processes import require_same
 
-    def warn(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    data = config.data
+    data, mesh = config.data, make_mesh()
     sources = open_sources(data.source, data.eval_source, data.eval_images)
     require_same(config, sources.fingerprints())
-    mesh = make_mesh()
-    failures = FailureLog(sources.images, warn)
+    failures = FailureLog(sources.images, log)
     if jax.process_index() == 0:
-        warn(sources.description)
+        log(sources.description)
     generator, _ = make_networks(weights.config)
     variables = jax.device_put(weights.generator, replicated(mesh))
-    model = make_generator_completion(config, generator, mesh)(variables)
-    baselines = dict(BASELINES) if with_baselines else {}
-    if config.image_size > BIHARMONIC_SIZE and baselines.pop("biharmonic", None):
-        warn(f"biharmonic is left out: image_size={config.image_size}, up to {BIHARMONIC_SIZE}")
-    others = {name: make_baseline_completion(fill, mesh) for name, fill in baselines.items()}
+    model = evaluate.make_generator_completion(config, generator, mesh)(variables)
+    fills = dict(baselines.BASELINES) if with_baselines else {}
+    if config.image_size > baselines.BIHARMONIC_SIZE and fills.pop("biharmonic", None):
+        log(f"biharmonic is left out: images are larger than {baselines.BIHARMONIC_SIZE}")
+    others = {name: evaluate.make_baseline_completion(fill, mesh) for name, fill in fills.items()}
 
     scores = {}
     for set_name, source in sources.evaluation.items():
-        own = with_pictures(model, source, pictures / set_name) if pictures else model
+        own = evaluate.with_pictures(model, source, pictures / set_name) if pictures else model
         scores[set_name] = {
-            method: evaluate(completion, source, config, mesh, failures)
+            method: evaluate.evaluate(completion, source, config, mesh, failures)
             for method, completion in {f"model, step {weights.step}": own, **others}.items()
         }
     return scores
@@ -158,7 +138,6 @@ def table(scores: Scores) -> str:
     for set_name, methods in scores.items():
         lines.append(f"{set_name.replace('_', ' '):<24}{'l1 %':>9}{'PSNR':>9}{'SSIM':>9}")
         for method, values in methods.items():
-            lines.append(
-                f"  {method:<22}{values['l1']:>9.3f}{values['psnr']:>9.3f}{values['ssim']:>9.3f}"
-            )
+            numbers = "".join(f"{values[score]:>9.3f}" for score in SCORES)
+            lines.append(f"  {method:<22}{numbers}")
     return "\n".join(lines)

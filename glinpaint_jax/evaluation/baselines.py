@@ -6,59 +6,57 @@ from collections.abc import Callable
 import cv2
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
+from glinpaint_jax.data.masks import Mask
+from glinpaint_jax.data.sources import Image
 from glinpaint_jax.models.smooth import smooth_fill
 
-Image = UInt8[np.ndarray, "h w 3"]
-Mask = UInt8[np.ndarray, "h w 1"]
-
-GREY = 128  # without any valid pixel
+GRAY = 128  # without any valid pixel
 RADIUS = 3  # of OpenCV's methods, pixels
 BIHARMONIC_SIZE = 128  # largest image side: less than a second if all of it is a hole
 
 
-def grey_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image, Mask], Image]:
-    """Makes `fill` return grey if no pixel is valid. OpenCV would return its input, others fail."""
+def gray_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image, Mask], Image]:
+    """Makes `fill` return gray if no pixel is valid. OpenCV would return its input, others fail."""
 
     @functools.wraps(fill)
-    def fill_or_grey(image: Image, mask: Mask) -> Image:
-        return np.full_like(image, GREY) if mask.all() else fill(image, mask)
+    def fill_or_gray(image: Image, mask: Mask) -> Image:
+        return np.full_like(image, GRAY) if mask.all() else fill(image, mask)
 
-    return fill_or_grey
+    return fill_or_gray
 
 
-@grey_if_all_is_hole
+@gray_if_all_is_hole
 def mean_fill(image: Image, mask: Mask) -> Image:
-    """Fills the hole (mask 1) with the mean colour of the valid pixels."""
+    """Fills the hole (mask 1) with the mean color of the valid pixels."""
     hole = mask[..., 0] > 0
     filled = image.copy()
     filled[hole] = np.rint(image[~hole].mean(axis=0)).astype(np.uint8)
     return filled
 
 
-@grey_if_all_is_hole
+@gray_if_all_is_hole
 def telea(image: Image, mask: Mask) -> Image:
     """Telea's fast marching inpainting (2004)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_TELEA)
 
 
-@grey_if_all_is_hole
+@gray_if_all_is_hole
 def navier_stokes(image: Image, mask: Mask) -> Image:
     """Bertalmio's inpainting by fluid dynamics (2001)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)
 
 
-@grey_if_all_is_hole
-def harmonic(image: Image, mask: Mask) -> Image:
+@gray_if_all_is_hole
+def smooth(image: Image, mask: Mask) -> Image:
     """The smooth fill that `model.base=smooth` starts from."""
     batch = image[None].astype(np.float32), mask[None].astype(np.float32)
     return np.rint(_smooth_fill(*batch)[0]).astype(np.uint8)
 
 
-@grey_if_all_is_hole
+@gray_if_all_is_hole
 def biharmonic(image: Image, mask: Mask) -> Image:
-    """Continues slopes as well as colours into the hole (Damelin and Hoang 2018).
+    """Continues slopes as well as colors into the hole (Damelin and Hoang 2018).
 
     Solves a sparse system directly: time grows faster than the number of pixels in the hole.
     """
@@ -71,9 +69,9 @@ def biharmonic(image: Image, mask: Mask) -> Image:
 _smooth_fill = jax.jit(smooth_fill)
 
 BASELINES = {
-    "mean colour": mean_fill,
+    "mean color": mean_fill,
     "Telea": telea,
     "Navier-Stokes": navier_stokes,
-    "smooth fill": harmonic,
+    "smooth fill": smooth,
     "biharmonic": biharmonic,
 }

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import flax
 import jax
 import numpy as np
+import PIL.Image
 from clu import metrics as clu_metrics
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.files import replace_atomically, report_unwritable
+from glinpaint_jax.files import report_unwritable
 from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
@@ -44,11 +45,7 @@ class MeanScores(clu_metrics.Collection):
 
 
 def evaluate(
-    complete_batch: CompleteBatch,
-    source: Source,
-    config: Config,
-    mesh: Mesh,
-    failures: FailureLog,
+    complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, failures: FailureLog
 ) -> dict[str, float]:
     """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
 
@@ -88,10 +85,7 @@ def make_score(
 def make_generator_completion(
     config: Config, generator: Generator, mesh: Mesh
 ) -> Callable[[Any], CompleteBatch]:
-    """Makes a function: generator variables -> `CompleteBatch`.
-
-    All variables share one compiled program.
-    """
+    """Makes a function: generator variables -> `CompleteBatch`. All share one compiled program."""
 
     def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
         inputs = make_inputs(batch, config.mask.fill)
@@ -104,10 +98,7 @@ def make_generator_completion(
         out_shardings=batch_sharding(mesh),
     )
 
-    def with_variables(variables: Any) -> CompleteBatch:
-        return lambda _, batch: jitted(variables, batch)
-
-    return with_variables
+    return lambda variables: lambda _, batch: jitted(variables, batch)
 
 
 def make_baseline_completion(
@@ -125,8 +116,8 @@ def make_baseline_completion(
     return complete_batch
 
 
-def draw_masks(batch: HostBatch) -> np.ndarray:
-    """Returns the batch's masks, or draws its boxes: uint8 [b, h, w, 1], 1 = hole."""
+def draw_masks(batch: HostBatch) -> UInt8[np.ndarray, "b h w 1"]:
+    """Returns the batch's masks (1 = hole), or draws its boxes."""
     if "mask" in batch:
         return batch["mask"]
     height, width = batch["image"].shape[1:3]
@@ -140,20 +131,14 @@ def sample_rows(
     mesh: Mesh,
     failures: FailureLog,
     columns: int,
-) -> np.ndarray:
-    """Returns this process's first images, masked, completed and original.
-
-    The result is uint8 [3, columns, h, w, 3].
-    """
+) -> UInt8[np.ndarray, "3 columns h w 3"]:
+    """Returns this process's first images, masked, completed and original."""
     host_batch, batch = next(_iterate_batches(source, config, mesh, failures))
     return picture_rows(host_batch, complete_batch(host_batch, batch))[:, :columns]
 
 
-def picture_rows(host_batch: HostBatch, completed: Array) -> np.ndarray:
-    """Returns this process's images, masked (white), completed and original.
-
-    `completed` is a `CompleteBatch`'s result. The result is uint8 [3, b, h, w, 3].
-    """
+def picture_rows(host_batch: HostBatch, completed: Array) -> UInt8[np.ndarray, "3 b h w 3"]:
+    """Returns this process's images, masked (white), completed and original."""
     local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
     image = host_batch["image"]
     masked = np.where(draw_masks(host_batch), np.uint8(255), image)
@@ -174,11 +159,9 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
             record = int(host_batch["record"][i])
             name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
             path = folder / f"{record:06d}_{name}.png"
-            _, encoded = cv2.imencode(".png", np.hstack(rows[:, i])[..., ::-1])
             with report_unwritable(path):
                 folder.mkdir(parents=True, exist_ok=True)
-                with replace_atomically(path) as temporary:
-                    temporary.write_bytes(encoded.tobytes())
+                PIL.Image.fromarray(np.hstack(rows[:, i])).save(path)
         return completed
 
     return complete_and_write

@@ -1,13 +1,15 @@
 """Hides the seam between a filled hole and its surroundings (paper, section 3.4).
 
-Poisson blending keeps the completion's detail and shifts its colours to match those around the
+Poisson blending keeps the completion's detail and shifts its colors to match those around the
 hole. Each hole is blended separately; the original pixels inside it are never read.
 """
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from scipy.ndimage import distance_transform_edt
+
+from glinpaint_jax.inference.photos import Hole, Image
 
 KINDS = ("none", "poisson", "telea-poisson")
 MAX_BLENDED = 8 * 10**6  # pixels of a hole's bounding box that are blended by default: 1.6 GB
@@ -15,15 +17,12 @@ MAX_BLENDED = 8 * 10**6  # pixels of a hole's bounding box that are blended by d
 ERODED = 3
 MARGIN = 8  # pixels around a hole that blending uses
 # The image is mirrored by at most this many pixels at borders that a hole touches, because there
-# are no colours to match beyond the border.
+# are no colors to match beyond the border.
 MIRRORED = 128
 
-Image = UInt8[np.ndarray, "h w 3"]
-Hole = Bool[np.ndarray, "h w"]
 
-
-def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None = None) -> Image:
-    """Returns `completed` with its holes (True) blended; pixels outside the holes are unchanged.
+def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Image:
+    """Returns `completed` with its holes blended; pixels outside the holes are unchanged.
 
     poisson: keeps the completion's detail up to the edge of the hole. telea-poisson: the paper's
     method; the destination is Telea's inpainting (radius 1), which remains visible in a rim of
@@ -43,8 +42,8 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None = None
         rows = slice(max(0, top - MARGIN), top + height + MARGIN)
         columns = slice(max(0, left - MARGIN), left + width + MARGIN)
         this_hole = hole[rows, columns] & (labels[rows, columns] == label)
-        part = _blend_one(completed[rows, columns], this_hole, kind)
-        blended[rows, columns][this_hole] = part[this_hole]
+        result = _blend_one(completed[rows, columns], this_hole, kind)
+        blended[rows, columns][this_hole] = result[this_hole]
     return blended
 
 
@@ -77,8 +76,8 @@ def _blend_one(completed: Image, hole: Hole, kind: str) -> Image:
     column, row, columns, rows = cv2.boundingRect(mask)
     if min(columns, rows) <= 2 * ERODED:  # only rim; OpenCV fails for the narrowest masks
         return destination[top : top + height, left : left + width]
-    centre = (column + columns // 2, row + rows // 2)
-    cloned = cv2.seamlessClone(source, destination, mask * 255, centre, cv2.NORMAL_CLONE)
+    center = (column + columns // 2, row + rows // 2)
+    cloned = cv2.seamlessClone(source, destination, mask * 255, center, cv2.NORMAL_CLONE)
     return cloned[top : top + height, left : left + width]
 
 

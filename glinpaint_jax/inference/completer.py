@@ -1,5 +1,6 @@
 """Fills the holes of photographs of any size, exactly and in bounded memory."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -11,19 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.masks import check_same_size, describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
-from glinpaint_jax.inference.photos import Photo, read_photo
+from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
-from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
@@ -31,24 +30,20 @@ from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
-Image = UInt8[np.ndarray, "h w 3"]
-Hole = Bool[np.ndarray, "h w"]
 Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
 Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
-    """Fills holes with a trained generator or by `method`: one of METHODS, which need no weights.
+    """Fills holes with a trained generator or by `method`, one of METHODS, which need no weights.
 
-    Without both, the generator is the small one that comes with the package.
+    Without both, the generator is the small one that comes with the package. Computes only crops
+    around the holes: at most `tile` x `tile` pixels of hole plus the receptive radius. At scale 1,
+    the result equals one pass over the whole image. A smaller tile needs less memory.
 
-    Computes only crops around the holes: at most `tile` x `tile` pixels of hole plus the receptive
-    radius. At scale 1, the result equals one pass over the whole image. A smaller tile needs less
-    memory and more time.
-
-    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson, except
-    for holes of more than MAX_BLENDED pixels; none for methods and for generators that correct a
-    smooth fill, which leave no seam.
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
+    holes of up to MAX_BLENDED pixels; none for methods and for generators that correct a smooth
+    fill, which leave no seam.
 
     `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
     than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -125,10 +120,10 @@ class Completer:
         """Returns `image` with its hole filled; all other pixels are unchanged.
 
         For a uint8 array [h, w, 3], of numpy or jax, returns a numpy array; for a PIL image or a
-        path, a PIL image (8-bit grey or RGB, with or without alpha). `mask` has the same size: a
-        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole. Raises
-        UserError for unsupported images or masks; warns of holes that are empty or cover most of
-        the image.
+        path, a PIL image (8-bit gray or RGB, with or without alpha). `mask` has the same size: a
+        bool array [h, w], True = hole, or an image, path or uint8 array, white = hole; or None: the
+        hole is what is transparent. Raises UserError for unsupported images or masks; warns of
+        holes that are empty or cover most of the image.
         """
         return next(self.batch([image], [mask], batch_size=1))
 
@@ -138,26 +133,23 @@ class Completer:
         """Yields the completed `images` in order, in the same form as calling the completer.
 
         Computes up to `batch_size` regions of equal size together, which uses an accelerator better
-        but needs `batch_size` times the memory. Raises UserError at the first pair that cannot be
-        completed.
+        but needs `batch_size` times the memory. Raises UserError if a pair cannot be completed.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs, failure = _pair_up(images, masks), None
-        while not failure:
-            group = []
-            try:
-                for pair in itertools.islice(pairs, batch_size):
-                    group.append(_read_pair(*pair))
-            except UserError as error:  # complete the pairs before it first
-                failure = error
-            if not group:
-                break
-            filled = self.fill([pixels for _, pixels, _ in group], [hole for *_, hole in group])
-            for (photo, _, hole), completed in zip(group, filled, strict=True):
-                yield completed if photo is None else photo.with_hole_filled(completed, hole).image
-        if failure:
-            raise failure
+        pairs = zip(images, masks, strict=True)
+        while group := [
+            (image, *read_pair(image, mask)) for image, mask in itertools.islice(pairs, batch_size)
+        ]:
+            for *_, doubt in group:
+                if doubt:
+                    warnings.warn(doubt, stacklevel=2)
+            filled = self.fill(
+                [photo.rgb for _, photo, *_ in group], [hole for *_, hole, _ in group]
+            )
+            for (image, photo, hole, _), completed in zip(group, filled, strict=True):
+                result = photo.with_hole_filled(completed, hole).image
+                yield result if isinstance(image, PhotoInput) else np.array(result)
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
@@ -177,11 +169,11 @@ class Completer:
             groups = large_holes(hole, self._trained_size) if self._trained_size else []
         else:
             groups = [(self._scale, hole)] if self._scale < 1 else []
-        for scale, part in groups:
+        for scale, group in groups:
             small_image, small_hole = shrink(image, hole, scale)
             (small,) = self.fill_unscaled([small_image], [small_hole])
-            image = enlarge(small, image, part)
-            hole = hole & ~part
+            image = enlarge(small, image, group)
+            hole = hole & ~group
         return image, hole
 
     def fill_unscaled(self, images: Images, holes: Holes) -> Images:
@@ -191,11 +183,11 @@ class Completer:
             return [fill_without_weights(*pair, self._method) for pair in pairs]
         completed = [image.copy() for image in images]
         for index, region, prediction in self.predictions(images, holes):
-            part = region.kept.slices
-            hole = holes[index][part]
+            kept = region.kept.slices
+            hole = holes[index][kept]
             # Crop to the image: predictions may include the padding to multiples of the stride.
             rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
-            completed[index][part][hole] = rounded[hole]
+            completed[index][kept][hole] = rounded[hole]
         return completed
 
     def predictions(
@@ -203,11 +195,11 @@ class Completer:
     ) -> Iterator[tuple[int, Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
         """Yields (image index, region, generator output in 0..255) for all regions of all images.
 
-        The output covers the region's `kept` part. Computes up to len(images) regions of equal size
+        The output covers the region's `kept` box. Computes up to len(images) regions of equal size
         at once.
         """
         if self._is_smooth:
-            images = [fill_smoothly(*pair) for pair in zip(images, holes, strict=True)]
+            images = [smooth_fill_photo(*pair) for pair in zip(images, holes, strict=True)]
         images = [pad_to_stride(image) for image in images]
         holes = [pad_to_stride(hole) for hole in holes]
         by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
@@ -229,57 +221,12 @@ class Completer:
 
 
 def check_scale(scale: int | float | str) -> int | float | str:
-    """Returns `scale`; raises UserError if it is neither "auto" nor above 0 and up to 1."""
-    if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale <= 1):
-        raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
-    return scale
-
-
-def _pair_up(images: Iterable[Any], masks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yields pairs; then raises UserError if images or masks are left."""
-    end = object()
-    pairs = itertools.zip_longest(images, masks, fillvalue=end)
-    for count, (image, mask) in enumerate(pairs):
-        if image is end or mask is end:
-            few, many = ("images", "masks") if image is end else ("masks", "images")
-            raise UserError(f"{count} {few} for more than {count} {many}; pass one mask per image")
-        yield image, mask
-
-
-def _read_pair(image: Any, mask: Any) -> tuple[Photo | None, Image, Hole]:
-    """Returns the photo (None if `image` is an array), its pixels and its hole."""
-    image, mask = _to_numpy(image), _to_numpy(mask)
-    photo = None if isinstance(image, np.ndarray) else read_photo(image)
-    pixels = image if photo is None else photo.rgb
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(
-            f"the image is {pixels.dtype} {pixels.shape}, must be uint8 [h, w, 3]; convert it, for "
-            "example by np.rint(255 * image).astype(np.uint8) if its values are in 0..1"
-        )
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.uint8:
-        mask = PIL.Image.fromarray(mask)
-    hole = mask if isinstance(mask, np.ndarray) else read_mask(mask, pixels)
-    if hole.dtype != bool or hole.ndim != 2:
-        raise UserError(
-            f"the mask is {hole.dtype} {hole.shape}, must be bool [h, w], True = hole, or uint8 "
-            "[h, w], white = hole; pass mask > 0.5, for example"
-        )
-    check_same_size(pixels.shape[:2], hole.shape)
-    if doubt := describe_doubt(hole):
-        warnings.warn(doubt, stacklevel=3)
-    return photo, pixels, hole
-
-
-def _to_numpy(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
-    """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
-    if isinstance(given, str | Path | PIL.Image.Image):
-        return given
-    if hasattr(given, "__array__"):
-        return np.asarray(given)
-    raise UserError(
-        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
-        "several of them to Completer.batch"
-    )
+    """Returns "auto" or a number, also from text; raises UserError unless above 0 and up to 1."""
+    with contextlib.suppress(ValueError):
+        number = scale if scale == "auto" else float(scale)
+        if number == "auto" or 0 < number <= 1:
+            return number
+    raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:

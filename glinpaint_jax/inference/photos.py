@@ -1,5 +1,6 @@
-"""Reads and writes photographs: modes, orientation, profiles and other metadata."""
+"""Reads photographs with their holes, and writes them: modes, orientation and metadata are kept."""
 
+import contextlib
 import io
 import math
 import struct
@@ -31,26 +32,18 @@ FORMATS = {
 ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
 # Suffixes of photographs in other formats.
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = PIL.ExifTags.Base.Orientation
-DESCRIPTIVE_TAGS = (
-    PIL.ExifTags.Base.DocumentName,
-    PIL.ExifTags.Base.ImageDescription,
-    PIL.ExifTags.Base.Make,
-    PIL.ExifTags.Base.Model,
-    PIL.ExifTags.Base.Software,
-    PIL.ExifTags.Base.DateTime,
-    PIL.ExifTags.Base.Artist,
-    PIL.ExifTags.Base.Copyright,
-    PIL.ExifTags.IFD.Exif,
-    PIL.ExifTags.IFD.GPSInfo,
+DESCRIPTIVE_TAGS = (  # of a TIFF file; others say how its pixels are stored
+    *("DocumentName", "ImageDescription", "Make", "Model", "Software", "DateTime", "Artist"),
+    *("Copyright", "ExifOffset", "GPSInfo"),
 )
 # Text chunks of PNG that hold XMP and, as ImageMagick writes it, EXIF.
 XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
+Image = UInt8[np.ndarray, "h w 3"]
+Hole = Bool[np.ndarray, "h w"]  # True = hole
 PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
-MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # of libjpeg and libwebp
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
 # warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
@@ -66,31 +59,100 @@ class Photo:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The pixels without alpha; grey images have three equal channels."""
-        without_alpha = {"LA": "L", "RGBA": "RGB"}.get(self.image.mode, self.image.mode)
-        return np.array(self.image.convert(without_alpha).convert("RGB"))
+    def rgb(self) -> Image:
+        """The pixels without alpha; gray images have three equal channels."""
+        return np.array(self.image.convert(self.image.mode.removesuffix("A")).convert("RGB"))
 
-    def with_hole_filled(
-        self, completed: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]
-    ) -> "Photo":
-        """Takes colours in the hole from `completed`; other pixels and alpha are unchanged."""
-        pixels = np.array(self.image)
-        if self.image.mode in ("L", "LA"):
-            filled = np.array(PIL.Image.fromarray(completed).convert("L"))[..., None]
-        else:
-            filled = completed
-        colours = pixels.reshape(*hole.shape, -1)[..., : filled.shape[-1]]  # a view
-        colours[hole] = filled[hole]
-        image = PIL.Image.fromarray(pixels)
-        image.info.update(self.metadata)  # for callers that save the image themselves
+    def with_hole_filled(self, completed: Image, hole: Hole) -> "Photo":
+        """Takes the colors in the hole from `completed`; other pixels and alpha are unchanged."""
+        filled = PIL.Image.fromarray(completed).convert(self.image.mode.removesuffix("A"))
+        if self.image.mode.endswith("A"):
+            filled.putalpha(self.image.getchannel("A"))
+        image = self.image.copy()
+        image.paste(filled, mask=PIL.Image.fromarray(hole))
+        image.info = dict(self.metadata)  # for callers that save the image themselves
         return Photo(image, self.file_format, self.metadata)
 
 
-def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
-    """Raises UserError for files that are not images, too large, or in an unsupported mode."""
+def read_pair(
+    image: Any,
+    mask: Any = None,
+    invert: bool = False,
+    resize: bool = False,
+    dilate: int = 0,
+    max_pixels: int | None = None,
+) -> tuple[Photo, Hole, str | None]:
+    """Reads a photograph and its hole; also returns what is unusual about the hole, or None.
+
+    Both may be paths, PIL images or arrays. Without a mask, the hole is what is not fully opaque,
+    and the alpha is dropped. The hole is inverted, stretched to the photograph and grown by
+    `dilate` pixels, in this order. Raises UserError for what cannot be completed.
+    """
+    # masks.py imports this module.
+    from glinpaint_jax.inference.masks import adjust_hole, describe_doubt, split_alpha
+
+    photo = read_photo(image, max_pixels)
+    if mask is None:
+        photo, hole = split_alpha(photo, _name(image, "the image"))
+    else:
+        hole = _read_hole(mask, photo, max_pixels)
+    sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
+    if sizes[0] != sizes[1] and not resize:
+        raise UserError(
+            f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; "
+            "make them the same size, or stretch the mask (--resize-mask)"
+        )
+    hole = adjust_hole(hole, photo.image.size[::-1], invert, resize, dilate)
+    return photo, hole, describe_doubt(hole)
+
+
+def _read_hole(source: Any, photo: Photo, max_pixels: int | None) -> Bool[np.ndarray, "_ _"]:
+    from glinpaint_jax.inference.masks import read_mask
+
+    source = _as_input(source)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype not in (bool, np.uint8):
+            raise UserError(
+                f"the mask is {source.dtype} {source.shape}, must be bool [h, w], True = hole, or "
+                "uint8 [h, w], white = hole; pass mask > 0.5, for example"
+            )
+        if source.dtype == bool:
+            return source
+        source = PIL.Image.fromarray(source)
+    return read_mask(source, photo.rgb, max_pixels)
+
+
+def _as_input(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
+    """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
+    if isinstance(given, PhotoInput):
+        return given
+    if hasattr(given, "__array__"):
+        return np.asarray(given)
+    raise UserError(
+        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
+        "several of them to Completer.batch"
+    )
+
+
+def _name(source: Any, otherwise: str) -> str:
+    return str(source) if isinstance(source, str | Path) else otherwise
+
+
+def read_photo(source: Any, max_pixels: int | None = None) -> Photo:
+    """Reads a path, a PIL image or an array, uint8 [h, w, 3].
+
+    Raises UserError for files that are not images, too large, or in an unsupported mode.
+    """
+    source = _as_input(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise UserError(
+                f"the image is {source.dtype} {source.shape}, must be uint8 [h, w, 3]; convert "
+                "it, for example by np.rint(255 * image).astype(np.uint8) if it is in 0..1"
+            )
+        return Photo(PIL.Image.fromarray(source), "")
     image = open_image(source, max_pixels=max_pixels)
-    path = "the image" if isinstance(source, PIL.Image.Image) else source
+    path = _name(source, "the image")
     # Images made in memory have no format. MPO: a phone's JPEG with more pictures after the first.
     file_format = {None: "", "MPO": "JPEG"}.get(image.format, image.format)
     if file_format and file_format not in FORMATS.values():
@@ -110,7 +172,7 @@ def read_photo(source: PhotoInput, max_pixels: int | None = None) -> Photo:
         upright = upright.convert("RGB")
     if upright.mode not in ("L", "LA", "RGB", "RGBA"):
         raise UserError(
-            f"{path} has the colour mode {upright.mode}, must be RGB, RGBA or grey; convert it"
+            f"{path} has the color mode {upright.mode}, must be RGB, RGBA or gray; convert it"
         )
     return Photo(upright, file_format, metadata)
 
@@ -125,8 +187,7 @@ def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str
     exif = PIL.Image.Exif()  # a copy, because the image may be the caller's
     exif.load(image.getexif().tobytes())
     for tag in list(exif):
-        # A TIFF file's tags also describe how its pixels are stored.
-        if image.format == "TIFF" and tag not in DESCRIPTIVE_TAGS:
+        if image.format == "TIFF" and PIL.ExifTags.TAGS.get(tag) not in DESCRIPTIVE_TAGS:
             del exif[tag]
         elif tag == ORIENTATION:
             exif[tag] = 1  # if it were missing, an outdated one in XMP would apply
@@ -140,7 +201,7 @@ def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str
     return metadata
 
 
-def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
+def write_photo(photo: Photo, path: Path, quality: int) -> None:
     """Writes atomically, in the format of the path's suffix.
 
     `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
@@ -169,13 +230,8 @@ def write_photo(photo: Photo, path: Path, quality: int = 95) -> None:
         raise UserError(
             f"{path} cannot be written as {file_format}: {error}; write a PNG"
         ) from None
-    write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes atomically; raises UserError on failure."""
     with report_unwritable(path):
-        write_atomically(path, content)
+        write_atomically(path, buffer.getvalue())
 
 
 def output_format(path: Path) -> str:
@@ -190,12 +246,6 @@ def check_storable(photo: Photo, path: Path) -> str:
     file_format = output_format(path)
     if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
         raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
-    width, height = photo.image.size
-    if max(width, height) > (limit := MAX_SIDE.get(file_format, max(width, height))):
-        raise UserError(
-            f"{path} cannot be written as {file_format}: it is {width}x{height}, at most {limit} "
-            "pixels per side are allowed; write a PNG"
-        )
     return file_format
 
 
@@ -217,50 +267,35 @@ def _check_depth(image: PIL.Image.Image, name: Any) -> None:
 def open_image(
     source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
 ) -> PIL.Image.Image:
-    """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
-    if isinstance(source, PIL.Image.Image):
-        if not allow_16_bits:
-            _check_depth(source, "the image")
-        try:
-            source.load()  # opened images may not have been read yet
-        except (OSError, *DAMAGED) as error:
-            raise UserError(f"cannot read the image: {error}") from None
-        return source
+    """Opens and loads an image, without applying its orientation."""
+    name, opened = _name(source, "the image"), contextlib.nullcontext(source)
     try:
-        with OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
-            opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
+        if not isinstance(source, PIL.Image.Image):
+            with OPENING, warnings.catch_warnings():
+                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+                # PIL would pass an EPS file to Ghostscript, whatever the file's name.
+                opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
         with opened as image:
             if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
                 raise UserError(
-                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"
+                    f"{name} has {found:.1f} megapixels, at most {allowed:g} are allowed"
                 )
             if not allow_16_bits:
-                _check_depth(image, source)
+                _check_depth(image, name)
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise UserError(f"{source} contains {frames} images, must contain one")
+                raise UserError(f"{name} contains {frames} images, must contain one")
             image.load()
             return image
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise UserError(f"{source} is too large: {error}") from None
+        raise UserError(f"{name} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
         suffix = Path(source).suffix.lower()
-        if _is_heic(source):  # whatever its name
-            suffix = ".heic"
         if suffix in UNSUPPORTED:
-            raise UserError(unsupported(source, suffix[1:].upper())) from None
+            raise UserError(unsupported(name, suffix[1:].upper())) from None
         raise UserError(
-            f"{source} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
+            f"{name} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
         ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror or error}") from None
-    except DAMAGED as error:
-        raise UserError(f"{source} is a damaged image: {error}") from None
-
-
-def _is_heic(path: str | Path) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+    except (OSError, *DAMAGED) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {name}: {reason}") from None

@@ -5,13 +5,13 @@ crop gives the same result as the whole image if it starts at a multiple of STRI
 far around the hole, or to the image's border.
 """
 
-import itertools
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import Bool
 
 from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
 # A crop's height and width are multiples of this, or the image's, so that few shapes are compiled:
@@ -28,10 +28,6 @@ class Box(NamedTuple):
     right: int
 
     @property
-    def area(self) -> int:
-        return self.size[0] * self.size[1]
-
-    @property
     def size(self) -> tuple[int, int]:
         """(height, width)"""
         return self.bottom - self.top, self.right - self.left
@@ -42,7 +38,7 @@ class Box(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A crop to compute and the part of it to keep, both in image coordinates."""
+    """A crop to compute and the box of it to keep, both in image coordinates."""
 
     crop: Box
     kept: Box
@@ -54,61 +50,34 @@ class Region(NamedTuple):
         return slice(top, top + height), slice(left, left + width)
 
 
-def plan_regions(hole: Bool[np.ndarray, "h w"], tile: int) -> list[Region]:
+def plan_regions(hole: Hole, tile: int) -> list[Region]:
     """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
 
-    The sides of `hole` must be multiples of STRIDE. Boxes are merged if that saves work.
+    The sides of `hole` must be multiples of STRIDE. Holes closer than the receptive radius share
+    regions, because their crops would overlap.
     """
     height, width = hole.shape
-    kept = []
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            part = hole[top : top + tile, left : left + tile]
-            if part.any():
-                y, x, rows, columns = bounding_box(part.view(np.uint8)[..., None]).tolist()
-                kept.append(Box(top + y, left + x, top + y + rows, left + x + columns))
-    kept = merge_boxes(kept, tile, height, width)
-    return [Region(crop_around(box, height, width), box) for box in kept]
+    coarse = hole.reshape(height // STRIDE, STRIDE, width // STRIDE, STRIDE).any(axis=(1, 3))
+    reach = np.ones((RECEPTIVE_RADIUS // STRIDE,) * 2, np.uint8)
+    _, _, groups, _ = cv2.connectedComponentsWithStats(cv2.dilate(coarse.view(np.uint8), reach))
+    regions = []
+    for left, top, columns, rows in (STRIDE * groups[1:, :4]).tolist():
+        group = shrink_to_hole(Box(top, left, top + rows, left + columns), hole)
+        for y in range(group.top, group.bottom, tile):
+            for x in range(group.left, group.right, tile):
+                square = Box(y, x, min(y + tile, group.bottom), min(x + tile, group.right))
+                if hole[square.slices].any():
+                    kept = shrink_to_hole(square, hole)
+                    regions.append(Region(crop_around(kept, height, width), kept))
+    return regions
 
 
-def union(first: Box, second: Box) -> Box:
-    return Box(
-        min(first.top, second.top),
-        min(first.left, second.left),
-        max(first.bottom, second.bottom),
-        max(first.right, second.right),
-    )
-
-
-def merge_boxes(boxes: list[Box], tile: int, height: int, width: int) -> list[Box]:
-    """Merges each box with an earlier one, the one that saves most pixels, while any saves some."""
-
-    def saved_pixels(first: Box, second: Box) -> int:
-        both = union(first, second)
-        if max(both.size) > tile:
-            return 0
-        separate = sum(crop_around(box, height, width).area for box in (first, second))
-        return separate - crop_around(both, height, width).area
-
-    # Merged boxes are no larger than a tile, so only those in neighbouring tiles are candidates.
-    merged: dict[tuple[int, int], list[Box]] = {}
-    for box in boxes:
-        while True:
-            row, column = box.top // tile, box.left // tile
-            candidates = [
-                (saved_pixels(box, other), place, other)
-                for place in itertools.product(
-                    (row - 1, row, row + 1), (column - 1, column, column + 1)
-                )
-                for other in merged.get(place, [])
-            ]
-            saving, place, other = max(candidates, default=(0, (0, 0), box))
-            if saving <= 0:
-                break
-            merged[place].remove(other)
-            box = union(box, other)
-        merged.setdefault((row, column), []).append(box)
-    return [box for group in merged.values() for box in group]
+def shrink_to_hole(box: Box, hole: Hole) -> Box:
+    """The smallest box around the hole's pixels in `box`."""
+    inside = hole[box.slices].view(np.uint8)[..., None]
+    top, left, height, width = bounding_box(inside).tolist()
+    top, left = box.top + top, box.left + left
+    return Box(top, left, top + height, left + width)
 
 
 def crop_around(box: Box, height: int, width: int) -> Box:

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
-from glinpaint_jax.config import BBOX_MASK_KINDS, Config, parse_mixed
-from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config
+from glinpaint_jax.inference.photos import Hole, Image
+from glinpaint_jax.inference.smooth import smooth_fill_photo
 
-Image = UInt8[np.ndarray, "h w 3"]
-Hole = Bool[np.ndarray, "h w"]
 SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
 
 
@@ -23,9 +22,9 @@ def trained_size(config: Config) -> int:
 
     For holes without a fixed size, half the image: what the local discriminator sees.
     """
-    kinds = parse_mixed(config.mask.mixed) if config.mask.kind == "mixed" else (config.mask.kind,)
     return max(
-        config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size for kind in kinds
+        config.mask.max_size if kind in BBOX_MASK_KINDS else config.local_size
+        for kind in config.mask.kinds
     )
 
 
@@ -69,7 +68,7 @@ def shrink(
 def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
     """Returns `image` with its hole filled from `small`, the same image completed at some scale.
 
-    Shifts the enlarged colours smoothly, so that they meet the sharp pixels around the hole. What
+    Shifts the enlarged colors smoothly, so that they meet the sharp pixels around the hole. What
     `small` adds to a smooth fill is thus added to the smooth fill at full size. A hole that covers
     the whole image has no pixels to meet.
     """
@@ -77,5 +76,5 @@ def enlarge(small: SmallImage, image: Image, hole: Hole) -> Image:
     if hole.all():
         return enlarged
     enlarged = enlarged.astype(np.int16)
-    filled = enlarged + fill_smoothly(image - enlarged, hole)
+    filled = enlarged + smooth_fill_photo(image - enlarged, hole)
     return np.where(hole[..., None], np.rint(filled).clip(0, 255).astype(np.uint8), image)

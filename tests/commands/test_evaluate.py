@@ -76,7 +76,7 @@ def test_the_test_command_prints_the_published_scores_and_writes_pictures(
         "--baselines",
     )
     printed = capsys.readouterr()
-    assert "biharmonic is left out: image_size=32, up to 16" in printed.err
+    assert "biharmonic is left out: images are larger than 16" in printed.err
     first, second, third = printed.out.splitlines()
     assert first.split() == ["val", "l1", "%", "PSNR", "SSIM"]
     assert third == ROW
@@ -143,14 +143,9 @@ def test_pictures_overwrite_nothing(is_file, folder):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], (9, 8, 7)),
-        (["--config.mask.fill=mean"], (9, 8, 7)),
-        (["--config.mask.fill=1,2,3"], (1, 2, 3)),
-    ],
+    ("flags", "expected"), [([], (9, 8, 7)), (["--config.mask.fill=1,2,3"], (1, 2, 3))]
 )
-def test_holes_have_the_colour_that_the_network_was_trained_with(
+def test_holes_have_the_color_that_the_network_was_trained_with(
     flags, expected, folder, monkeypatch
 ):
     trained = make_small_config()
@@ -164,9 +159,7 @@ def test_holes_have_the_colour_that_the_network_was_trained_with(
     assert used == [expected]
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"), [(".", "is a folder"), ("missing/scores.json", "no folder")]
-)
-def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, problem, folder):
-    with pytest.raises(UserError, match=f"--json=.*: {problem}"):
+@pytest.mark.parametrize("name", [".", "missing/scores.json"])
+def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, folder):
+    with pytest.raises(UserError, match=r"--json=.* must be a file in an existing folder"):
         run("--checkpoint=places", f"--config={folder}/places.py", f"--json={folder / name}")

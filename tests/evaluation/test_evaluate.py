@@ -123,7 +123,7 @@ def test_baselines_use_only_valid_pixels():
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_without_valid_pixels_baselines_fill_with_grey(name):
+def test_without_valid_pixels_baselines_fill_with_gray(name):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     filled = BASELINES[name](image, np.ones((16, 16, 1), np.uint8))
     np.testing.assert_array_equal(filled, np.full_like(image, 128))

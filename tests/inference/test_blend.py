@@ -36,12 +36,12 @@ HOLES = {
 
 @pytest.mark.parametrize("kind", ["poisson", "telea-poisson"])
 @pytest.mark.parametrize("name", HOLES)
-def test_blending_removes_a_colour_shift(name, kind):
+def test_blending_removes_a_color_shift(name, kind):
     """The completion is the true image, but darker in the hole."""
     truth, hole = smooth_image(), hole_at(*HOLES[name])
     completed = truth.copy()
     completed[hole] -= np.uint8([30, 10, 50])
-    blended = blend(completed, hole, kind)
+    blended = blend(completed, hole, kind, None)
     np.testing.assert_array_equal(blended[~hole], truth[~hole])
     difference = np.abs(blended.astype(int) - truth)[hole]
     assert difference.mean() <= 4 and difference.max() <= 10  # before: 30 and 50
@@ -54,7 +54,7 @@ def test_blending_keeps_the_completions_detail(kind):
     completed = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
     stripes = np.uint8(40 * (np.arange(WIDTH) // 5 % 2))[None, :, None]
     completed[hole] = np.broadcast_to(130 + stripes, completed.shape)[hole]
-    inner = blend(completed, hole, kind)[60:90, 70:130].astype(int)
+    inner = blend(completed, hole, kind, None)[60:90, 70:130].astype(int)
     assert np.abs(np.diff(inner, axis=1)).max(axis=1).min() >= 35
     assert abs(inner.mean() - 100) < 30 < abs(completed[60:90, 70:130].mean() - 100)
 
@@ -67,7 +67,9 @@ def test_telea_poisson_matches_the_papers_method():
     mask = hole.astype(np.uint8) * 255
     destination = cv2.inpaint(completed, mask, 1, cv2.INPAINT_TELEA)
     expected = cv2.seamlessClone(completed, destination, mask, (85, 65), cv2.NORMAL_CLONE)
-    np.testing.assert_array_equal(blend(completed, hole, "telea-poisson")[hole], expected[hole])
+    np.testing.assert_array_equal(
+        blend(completed, hole, "telea-poisson", None)[hole], expected[hole]
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 40), (20, 20)])
@@ -77,13 +79,22 @@ def test_small_images_keep_their_valid_pixels(size, kind):
     for part in (slice(0, 0), slice(0, 1), slice(0, size[0])):
         hole = np.zeros(size, bool)
         hole[part, : -(-size[1] // 2)] = True
-        blended = blend(completed, hole, kind)
+        blended = blend(completed, hole, kind, None)
         np.testing.assert_array_equal(blended[~hole], completed[~hole])
 
 
 @pytest.mark.parametrize("kind", ["none", "poisson", "telea-poisson"])
 def test_empty_and_full_holes_and_kind_none_change_nothing(kind):
     image = smooth_image()
-    np.testing.assert_array_equal(blend(image, hole_at((40, 50, 90, 120)), "none"), image)
+    np.testing.assert_array_equal(blend(image, hole_at((40, 50, 90, 120)), "none", None), image)
     for hole in (np.zeros((HEIGHT, WIDTH), bool), np.ones((HEIGHT, WIDTH), bool)):
-        np.testing.assert_array_equal(blend(image, hole, kind), image)
+        np.testing.assert_array_equal(blend(image, hole, kind, None), image)
+
+
+def test_holes_with_a_large_box_are_not_blended():
+    """Here the second, whose box has 60 x 30 pixels."""
+    truth, hole = smooth_image(), hole_at((20, 20, 50, 60), (100, 120, 130, 180))
+    completed = np.where(hole[..., None], truth - np.uint8(30), truth)
+    blended = blend(completed, hole, "poisson", 48 * 38)
+    np.testing.assert_array_equal(blended[100:], completed[100:])
+    assert np.abs(blended[:100].astype(int) - truth[:100]).max() <= 10

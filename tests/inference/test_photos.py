@@ -1,6 +1,7 @@
 """Photographs of every mode and format: what we keep and what we reject."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -17,12 +18,16 @@ from glinpaint_jax.inference.photos import Photo, read_photo, write_photo
 ORIENTATION = 0x0112
 
 
-def write_16_bits(path, channels=3):
-    cv2.imwrite(str(path), np.zeros((4, 4, channels), np.uint16))
+def write_16_bits(path):
+    cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16))
 
 
 def write_two_pages(path):
     photo().save(path, save_all=True, append_images=[photo()])
+
+
+def save(photo, path, quality=95):
+    write_photo(photo, path, quality)
 
 
 def reopened(path):
@@ -54,13 +59,13 @@ def hole():
         *((".bmp", mode) for mode in ("RGB", "L")),
     ],
 )
-def test_only_colours_in_the_hole_change(mode, suffix, hole, tmp_path):
+def test_only_colors_in_the_hole_change(mode, suffix, hole, tmp_path):
     source = photo(mode)
-    # Without `exact`, WebP changes the colours of transparent pixels.
+    # Without `exact`, WebP changes the colors of transparent pixels.
     source.save(tmp_path / f"in{suffix}", lossless=True, exact=True)
     before = read_photo(tmp_path / f"in{suffix}")
     green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
-    write_photo(before.with_hole_filled(green, hole), tmp_path / "out.png")
+    save(before.with_hole_filled(green, hole), tmp_path / "out.png")
     after = reopened(tmp_path / "out.png")
 
     assert after.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
@@ -89,7 +94,7 @@ def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
     np.testing.assert_array_equal(
         read.rgb, cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
     )
-    write_photo(read, tmp_path / "b.png")
+    save(read, tmp_path / "b.png")
     written = reopened(tmp_path / "b.png")
     assert written.getexif().get(ORIENTATION, 1) == 1
     assert written.getexif()[0x010F] == "a maker"
@@ -124,7 +129,7 @@ def test_an_orientation_in_the_texts_of_a_png_is_applied_once(write, suffix, tmp
     photo().save(tmp_path / "a.png", **write(exif))
     read = read_photo(tmp_path / "a.png")
     np.testing.assert_array_equal(read.rgb, np.rot90(photo(), -1))
-    write_photo(read, tmp_path / f"b{suffix}")
+    save(read, tmp_path / f"b{suffix}")
     written = reopened(tmp_path / f"b{suffix}")
     assert written.size == read_photo(tmp_path / f"b{suffix}").image.size == (40, 60)
     if write is orientation_in_xmp:
@@ -139,7 +144,7 @@ def test_the_orientation_in_exif_still_overrides_an_outdated_one_in_xmp(suffix, 
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = 1
     photo().save(tmp_path / "a.jpg", exif=exif, xmp=XMP)
-    write_photo(read_photo(tmp_path / "a.jpg"), tmp_path / f"b{suffix}")
+    save(read_photo(tmp_path / "a.jpg"), tmp_path / f"b{suffix}")
     assert reopened(tmp_path / f"b{suffix}").info["xmp"] == XMP
     assert read_photo(tmp_path / f"b{suffix}").image.size == (60, 40)
 
@@ -173,7 +178,7 @@ def test_profile_and_metadata_are_kept(suffix, tmp_path):
     if suffix == ".jpg":
         options |= {"comment": b"a comment", "xmp": b"<x:xmpmeta/>"}
     photo().save(tmp_path / f"a{suffix}", **options)
-    write_photo(read_photo(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}")
+    save(read_photo(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}")
     first, second = (reopened(tmp_path / f"{name}{suffix}") for name in "ab")
     assert second.info["icc_profile"] == profile
     assert second.getexif()[0x8298] == "someone's"
@@ -194,29 +199,21 @@ def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
     (tmp_path / "a.tif").write_bytes(content.replace(resolution, bytes(8)))
     read = read_photo(tmp_path / "a.tif")
     assert "dpi" not in read.metadata
-    write_photo(read, tmp_path / f"b{suffix}")
+    save(read, tmp_path / f"b{suffix}")
     assert reopened(tmp_path / f"b{suffix}").size == (60, 40)
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
-def test_metadata_that_cannot_be_written_is_reported(suffix, tmp_path):
-    broken = Photo(photo(), "TIFF", {"dpi": (float("nan"), float("nan"))})
-    with pytest.raises(UserError, match=rf"b\{suffix} cannot be written as"):
-        write_photo(broken, tmp_path / f"b{suffix}")
-    assert not list(tmp_path.iterdir())
 
 
 def test_quality_sets_size_and_error(tmp_path):
     original = read_photo_from(photo(), tmp_path / "a.jpg", quality=95)
     sizes, errors = [], []
     for quality in (30, 60, 95):
-        write_photo(original, tmp_path / "b.jpg", quality)
+        save(original, tmp_path / "b.jpg", quality)
         sizes.append((tmp_path / "b.jpg").stat().st_size)
         difference = read_photo(tmp_path / "b.jpg").rgb.astype(int) - original.rgb
         errors.append(np.abs(difference).mean())
     assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
     lossless = read_photo_from(photo(), tmp_path / "a.png")
-    write_photo(lossless, tmp_path / "c.webp")
+    save(lossless, tmp_path / "c.webp")
     np.testing.assert_array_equal(read_photo(tmp_path / "c.webp").rgb, lossless.rgb)
 
 
@@ -230,15 +227,8 @@ def write_bomb(path):
     photo().save(path)
     content = bytearray(path.read_bytes())
     content[16:24] = (30_000).to_bytes(4, "big") * 2
-    import zlib
-
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
-
-
-def write_heic(path):
-    """The first bytes of an iPhone's file."""
-    path.write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHB" + bytes(100))
 
 
 @pytest.mark.parametrize(
@@ -248,24 +238,15 @@ def write_heic(path):
         ("empty.jpg", lambda path: path.write_bytes(b""), "not an image"),
         ("text.jpg", lambda path: path.write_text("text"), "not an image"),
         ("missing.jpg", lambda path: None, "cannot read"),
-        ("cmyk.jpg", lambda path: photo().convert("CMYK").save(path), "colour mode CMYK"),
-        ("lab.tif", lambda path: photo().convert("LAB").save(path), "colour mode LAB"),
+        ("cmyk.jpg", lambda path: photo().convert("CMYK").save(path), "color mode CMYK"),
+        ("lab.tif", lambda path: photo().convert("LAB").save(path), "color mode LAB"),
         ("pages.tif", write_two_pages, "contains 2 images"),
         ("animated.gif", lambda path: photo().save(path), "is GIF.*save it as JPEG or PNG"),
         ("a.avif", lambda path: photo().save(path), "is AVIF.*save it as JPEG or PNG"),
-        ("phone.jpg", write_heic, r"phone\.jpg is HEIC.*save it as JPEG or PNG"),
-        ("a.heif", lambda path: path.write_bytes(b"unknown"), "is HEIF.*save it as JPEG or PNG"),
-        (
-            "deep.png",
-            lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16)),
-            "16 bits",
-        ),
-        (
-            "deep.tif",
-            lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint16)),
-            "16 bits",
-        ),
-        ("grey16.png", lambda path: write_16_bits(path, 1), "16 bits"),
+        ("a.heic", lambda path: path.write_bytes(b"unknown"), "is HEIC.*save it as JPEG or PNG"),
+        ("deep.png", write_16_bits, "16 bits"),
+        ("deep.tif", write_16_bits, "16 bits"),
+        ("gray.png", lambda path: cv2.imwrite(str(path), np.zeros((4, 4), np.uint16)), "16 bits"),
     ],
 )
 def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
@@ -289,12 +270,12 @@ def test_truncated_files_are_rejected(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=f"a\\{suffix}"):
+    with pytest.raises(UserError, match=rf"a\{suffix}"):
         read_photo(path)
 
 
 @pytest.mark.parametrize("read", [read_photo, read_mask])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_truncated_images_that_pil_has_opened_are_rejected(suffix, read, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
@@ -317,21 +298,26 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
 
 
-def test_grey_masks_are_thresholded_at_half(tmp_path):
+def test_gray_masks_are_thresholded_at_half(tmp_path):
     PIL.Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png").tolist() == [[False, False, True, True]]
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.bmp", "a.gif", "a", "none/a.png"])
-def test_failed_writes_leave_nothing(name, tmp_path):
-    alpha = read_photo_from(photo("RGBA"), tmp_path / "alpha.png")
+@pytest.mark.parametrize(
+    ("mode", "name", "metadata"),
+    [
+        *(("RGBA", name, {}) for name in ("a.jpg", "a.bmp", "a.gif", "a", "none/a.png")),
+        *(("RGB", f"a{suffix}", {"dpi": (float("nan"),) * 2}) for suffix in (".tif", ".png")),
+    ],
+)
+def test_failed_writes_leave_nothing(mode, name, metadata, tmp_path):
     with pytest.raises(UserError, match=name):
-        write_photo(alpha, tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["alpha.png"]
+        save(Photo(photo(mode), "PNG", metadata), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_transparent_parts_of_a_mask_are_valid(tmp_path):
-    """Drawing programs keep the white colour of erased pixels."""
+    """Drawing programs keep the white color of erased pixels."""
     pixels = np.full((20, 30, 4), 255, np.uint8)
     pixels[..., 3] = 0
     pixels[5:10, 5:10, 3] = 255
@@ -357,7 +343,7 @@ def test_masks_with_ambiguous_white_are_rejected(pixels, message, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_a_transparent_colour_becomes_alpha(mode, tmp_path):
+def test_a_transparent_color_becomes_alpha(mode, tmp_path):
     image = PIL.Image.new(mode, (8, 8))
     image.putpixel((3, 3), {"L": 200, "RGB": (9, 200, 9), "P": 5}[mode])
     image.save(tmp_path / "a.png", transparency={"L": 0, "RGB": (0, 0, 0), "P": 0}[mode])
@@ -372,7 +358,7 @@ def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
     photo().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo()], quality=95)
     read = read_photo(tmp_path / "a.jpg")
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
-    write_photo(read, tmp_path / "b.jpg")
+    save(read, tmp_path / "b.jpg")
     assert reopened(tmp_path / "b.jpg").format == "JPEG"
 
 
@@ -391,16 +377,8 @@ def test_damaged_exif_is_rejected_by_name(tag, wrong_type, tmp_path):
         read_photo(tmp_path / "a.jpg")
 
 
-def test_images_too_large_for_a_format_are_rejected(tmp_path):
-    for size, name in (((17000, 2), "a.webp"), ((66000, 1), "a.jpg")):
-        wide = read_photo_from(PIL.Image.new("RGB", size), tmp_path / "wide.png")
-        with pytest.raises(UserError, match=f"{name} cannot be written as .*; write a PNG"):
-            write_photo(wide, tmp_path / name)
-        assert not (tmp_path / name).exists()
-
-
 def test_16_bits_are_rejected_in_opened_images_too(tmp_path):
-    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((4, 4, 3), np.uint16))
+    write_16_bits(tmp_path / "deep.png")
     with (
         PIL.Image.open(tmp_path / "deep.png") as opened,
         pytest.raises(UserError, match="the image has 16 bits"),

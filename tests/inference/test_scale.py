@@ -122,7 +122,7 @@ def test_the_generator_sees_no_hole_larger_than_in_training(sides, weights, monk
 
 def test_an_enlarged_hole_meets_the_pixels_around_it():
     image, hole = skimage.data.astronaut()[:120, :160], boxes(60, size=(120, 160))
-    small = shrink(image, hole, 0.25)[0] // 2 + 60  # of other colours and contrast
+    small = shrink(image, hole, 0.25)[0] // 2 + 60  # of other colors and contrast
     result = enlarge(small, image, hole)
     enlarged = cv2.resize(small, (160, 120), interpolation=cv2.INTER_CUBIC).astype(float)
     expected = enlarged + solve_directly(image - enlarged, hole)
@@ -132,7 +132,7 @@ def test_an_enlarged_hole_meets_the_pixels_around_it():
 
 @pytest.mark.filterwarnings("ignore:the hole covers")
 @pytest.mark.parametrize("options", [{}, {"method": "smooth"}])
-def test_a_hole_over_the_whole_image_has_the_same_colour_at_any_scale(options):
+def test_a_hole_over_the_whole_image_has_the_same_color_at_any_scale(options):
     image, hole = skimage.data.astronaut()[:40, :60], np.ones((40, 60), bool)
     exact, half = (Completer(**options, scale=scale)(image, hole).mean() for scale in (1, 0.5))
     assert abs(exact - 128) < 2 and abs(half - exact) < 2

@@ -8,7 +8,7 @@ import skimage
 from glinpaint_jax.config import ModelConfig
 from glinpaint_jax.inference import smooth
 from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.inference.smooth import fill_smoothly
+from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
@@ -44,7 +44,7 @@ def base(photo_and_hole):
 def test_crops_are_filled_as_the_whole_photograph_is(square, photo_and_hole, base, monkeypatch):
     monkeypatch.setattr(smooth, "SQUARE", square)
     image, hole = photo_and_hole
-    filled = fill_smoothly(image, hole)
+    filled = smooth_fill_photo(image, hole)
     np.testing.assert_array_equal(filled[~hole], image[~hole])
     np.testing.assert_allclose(filled, base * 127.5 + 127.5, atol=0.01)
 
