@@ -20,19 +20,18 @@ from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.config import MaskConfig
+from glinpaint_jax.data.images import FORMATS, UNSUPPORTED, unsupported
+from glinpaint_jax.data.mask_files import Hole, adjust_hole, describe_doubt, read_mask
 from glinpaint_jax.data.masks import free_form_mask
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.masks import Hole, adjust_hole, describe_doubt, read_mask, split_alpha
 from glinpaint_jax.inference.photos import (
-    FORMATS,
-    UNSUPPORTED,
     Photo,
     check_storable,
     output_format,
     read_photo,
-    unsupported,
+    split_alpha,
     write_bytes,
     write_photo,
 )

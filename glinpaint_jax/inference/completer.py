@@ -15,10 +15,10 @@ import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
+from glinpaint_jax.data.mask_files import check_same_size, describe_doubt, read_mask
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.masks import check_same_size, describe_doubt, read_mask
 from glinpaint_jax.inference.methods import METHODS, fill_without_weights
 from glinpaint_jax.inference.photos import Photo, read_photo
 from glinpaint_jax.inference.regions import Region, plan_regions

@@ -2,9 +2,6 @@
 
 import io
 import math
-import struct
-import threading
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +13,10 @@ import PIL.ImageOps
 import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
+from glinpaint_jax.data.images import DAMAGED, FORMATS, PhotoInput, open_image, unsupported
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
 
-FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
-# Suffixes of photographs in other formats.
-UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = PIL.ExifTags.Base.Orientation
 DESCRIPTIVE_TAGS = (
     PIL.ExifTags.Base.DocumentName,
@@ -47,14 +32,9 @@ DESCRIPTIVE_TAGS = (
 )
 # Text chunks of PNG that hold XMP and, as ImageMagick writes it, EXIF.
 XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
-PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
 MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # of libjpeg and libwebp
-# PIL raises these for damaged files.
-DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
-# warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
-OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -199,68 +179,13 @@ def check_storable(photo: Photo, path: Path) -> str:
     return file_format
 
 
-def unsupported(path: Any, file_format: str) -> str:
-    """Returns the message for a photograph in another format."""
-    return f"{path} is {file_format}, must be {ALLOWED}; save it as JPEG or PNG first"
+def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Bool[np.ndarray, "h w"]]:
+    """Returns the photo without alpha, and a hole where it is not fully opaque.
 
-
-def _check_depth(image: PIL.Image.Image, name: Any) -> None:
-    """Raises UserError for 16 bits per channel, which PIL would cut to 8 when loading pixels."""
-    tiles = getattr(image, "tile", None)  # images made in memory have none
-    arguments = tiles[0].args if tiles else ""
-    raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
-    # In BMP, 16 bits means all three channels together.
-    if "16" in raw_mode and image.format != "BMP":
-        raise UserError(f"{name} has 16 bits per channel, must have 8; convert it")
-
-
-def open_image(
-    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
-) -> PIL.Image.Image:
-    """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
-    if isinstance(source, PIL.Image.Image):
-        if not allow_16_bits:
-            _check_depth(source, "the image")
-        try:
-            source.load()  # opened images may not have been read yet
-        except (OSError, *DAMAGED) as error:
-            raise UserError(f"cannot read the image: {error}") from None
-        return source
-    try:
-        with OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
-            opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
-        with opened as image:
-            if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
-                found, allowed = pixels / 1e6, max_pixels / 1e6
-                raise UserError(
-                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"
-                )
-            if not allow_16_bits:
-                _check_depth(image, source)
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise UserError(f"{source} contains {frames} images, must contain one")
-            image.load()
-            return image
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise UserError(f"{source} is too large: {error}") from None
-    except PIL.UnidentifiedImageError:
-        suffix = Path(source).suffix.lower()
-        if _is_heic(source):  # whatever its name
-            suffix = ".heic"
-        if suffix in UNSUPPORTED:
-            raise UserError(unsupported(source, suffix[1:].upper())) from None
-        raise UserError(
-            f"{source} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror or error}") from None
-    except DAMAGED as error:
-        raise UserError(f"{source} is a damaged image: {error}") from None
-
-
-def _is_heic(path: str | Path) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+    Raises UserError, with the photo's name, if it has no alpha.
+    """
+    if photo.image.mode not in ("LA", "RGBA"):
+        raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
+    hole = np.array(photo.image.getchannel("A")) < 255
+    opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
+    return Photo(opaque, photo.file_format, photo.metadata), hole

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
+from glinpaint_jax.data.mask_files import Hole, adjust_hole, describe_doubt, read_mask
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.completer import check_scale
-from glinpaint_jax.inference.masks import Hole, adjust_hole, describe_doubt, read_mask
 from glinpaint_jax.inference.photos import (
     FORMATS,
     LOSSLESS,
