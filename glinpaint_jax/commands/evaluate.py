@@ -130,7 +130,7 @@ def score(
     sources = open_sources(data.source, data.eval_source, data.eval_images)
     require_same(config, sources.fingerprints())
     mesh = make_mesh()
-    failures = FailureLog(sources.images, warn)
+    failures = FailureLog(warn)
     if jax.process_index() == 0:
         warn(sources.description)
     generator, _ = make_networks(weights.config)

@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glinpaint_jax.data.layouts import open_layout
-from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list
+from glinpaint_jax.data.listing import EXTENSIONS, SourceNotFoundError, find_list
 from glinpaint_jax.data.sources import (
-    DAMAGE,
     EncodedSource,
-    FolderSource,
     HoldOut,
     PhotoSource,
     RecordSource,
     Source,
-    SourceNotFoundError,
+    open_listed,
 )
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import in_bucket
 
 # scikit-image's other pictures are drawings, text, cells and textures.
 TRAINING_PHOTOS = (
@@ -50,12 +47,6 @@ class Sources(NamedTuple):
     train: Source
     evaluation: dict[str, Source]
     description: str  # one line: what was found where, and the numbers of images
-
-    @property
-    def images(self) -> int:
-        """The number of all images; a set that is the training source counts once."""
-        distinct = {id(source): source for source in (self.train, *self.evaluation.values())}
-        return sum(map(len, distinct.values()))
 
     def fingerprints(self) -> dict[str, str]:
         """The number of images of each source and its fingerprint."""
@@ -161,29 +152,32 @@ def _open(spec: str, eval_images: int) -> Sources:
     return Sources(train, {} if val is None else {"val": val}, description)
 
 
-def _require_on_disk(place: str) -> None:
+def _require_on_disk(path: str) -> None:
     """Raises UserError for a bucket: neither array_record nor OpenCV read from one."""
-    if in_bucket(place):
-        mount = "gcsfuse" if place.startswith("gs:") else "mount-s3"
-        bucket = place.split("/")[2]
+    if path.startswith(("gs://", "s3://")):
+        mount = "gcsfuse" if path.startswith("gs:") else "mount-s3"
+        bucket = path.split("/")[2]
         raise UserError(
-            f"data cannot be read from the bucket {place}; mount it, `{mount} {bucket} FOLDER`, "
+            f"data cannot be read from the bucket {path}; mount it, `{mount} {bucket} FOLDER`, "
             "and pass the path below FOLDER, or copy the data to a disk"
         )
 
 
 def _open_folder(spec: str) -> tuple[Source, Source | None, str]:
-    folder, _, list_name = spec.partition(":")
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise SourceNotFoundError(f"no folder {folder.absolute()}")
+    folder, list_name = _split_list(spec)
     if not list_name:
         return open_layout(folder)
-    try:
-        list_file = find_list(folder, list_name)
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"no list file {error}") from None
-    return FolderSource(find_base([folder], list_file), list_file), None, ""
+    return open_listed([folder], find_list(folder, list_name)), None, ""
+
+
+def _split_list(spec: str) -> tuple[Path, str]:
+    """Splits PATH:LIST after the longest PATH that is a folder, since names may contain colons."""
+    words = spec.split(":")
+    for count in range(len(words), 0, -1):
+        folder = Path(":".join(words[:count])).expanduser()
+        if folder.is_dir():
+            return folder, ":".join(words[count:])
+    raise SourceNotFoundError(f"no folder {Path(words[0]).expanduser().absolute()}")
 
 
 def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
@@ -237,13 +231,13 @@ def _open_array_record(pattern: str) -> tuple[Source, Source | None, str]:
 def _open_shards(paths: list[str], pattern: str) -> Source:
     from grain.sources import ArrayRecordDataSource
 
+    from glinpaint_jax.data.shards import check_shards
+
+    check_shards(paths)
     identity = repr([(os.path.basename(path), os.path.getsize(path)) for path in paths])
     try:
         return RecordSource(ArrayRecordDataSource(paths), pattern, identity)
-    except RuntimeError as error:
-        if not str(error).startswith((*DAMAGE, "ArrayRecord")):
-            raise
+    except RuntimeError as error:  # such as "Invalid metadata; while reading ..."
         raise UserError(
-            f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; "
-            "find it with `python -m glinpaint_jax prepare --output DIR --check`"
+            f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; write it again"
         ) from None

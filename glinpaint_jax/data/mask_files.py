@@ -130,6 +130,8 @@ def adjust_hole(
 
 def resize_hole(hole: Bool[np.ndarray, "_ _"], height: int, width: int) -> Hole:
     """Stretches the hole. A smaller pixel is a hole if any part of it is, so that lines survive."""
+    if hole.shape == (height, width):
+        return hole
     smaller = min(width, hole.shape[1]), min(height, hole.shape[0])
     share = cv2.resize(hole.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
     small = (share > 0).view(np.uint8)

@@ -1,7 +1,6 @@
 """The training run: restore, step, log, evaluate, save."""
 
 import contextlib
-import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,14 +11,13 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from glinpaint_jax.config import Config, from_dict
+from glinpaint_jax.config import Config
 from glinpaint_jax.data.datasets import Sources, open_sources
 from glinpaint_jax.data.holes import paired_mask_folder
 from glinpaint_jax.data.pipeline import FailureLog, train_batches
-from glinpaint_jax.data.sources import Source, mean_pixel
+from glinpaint_jax.data.sources import Source
 from glinpaint_jax.data.workers import restart_dead_workers
 from glinpaint_jax.distributed import (
     local_batch_size,
@@ -43,7 +41,7 @@ from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, say
 from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.runs.stopping import Stop, StopEvaluation, stop_on_signals
-from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
+from glinpaint_jax.step_folders import steps_in
 from glinpaint_jax.training.phases import Phase, period_at, phase_at, phases_between
 from glinpaint_jax.training.programs import compile_steps
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
@@ -73,7 +71,6 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         if jax.process_index() == 0:
             closing.enter_context(lock_file(workdir / LOCK))
         newest = recover_newest_step(workdir, say)
-        config = resolve_fill(config, sources.train, workdir, newest)
         if newest is None:
             state, examples, origin = create(config, mesh, networks or initial_networks(config))
         else:
@@ -120,12 +117,12 @@ def run_steps(
     config, mesh, checkpoints = run.config, run.mesh, run.checkpoints
     source = run.sources.train
     data = {"images": len(source), "fingerprint": source.fingerprint()}
-    failures = FailureLog(run.sources.images, say)
+    failures = FailureLog(say)
     evaluate_state = make_evaluation(run, failures)
     progress = Progress(run.reporter, config, source)
     for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
-        batch = to_global(failures.take(next(batches), source), mesh)
+        batch = to_global(failures.take(next(batches)), mesh)
         if step == start + 1:
             with progress.paused():
                 steps = compile_steps(config, mesh, state, batch, start, run.reporter)
@@ -175,23 +172,6 @@ def make_workdir(workdir: Path) -> None:
         raise UserError(
             f"cannot write to workdir {workdir}: {error.strerror}; pass --workdir=DIR"
         ) from None
-
-
-def resolve_fill(config: Config, source: Source, workdir: Path, newest: int | None) -> Config:
-    """Returns the config with mask.fill=mean replaced by a colour.
-
-    That of the run's step `newest`; of a new run, the mean pixel of a sample of `source`.
-    """
-    if config.mask.fill != "mean":
-        return config
-    if newest is not None:
-        fill = from_dict(read_json(workdir / FOLDER / str(newest) / "config")).mask.fill
-    else:
-        mean = mean_pixel(source) if jax.process_index() == 0 else np.zeros(3)
-        hundredths = np.rint(100 * mean).astype(np.int32)
-        # Hosts may decode a JPEG differently.
-        fill = tuple(float(v) / 100 for v in multihost_utils.broadcast_one_to_all(hundredths))
-    return dataclasses.replace(config, mask=dataclasses.replace(config.mask, fill=fill))
 
 
 class InitialNetworks(NamedTuple):

@@ -10,12 +10,9 @@ from glinpaint_jax.config import ModelConfig, PhasesConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
-from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.resume import check_config_changes
-from glinpaint_jax.training.loop import initial_networks, is_saved, resolve_fill, unreached_phase
+from glinpaint_jax.training.loop import initial_networks, is_saved, unreached_phase
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +97,3 @@ def test_a_run_too_short_for_all_phases_is_announced(num_steps, expected):
 def test_milestones_are_saved_between_checkpoints():
     config = make_small_config(checkpoint_every=4, keep_every=6)
     assert [step for step in range(1, 13) if is_saved(step, config)] == [4, 6, 8, 12]
-
-
-def test_the_mean_fill_is_computed_once_and_kept_in_checkpoints(tmp_path):
-    config = make_small_config()
-    config.mask.fill = "mean"
-    config.validate()
-    new = resolve_fill(config, Numbered(4, broken=[3]), tmp_path, None)
-    assert (new.mask.fill, config.mask.fill) == ((1.0, 1.0, 1.0), "mean")
-    checkpoints = Checkpoints(tmp_path, print)
-    checkpoints.save({"weight": np.zeros(3)}, new, 5, 4, "completion")
-    checkpoints.close()
-    # The source has changed since; the run goes on with the stored colour.
-    resumed = resolve_fill(config, Numbered(100), tmp_path, 5)
-    assert resumed == new
-    check_config_changes(new, resumed)
-
-
-def test_a_given_fill_is_kept(small_config, tmp_path):
-    assert resolve_fill(small_config, Numbered(4, broken=range(4)), tmp_path, None) is small_config
