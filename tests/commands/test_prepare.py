@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
-import termios
 import time
 from pathlib import Path
 
@@ -329,27 +327,3 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_partial_file(
         assert read_all(folder) == read_all(whole[0])
     finally:
         subprocess.run(["umount", folder], check=True)
-
-
-def test_terminals_show_a_progress_bar(images, tmp_path):
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    process = subprocess.Popen(
-        command(*arguments_for(images, tmp_path / "shards")),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # end of output
-        while piece := os.read(ours, 1 << 16):
-            shown += piece
-    os.close(ours)
-    output, _ = process.communicate(timeout=DEADLINE)
-    shown = shown.decode()
-    assert process.returncode == 0
-    assert "100%|" in shown and "40/40" in shown and "images/s" in shown
-    assert len(output.splitlines()) == 3

@@ -42,46 +42,30 @@ def test_lossy_formats_decode_to_rgb(kind, options):
     assert np.abs(got.astype(int) - gradient()).mean() < 3
 
 
-def test_grey_becomes_rgb():
-    grey = gradient()[..., 0]
-    got = decode(encoded(Image.fromarray(grey), "PNG"), "x")
-    np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, axis=2))
+GRAY, SIDEWAYS = gradient()[..., 0], Image.Exif()
+SIDEWAYS[0x0112] = 6  # rotate by 90 degrees clockwise to view
+PALETTE = Image.fromarray(gradient()).quantize(16)
+CMYK = encoded(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
+TURNED = encoded(Image.fromarray(gradient()), "JPEG", quality=95, exif=SIDEWAYS)
 
 
-def test_alpha_is_dropped():
-    rgba = np.dstack([gradient(), np.full((24, 32), 40, np.uint8)])
-    np.testing.assert_array_equal(decode(encoded(Image.fromarray(rgba), "PNG"), "x"), gradient())
-
-
-def test_palette_images_decode():
-    palette = Image.fromarray(gradient()).quantize(16)
-    expected = np.asarray(palette.convert("RGB"))
-    np.testing.assert_array_equal(decode(encoded(palette, "PNG"), "x"), expected)
-
-
-def test_16_bit_images_become_8_bit():
-    grey = gradient()[..., 0]
-    got = decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), "x")
-    np.testing.assert_array_equal(got[..., 0], grey)
-
-
-def test_cmyk_becomes_rgb():
-    cmyk = encoded(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB"))
-    assert np.abs(decode(cmyk, "x").astype(int) - expected).mean() < 3
-
-
-def test_exif_orientation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
-    got = decode(encoded(Image.fromarray(gradient()), "JPEG", quality=95, exif=exif), "x")
-    assert np.abs(got.astype(int) - np.rot90(gradient(), -1)).mean() < 3
-
-
-def test_a_one_pixel_image_decodes():
-    assert decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), "x").tolist() == [
-        [[1, 2, 3]]
-    ]
+@pytest.mark.parametrize(
+    ("content", "expected", "tolerance"),
+    [
+        (encoded(Image.fromarray(GRAY), "PNG"), GRAY[..., None], 0),
+        (encoded(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), GRAY[..., None], 0),
+        (encoded(Image.fromarray(np.dstack([gradient(), GRAY])), "PNG"), gradient(), 0),
+        (encoded(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB")), 0),
+        (encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), [[[1, 2, 3]]], 0),
+        (CMYK, np.asarray(Image.open(io.BytesIO(CMYK)).convert("RGB")), 3),
+        (TURNED, np.rot90(gradient(), -1), 3),
+    ],
+    ids=["gray", "16 bits", "alpha", "palette", "one pixel", "CMYK", "orientation"],
+)
+def test_every_mode_becomes_upright_rgb(content, expected, tolerance):
+    got = decode(content, "x").astype(int)
+    expected = np.broadcast_to(expected, (*np.shape(expected)[:2], 3))
+    assert got.shape == expected.shape and np.abs(got - expected).mean() <= tolerance
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
