@@ -59,17 +59,28 @@ def restart_dead_workers(
     open_batches: Callable[..., Any],
     start: int,
     global_batch_size: int,
-    warn: Callable[[str], Any],
+    log: Callable[[str], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of `open_batches(start=start)`; reopens it whenever a worker dies.
 
-    Raises UserError after MAX_DEATHS in a row without a batch in between.
+    Opens it at once, so that missing masks or shared memory end a run at its start. Raises
+    UserError after MAX_DEATHS in a row without a batch in between.
     """
+    return _restart(open_batches, open_batches(start=start), start, global_batch_size, log)
+
+
+def _restart(
+    open_batches: Callable[..., Any],
+    opened: Any,
+    start: int,
+    global_batch_size: int,
+    log: Callable[[str], Any],
+) -> Iterator[dict[str, np.ndarray]]:
     deaths = 0
     while True:
-        with contextlib.closing(open_batches(start=start)) as batches:
+        with contextlib.closing(opened):
             try:
-                for batch in batches:
+                for batch in opened:
                     yield batch
                     start += global_batch_size
                     deaths = 0
@@ -84,7 +95,8 @@ def restart_dead_workers(
                 f"{problem}, {deaths} times in a row; free memory or lower "
                 "--config.data.num_workers"
             )
-        warn(f"{problem}; restarting the workers, no example is lost")
+        log(f"{problem}; restarting the workers, no example is lost")
+        opened = open_batches(start=start)
 
 
 def start_worker(index: int, count: int) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import platform
 import resource
 
@@ -65,6 +66,22 @@ def test_the_stream_depends_only_on_the_seed(small_config):
     assert_equal(first, take(Numbered(12), small_config, 4))
     other = take(Numbered(12), make_small_config(seed=1), 4)
     assert numbers(first) != numbers(other)
+
+
+def test_the_stream_never_changes():
+    """Or resumed runs would differ from uninterrupted ones."""
+
+    class Waves(Numbered):
+        def __getitem__(self, index):
+            rows, columns = np.mgrid[0:70, 0:90]
+            waves = [rows * 3 + index, columns * 2, rows * columns % 251]
+            return np.stack(waves, axis=-1).astype(np.uint8)
+
+    config = make_small_config(data=DataConfig(crop_size=32, num_workers=0, horizontal_flip=True))
+    drawn = hashlib.sha256()
+    for batch in take(Waves(13), config, 10, start=8):
+        drawn.update(batch["image"].tobytes() + batch["bbox"].tobytes())
+    assert drawn.hexdigest()[:16] == "0cbbdd68681a9d10"
 
 
 def test_repeated_images_get_new_crops_and_holes(small_config):
