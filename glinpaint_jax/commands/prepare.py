@@ -13,7 +13,7 @@ import glob
 import shlex
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.data.datasets import open_parts
+from glinpaint_jax.data.datasets import open_splits
 from glinpaint_jax.data.shards import MANIFEST, VAL_FOLDER, Plan, prepare
 from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     source, folder, shards = arguments.source, arguments.output, arguments.shards
-    train, val = open_parts(source)
+    train, val = open_splits(source)
     if shards > min(len(train), MAX_SHARDS):
         raise UserError(
             f"--shards {shards} of {len(train)} images; must be at most one per image and at most "
@@ -44,26 +44,25 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if arguments.max_side > MAX_SIDE:
         raise UserError(f"--max-side {arguments.max_side} must be at most {MAX_SIDE}, as in JPEG")
-    parts = [(folder, train, shards)]
+    splits = [(folder, train, shards)]
     if val is not None:  # first, so that no training shards are used without it
         val_shards = min(max(1, shards * len(val) // len(train)), MAX_SHARDS)  # of equal size
-        parts.insert(0, (folder / VAL_FOLDER, val, val_shards))
-    for part_folder, part, count in parts:
-        plan = Plan(source, len(part), part.fingerprint(), count, arguments.max_side)
-        entries = prepare(part_folder, plan, part, arguments.workers or cores(), print)
-        images = sum(entry["count"] for entry in entries)
+        splits.insert(0, (folder / VAL_FOLDER, val, val_shards))
+    for folder, images, count in splits:
+        plan = Plan(source, len(images), images.fingerprint(), count, arguments.max_side)
+        entries = prepare(folder, plan, images, arguments.workers or cores(), print)
+        written = sum(entry["count"] for entry in entries)
         megabytes = sum(entry["bytes"] for entry in entries) / 1e6
-        rejected = len(part) - images
+        rejected = len(images) - written
         print(
-            f"{count} shards in {part_folder}: {images} images, {megabytes:.1f} MB, {rejected} "
+            f"{count} shards in {folder}: {written} images, {megabytes:.1f} MB, {rejected} "
             "rejected" + f" (see {MANIFEST})" * bool(rejected)
         )
-        if images == 0:
+        if written == 0:
             raise UserError(
-                f"none of the {rejected} images of {source} can be decoded; see "
-                f"{part_folder / MANIFEST}"
+                f"none of the {rejected} images of {source} can be decoded; see {folder / MANIFEST}"
             )
     if val is None:
         print(f"{source} has no validation part; training evaluates on held-out images")
-    pattern = f"{glob.escape(str(folder))}/*.array_record"
+    pattern = f"{glob.escape(str(arguments.output))}/*.array_record"
     print(f"train with {shlex.quote(f'--config.data.source=array_record:{pattern}')}")

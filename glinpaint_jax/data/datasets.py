@@ -36,7 +36,7 @@ TRAINING_PHOTOS = (
     "retina.jpg",
 )
 HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
-# Of a source without a validation part, so many images are held out, but at most this share. Not a
+# Of a source without validation images, so many images are held out, but at most this share. Not a
 # setting: a run's training images must never count as held out.
 HELD_OUT, MAX_HELD_OUT = 1000, 0.1
 
@@ -53,16 +53,16 @@ class Sources(NamedTuple):
         named = {"training images": self.train} | {
             f"evaluation images ({name})": source for name, source in self.evaluation.items()
         }
-        return {name: f"{len(part)}, names {part.fingerprint()}" for name, part in named.items()}
+        return {name: f"{len(x)}, names {x.fingerprint()}" for name, x in named.items()}
 
 
 def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     """Opens the sources of a run.
 
-    Without `eval_spec`, evaluates on the source's own validation part if it has one (for
+    Without `eval_spec`, evaluates on the source's own validation images if it has some (for
     `photos`: held-out photographs and new crops of the training ones). Otherwise holds out 1,000
     records, at most a tenth; if there are fewer than 10, evaluates on new crops.
-    Of a folder or shards in `eval_spec`, the validation part is used if there is one.
+    Of a folder or shards in `eval_spec`, the validation images are used if there are any.
     `eval_images` is how many images of each set will be used.
 
     Raises UserError if nothing is found; the message says where it looked and what to try.
@@ -91,8 +91,8 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def open_parts(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
-    """Returns all training images, and the validation part if there is one.
+def open_splits(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
+    """Returns all training images, and the validation images if there are any.
 
     Raises UserError like `open_sources`.
     """
@@ -111,9 +111,9 @@ def _first_existing(spec: str, flag: str, eval_images: int) -> Sources:
             continue
         for source in (opened.train, *opened.evaluation.values()):
             if len(source) == 0:
-                part = "" if source is opened.train else " in its validation part"
+                split = "" if source is opened.train else " in its validation part"
                 raise UserError(
-                    f"{flag}{alternative} holds no images{part} ({', '.join(EXTENSIONS)}); put "
+                    f"{flag}{alternative} holds no images{split} ({', '.join(EXTENSIONS)}); put "
                     "some there or choose another source"
                 )
         details = f" ({opened.description})" if opened.description else ""
@@ -145,7 +145,7 @@ def _open(spec: str, eval_images: int) -> Sources:
         )
     _require_on_disk(os.environ.get("TFDS_DATA_DIR", "") if kind == "tfds" else rest)
     train, val, description = openers[kind](rest)
-    left_out = sum((getattr(part, "left_out", Counter()) for part in (train, val)), Counter())
+    left_out = sum((getattr(source, "left_out", Counter()) for source in (train, val)), Counter())
     if left_out:
         counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
         description = f"{description}; left out: {counts}".removeprefix("; ")

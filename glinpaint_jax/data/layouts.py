@@ -1,4 +1,4 @@
-"""Folders of images with a training and a validation part: one table, and what opens it."""
+"""Folders with training and validation images: one table of layouts, and what opens them."""
 
 import collections
 import os
@@ -12,7 +12,7 @@ from glinpaint_jax.errors import UserError
 
 
 class Layout(NamedTuple):
-    """The folders of the two parts, below the root."""
+    """The folders of the two splits, below the root."""
 
     name: str
     train: str
@@ -20,19 +20,19 @@ class Layout(NamedTuple):
 
 
 # The first whose folders exist is taken. Lists may be in the root or in meta/; their names are
-# relative to the part's folder or to the root. Without a list, a part is its whole folder.
+# relative to the split's folder or to the root. Without a list, a split is its whole folder.
 LAYOUTS = (
     Layout("MMagic's Places", "data_large", "val_large"),
     Layout("Places365 at 256x256", "data_256", "val_256"),
     Layout("MMagic's CelebA-HQ", "train_256", "test_256"),
     Layout("train/ and val/", "train", "val"),
     Layout("train/ and test/", "train", "test"),
-    Layout("two lists", "", ""),  # both lists are required: one folder holds both parts
+    Layout("two lists", "", ""),  # both lists are required: one folder holds both splits
 )
 LIST_FOLDERS = ("", "meta")
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
 LIST_NAME = re.compile(r"(?i)(train|val|test)[._-]")
-# Not CelebA's list_eval_partition.txt, which lists all images with a number for their part.
+# Not CelebA's list_eval_partition.txt, which lists all images with a number for their split.
 VAL_LIST, TEST_LIST = re.compile(r"(?i)(?<![a-z])val"), re.compile(r"(?i)(?<![a-z])test")
 # "val", "test_256" and "testA", but not "valley".
 EVALUATION_FOLDER = re.compile(r"(?i:tests?|testing|val|valid|validation|eval|evaluation)(?![a-z])")
@@ -40,10 +40,10 @@ MASK_FOLDER = re.compile(r"(?i)(.*[^a-z])?masks?(?![a-z])")  # "train_masks", bu
 
 
 def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
-    """Returns the training part, the validation part (or None) and which layout it is.
+    """Returns the training images, the validation images (or None) and which layout it is.
 
-    Without a layout, the training part is all images below `root`. Raises UserError if these
-    include a validation or test folder, if there is a list, or if a part includes masks.
+    Without a layout, all images below `root` are for training. Raises UserError if these include a
+    validation or test folder, if there is a list, or if a split includes masks.
     """
     lists = _find_lists(root)
     train_lists = [path for path in lists if "train" in path.name.lower()]
@@ -58,8 +58,8 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
         val_list = _choose_list(root, layout.val, val_lists)
         if layout.train == layout.val and not (train_list and val_list):
             continue
-        train = _open_part(root, layout.train, train_list)
-        val = _open_part(root, layout.val, val_list)
+        train = _open_split(root, layout.train, train_list)
+        val = _open_split(root, layout.val, val_list)
         if val_list and not train_list and val.name(0).startswith(f"{root / layout.train}/"):
             raise UserError(
                 f"{val_list} names images in {root / layout.train}, all of which would be trained "
@@ -79,7 +79,7 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
             f"{root} has no known layout, and its list {name} would be ignored; pass {remedy}, or "
             "move the list elsewhere to use all images"
         )
-    train = _open_part(root, "", None)
+    train = _open_split(root, "", None)
     for folder in train.folders():
         if found := _find_folder(root, folder, EVALUATION_FOLDER):
             evaluation, training = found
@@ -105,24 +105,24 @@ def _names(root: Path, paths: list[Path]) -> str:
     return ", ".join(str(path.relative_to(root)) for path in paths)
 
 
-def _choose_list(root: Path, part: str, lists: list[Path]) -> Path | None:
+def _choose_list(root: Path, split: str, lists: list[Path]) -> Path | None:
     """Returns the first list whose last image exists, or else the first of all.
 
     Places365-Challenge comes with the lists of Places365-Standard as well.
     """
     for path in lists if len(lists) > 1 else ():
-        (last,) = collections.deque(read_list(path), maxlen=1)
-        if (root / part / last).is_file() or (root / last).is_file():
-            return path
+        for last in collections.deque(read_list(path), maxlen=1):
+            if any((folder / last).is_file() for folder in (root / split, root, Path("/"))):
+                return path
     return next(iter(lists), None)
 
 
-def _open_part(root: Path, part: str, list_file: Path | None) -> FolderSource:
+def _open_split(root: Path, split: str, list_file: Path | None) -> FolderSource:
     if list_file is not None:
-        return open_listed([root / part, root], list_file)
-    source = FolderSource(root / part)
+        return open_listed([root / split, root], list_file)
+    source = FolderSource(root / split)
     for folder in source.folders():
-        if found := _find_folder(root / part, folder, MASK_FOLDER):
+        if found := _find_folder(root / split, folder, MASK_FOLDER):
             masks, images = found
             raise UserError(
                 f"{masks} seems to hold masks, which would be used as photographs; pass {images}, "

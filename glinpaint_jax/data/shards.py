@@ -2,7 +2,7 @@
 
 records-00003-of-00128.array_record    encoded images, one per record
 manifest.json                          the source, and the size and counts of each finished shard
-val/                                   the same for the validation part, if the source has one
+val/                                   the same for the validation images, if there are any
 
 The same source gives the same bytes, however often the command was interrupted.
 """
@@ -76,9 +76,9 @@ def prepare(
         _write_manifest(folder, plan, entries)
         tasks = []
         for number in todo:
-            part, indices = _part_of(source, plan.span(number))
+            shard_images = _images_of(source, plan.span(number))
             path = folder / plan.file(number)
-            tasks.append(pool.submit(write_shard, path, plan.max_side, part, indices))
+            tasks.append(pool.submit(write_shard, path, plan.max_side, *shard_images))
         for task in as_completed(tasks):
             entry = task.result()
             entries[entry["file"]] = entry
@@ -111,7 +111,7 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _part_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range]:
+def _images_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range]:
     """A source of the images of `span`, and their indices there: for a folder, only their names."""
     if isinstance(source, FolderSource):
         return source.only(span), range(len(span))

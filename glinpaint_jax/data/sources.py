@@ -143,9 +143,9 @@ class FolderSource:
 
     def only(self, indices: range) -> "FolderSource":
         """Returns a source of consecutive images alone, which is quick to pickle."""
-        part = copy.copy(self)
-        part._names = self._names[indices.start : indices.stop]
-        return part
+        fewer = copy.copy(self)
+        fewer._names = self._names[indices.start : indices.stop]
+        return fewer
 
 
 def open_listed(folders: list[Path], list_file: Path) -> FolderSource:
@@ -192,7 +192,7 @@ EncodedSource = PhotoSource | FolderSource | RecordSource
 
 
 class HoldOut:
-    """One part of a source split in two: `count` evenly spaced records, or all the others."""
+    """One half of a source split in two: `count` evenly spaced records, or all the others."""
 
     def __init__(self, source: Source, count: int, *, held_out: bool):
         self._source = source
@@ -217,5 +217,5 @@ class HoldOut:
         return self._source.name(self._map_index(index))
 
     def fingerprint(self) -> str:
-        part = (self._source.fingerprint(), self._count, self._held_out)
-        return _digest(repr(part).encode())
+        identity = (self._source.fingerprint(), self._count, self._held_out)
+        return _digest(repr(identity).encode())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glinpaint_jax.data.datasets import open_parts, open_sources
+from glinpaint_jax.data.datasets import open_sources, open_splits
 from tests.helpers.programs import ROOT, assert_rejected, command, environment, run, run_here
 
 SHARDS = 4
@@ -133,7 +133,7 @@ def test_prints_what_was_written_and_how_to_train(images, whole):
     assert only == f"folder:{images} has no validation part; training evaluates on held-out images"
     spec = f"array_record:{folder}/*.array_record"
     assert train == f"train with '--config.data.source={spec}'"
-    assert open_parts(spec)[0].encoded(3) == (images / "04.png").read_bytes()
+    assert open_splits(spec)[0].encoded(3) == (images / "04.png").read_bytes()
     train, evaluation, _ = open_sources(spec, "", 100)
     assert (len(train), list(evaluation)) == (36, ["held_out"])
 

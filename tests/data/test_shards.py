@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from glinpaint_jax.commands import prepare as prepare_command
-from glinpaint_jax.data.datasets import open_parts, open_sources
+from glinpaint_jax.data.datasets import open_sources, open_splits
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.shards import Plan, write_shard
 from glinpaint_jax.data.sources import UndecodableImage, decode
@@ -26,7 +26,7 @@ from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 def write_all(folder, spec, shards=2, max_side=0):
     """Writes all shards of a source in this process; returns their entries."""
-    source = open_parts(spec)[0]
+    source = open_splits(spec)[0]
     plan = Plan(spec, len(source), "", shards, max_side)
     folder.mkdir(exist_ok=True)
     return [
@@ -89,7 +89,7 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
         write_all(tmp_path / "first", f"folder:{tmp_path}/train", shards=3)
         spec = f"array_record:{tmp_path}/first/*.array_record"
     else:
-        source = open_parts("photos")[0]
+        source = open_splits("photos")[0]
         spec, files = "photos", None
     written = write_all(tmp_path / "shards", spec)
     if kind == "photos":
@@ -150,7 +150,7 @@ def test_an_empty_shard_keeps_the_others_in_order(tmp_path):
         (tmp_path / "images" / name).write_bytes(b"broken")
     written = write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=3)
     assert [entry["count"] for entry in written] == [2, 0, 2]
-    source = open_parts(f"array_record:{tmp_path}/shards/*.array_record")[0]
+    source = open_splits(f"array_record:{tmp_path}/shards/*.array_record")[0]
     assert [source.encoded(i) for i in range(len(source))] == files[:2] + files[4:]
 
 
@@ -190,7 +190,7 @@ def test_larger_images_are_shrunk_and_turned_upright(tmp_path):
 
 def test_a_failed_shard_leaves_nothing_behind(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 5)
-    source, folder = open_parts(f"folder:{tmp_path}/images")[0], tmp_path / "shards"
+    source, folder = open_splits(f"folder:{tmp_path}/images")[0], tmp_path / "shards"
     folder.mkdir()
 
     def interrupt(index):
@@ -212,7 +212,7 @@ def test_damage_within_a_record_makes_one_image_undecodable(tmp_path):
     content = bytearray(path.read_bytes())
     content[200_000] ^= 1
     path.write_bytes(content)
-    source = open_parts(f"array_record:{path}")[0]
+    source = open_splits(f"array_record:{path}")[0]
     source[0], source[3]
     with pytest.raises(UndecodableImage, match=r"record 1: Corrupted"):
         source[1]
@@ -225,7 +225,7 @@ def test_truncated_shards_of_other_programs_are_rejected(size, tmp_path):
     (path,) = (tmp_path / "shards").glob("*.array_record")
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match=r"one of the files .* is damaged: ") as error:
-        open_parts(f"array_record:{path}")
+        open_splits(f"array_record:{path}")
     assert "\n" not in str(error.value)
 
 
@@ -277,7 +277,7 @@ def test_shards_that_differ_from_their_manifest_are_rejected(change, expected, p
     folder = tmp_path / "shards"
     shutil.copytree(prepared / "shards", folder)
     spec = f"array_record:{folder}/*.array_record"
-    assert len(open_parts(spec)[0]) == 27
+    assert len(open_splits(spec)[0]) == 27
     change(folder, sorted(folder.glob("*.array_record")))
     with pytest.raises(UserError, match=expected) as error:
         open_sources(spec, "", 5)
@@ -295,7 +295,7 @@ def test_manifests_of_earlier_versions_are_read(prepared, tmp_path):
     old = {"source": "x", "length": 27, "shards": 3, "max_side": 0, "count": 27, "rejected": 0}
     entries = [entry | {"first": 0, "last": 8, "sha256": "0"} for entry in manifest["entries"]]
     (tmp_path / "shards" / "manifest.json").write_text(json.dumps(old | {"entries": entries}))
-    assert len(open_parts(f"array_record:{tmp_path}/shards/*.array_record")[0]) == 27
+    assert len(open_splits(f"array_record:{tmp_path}/shards/*.array_record")[0]) == 27
 
 
 class Counted:
