@@ -17,16 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.data.images import FORMATS, UNSUPPORTED, unsupported
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.photos import (
-    FORMATS,
-    UNSUPPORTED,
     check_storable,
     output_format,
     read_pair,
-    unsupported,
     write_photo,
 )
 

@@ -111,7 +111,7 @@ def score(
     data, mesh = config.data, make_mesh()
     sources = open_sources(data.source, data.eval_source, data.eval_images)
     require_same(config, sources.fingerprints())
-    failures = FailureLog(sources.images, log)
+    failures = FailureLog(log)
     if jax.process_index() == 0:
         log(sources.description)
     generator, _ = make_networks(weights.config)

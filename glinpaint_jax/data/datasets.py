@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glinpaint_jax.data.layouts import open_layout
-from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list
+from glinpaint_jax.data.listing import EXTENSIONS, SourceNotFoundError, find_list
 from glinpaint_jax.data.sources import (
-    DAMAGE,
     EncodedSource,
-    FolderSource,
     HoldOut,
     PhotoSource,
     RecordSource,
     Source,
-    SourceNotFoundError,
+    open_listed,
 )
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import in_bucket
 
 # scikit-image's other pictures are drawings, text, cells and textures.
 TRAINING_PHOTOS = (
@@ -39,7 +36,7 @@ TRAINING_PHOTOS = (
     "retina.jpg",
 )
 HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
-# Of a source without a validation part, so many images are held out, but at most this share. Not a
+# Of a source without validation images, so many images are held out, but at most this share. Not a
 # setting: a run's training images must never count as held out.
 HELD_OUT, MAX_HELD_OUT = 1000, 0.1
 
@@ -51,27 +48,21 @@ class Sources(NamedTuple):
     evaluation: dict[str, Source]
     description: str  # one line: what was found where, and the numbers of images
 
-    @property
-    def images(self) -> int:
-        """The number of all images; a set that is the training source counts once."""
-        distinct = {id(source): source for source in (self.train, *self.evaluation.values())}
-        return sum(map(len, distinct.values()))
-
     def fingerprints(self) -> dict[str, str]:
         """The number of images of each source and its fingerprint."""
         named = {"training images": self.train} | {
             f"evaluation images ({name})": source for name, source in self.evaluation.items()
         }
-        return {name: f"{len(part)}, names {part.fingerprint()}" for name, part in named.items()}
+        return {name: f"{len(x)}, names {x.fingerprint()}" for name, x in named.items()}
 
 
 def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     """Opens the sources of a run.
 
-    Without `eval_spec`, evaluates on the source's own validation part if it has one (for
+    Without `eval_spec`, evaluates on the source's own validation images if it has some (for
     `photos`: held-out photographs and new crops of the training ones). Otherwise holds out 1,000
     records, at most a tenth; if there are fewer than 10, evaluates on new crops.
-    Of a folder or shards in `eval_spec`, the validation part is used if there is one.
+    Of a folder or shards in `eval_spec`, the validation images are used if there are any.
     `eval_images` is how many images of each set will be used.
 
     Raises UserError if nothing is found; the message says where it looked and what to try.
@@ -100,8 +91,8 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def open_parts(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
-    """Returns all training images, and the validation part if there is one.
+def open_splits(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
+    """Returns all training images, and the validation images if there are any.
 
     Raises UserError like `open_sources`.
     """
@@ -120,9 +111,9 @@ def _first_existing(spec: str, flag: str, eval_images: int) -> Sources:
             continue
         for source in (opened.train, *opened.evaluation.values()):
             if len(source) == 0:
-                part = "" if source is opened.train else " in its validation part"
+                split = "" if source is opened.train else " in its validation part"
                 raise UserError(
-                    f"{flag}{alternative} holds no images{part} ({', '.join(EXTENSIONS)}); put "
+                    f"{flag}{alternative} holds no images{split} ({', '.join(EXTENSIONS)}); put "
                     "some there or choose another source"
                 )
         details = f" ({opened.description})" if opened.description else ""
@@ -154,36 +145,39 @@ def _open(spec: str, eval_images: int) -> Sources:
         )
     _require_on_disk(os.environ.get("TFDS_DATA_DIR", "") if kind == "tfds" else rest)
     train, val, description = openers[kind](rest)
-    left_out = sum((getattr(part, "left_out", Counter()) for part in (train, val)), Counter())
+    left_out = sum((getattr(source, "left_out", Counter()) for source in (train, val)), Counter())
     if left_out:
         counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
         description = f"{description}; left out: {counts}".removeprefix("; ")
     return Sources(train, {} if val is None else {"val": val}, description)
 
 
-def _require_on_disk(place: str) -> None:
+def _require_on_disk(path: str) -> None:
     """Raises UserError for a bucket: neither array_record nor OpenCV read from one."""
-    if in_bucket(place):
-        mount = "gcsfuse" if place.startswith("gs:") else "mount-s3"
-        bucket = place.split("/")[2]
+    if path.startswith(("gs://", "s3://")):
+        mount = "gcsfuse" if path.startswith("gs:") else "mount-s3"
+        bucket = path.split("/")[2]
         raise UserError(
-            f"data cannot be read from the bucket {place}; mount it, `{mount} {bucket} FOLDER`, "
+            f"data cannot be read from the bucket {path}; mount it, `{mount} {bucket} FOLDER`, "
             "and pass the path below FOLDER, or copy the data to a disk"
         )
 
 
 def _open_folder(spec: str) -> tuple[Source, Source | None, str]:
-    folder, _, list_name = spec.partition(":")
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise SourceNotFoundError(f"no folder {folder.absolute()}")
+    folder, list_name = _split_list(spec)
     if not list_name:
         return open_layout(folder)
-    try:
-        list_file = find_list(folder, list_name)
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"no list file {error}") from None
-    return FolderSource(find_base([folder], list_file), list_file), None, ""
+    return open_listed([folder], find_list(folder, list_name)), None, ""
+
+
+def _split_list(spec: str) -> tuple[Path, str]:
+    """Splits PATH:LIST after the longest PATH that is a folder, since names may contain colons."""
+    words = spec.split(":")
+    for count in range(len(words), 0, -1):
+        folder = Path(":".join(words[:count])).expanduser()
+        if folder.is_dir():
+            return folder, ":".join(words[count:])
+    raise SourceNotFoundError(f"no folder {Path(words[0]).expanduser().absolute()}")
 
 
 def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
@@ -237,13 +231,13 @@ def _open_array_record(pattern: str) -> tuple[Source, Source | None, str]:
 def _open_shards(paths: list[str], pattern: str) -> Source:
     from grain.sources import ArrayRecordDataSource
 
+    from glinpaint_jax.data.shards import check_shards
+
+    check_shards(paths)
     identity = repr([(os.path.basename(path), os.path.getsize(path)) for path in paths])
     try:
         return RecordSource(ArrayRecordDataSource(paths), pattern, identity)
-    except RuntimeError as error:
-        if not str(error).startswith((*DAMAGE, "ArrayRecord")):
-            raise
+    except RuntimeError as error:  # such as "Invalid metadata; while reading ..."
         raise UserError(
-            f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; "
-            "find it with `python -m glinpaint_jax prepare --output DIR --check`"
+            f"one of the files {pattern} is damaged: {str(error).split(',')[0]}; write it again"
         ) from None

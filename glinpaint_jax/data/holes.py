@@ -1,19 +1,31 @@
 """Where an example's hole comes from: the kinds of config.mask.kind."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig, parse_mixed
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.listing import EXTENSIONS, find_base, find_list, read_list
-from glinpaint_jax.data.sources import Source
+from glinpaint_jax.data.listing import EXTENSIONS, find_list
+from glinpaint_jax.data.mask_files import Hole, describe_doubt, read_mask, resize_hole
+from glinpaint_jax.data.sources import FolderSource, Source, open_listed
 from glinpaint_jax.errors import UserError
 
-HoleArrays = dict[str, np.ndarray]  # 'bbox', int32 [4], and maybe 'mask', uint8 [h, w, 1]
+MAX_ATTEMPTS = 4  # files to try per example until one can be used
+CHECKED_MASKS = 9  # mask files that are read at the start, to see if they are inverted
+
+# 'bbox', int32 [4]; maybe 'mask', uint8 [h, w, 1]; maybe 'failed', why other masks were not used
+HoleArrays = dict[str, Any]
+
+
+class UnusableMask(Exception):  # noqa: N818
+    """A file that is not a mask or has no hole; the message gives its name and the reason."""
 
 
 def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], HoleArrays]:
@@ -23,14 +35,13 @@ def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator]
         drawers = [hole_drawer(dataclasses.replace(config, kind=kind), size) for kind in weights]
         shares = np.array(list(weights.values())) / sum(weights.values())
         return functools.partial(draw_mixed, drawers, shares, size)
-    files = mask_files(config) if config.kind == "files" else []
-    return functools.partial(draw_hole, config, size, files)
+    if config.kind == "files":
+        return functools.partial(draw_file, open_mask_files(config), size)
+    return functools.partial(draw_hole, config, size)
 
 
-def draw_hole(
-    config: MaskConfig, size: int, files: list[Path], rng: np.random.Generator
-) -> HoleArrays:
-    """Draws a hole of any kind that needs no image; `files` are the masks of kind files.
+def draw_hole(config: MaskConfig, size: int, rng: np.random.Generator) -> HoleArrays:
+    """Draws a hole of any kind that needs no files.
 
     Of several boxes, 'bbox' is the first, so that the local window shows a whole hole.
     """
@@ -39,8 +50,6 @@ def draw_hole(
         if config.max_holes == 1:
             return {"bbox": boxes[0]}
         return {"mask": masks.draw_boxes(boxes, size, size), "bbox": boxes[0]}
-    if config.kind == "files":
-        return with_bbox(masks.file_mask(rng, size, size, files))
     shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
     return with_bbox(shape(rng, size, size, config))
 
@@ -55,38 +64,78 @@ def draw_mixed(
     return hole
 
 
+def draw_file(files: FolderSource, size: int, rng: np.random.Generator) -> HoleArrays:
+    """Reads a random one of the mask files; if it cannot be used, another one."""
+    failed = []
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            hole = read_hole(files.name(int(rng.integers(len(files)))))
+        except UnusableMask as error:
+            failed.append(f"unusable mask: {error}")
+            continue
+        mask = resize_hole(hole, size, size).astype(np.uint8)[..., None]
+        return with_bbox(mask) | {"failed": failed}
+    raise UserError(f"{MAX_ATTEMPTS} masks in a row cannot be used, the last: {failed[-1]}")
+
+
 def with_bbox(mask: masks.Mask) -> HoleArrays:
     return {"mask": mask, "bbox": masks.bounding_box(mask)}
 
 
-def mask_files(config: MaskConfig) -> list[Path]:
+def read_hole(path: str | Path, photo: np.ndarray | None = None) -> Hole:
+    """Reads a mask as the commands do. Raises UnusableMask also if it has no hole."""
+    try:
+        hole = read_mask(path, photo)
+    except UserError as error:
+        raise UnusableMask(str(error)) from None
+    if not hole.any():
+        raise UnusableMask(f"{path} has no hole (no white)")
+    return hole
+
+
+def open_mask_files(config: MaskConfig) -> FolderSource:
     """The masks of the folder: all, or those in the list. Raises UserError if there are none."""
     folder = Path(config.folder).expanduser()
     if config.list:
-        try:
-            list_file = find_list(folder, config.list)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"config.mask.list={config.list}: no file {error}; pass a text file with one mask "
-                "per line"
-            ) from None
-        files = [find_base([folder], list_file) / name for name in read_list(list_file)]
+        files = open_listed([folder], find_list(folder, config.list))
     else:
-        images = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-        files = sorted(path for path in images if path.is_file())
-    if not files:
+        files = FolderSource(folder)
+    if not len(files):
         raise UserError(
             f"config.mask.{'list' if config.list else 'folder'}={config.list or config.folder} "
             f"holds no mask images ({', '.join(EXTENSIONS)}); "
             "put some there (white = hole) or use another --config.mask.kind"
         )
+    _warn_if_inverted([files.name(number) for number in _spread(len(files))])
     return files
+
+
+def _spread(length: int) -> list[int]:
+    """Up to CHECKED_MASKS evenly spaced indices."""
+    count = min(length, CHECKED_MASKS)
+    return [number * length // count for number in range(count)]
+
+
+def _warn_if_inverted(paths: Sequence[str | Path]) -> None:
+    """Warns as the commands do if most of these masks have a doubtfully large hole."""
+    doubts = []
+    for path in paths:
+        with contextlib.suppress(UnusableMask):  # those are counted when they are drawn
+            if doubt := describe_doubt(read_hole(path)):
+                doubts.append(f"mask {path}: {doubt}")
+    if len(doubts) > len(paths) / 2:
+        _warn_once(doubts[0])
+
+
+@functools.cache  # a run opens its masks again for each evaluation
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
     """Where the masks of this source are, for mask.kind=paired: mask.folder mirrors its folder.
 
-    Raises UserError if the source is not a folder or its first image has no mask.
+    Raises UserError if the source is not a folder or one of a few images has no mask.
     """
     if config.kind != "paired":
         return None
@@ -99,12 +148,12 @@ def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
     folder = Path(config.folder).expanduser()
     if (folder / images.name).is_dir():  # so training and validation parts can share names
         folder = folder / images.name
-    find_paired_mask(source, 0, folder)
+    _warn_if_inverted([find_paired_mask(source, i, folder) for i in _spread(len(source))])
     return folder
 
 
 def find_paired_mask(source: Source, index: int, folder: Path) -> Path:
-    """The mask at the image's place below `folder`, with any suffix. Raises UserError."""
+    """The mask at the image's path below `folder`, with any suffix. Raises UserError."""
     image = Path(source.name(index))
     mask = folder / image.relative_to(source.folder)
     for suffix in (".png", image.suffix, *EXTENSIONS):

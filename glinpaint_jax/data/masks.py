@@ -1,10 +1,9 @@
-"""Random holes. Uses only numpy and OpenCV; all randomness comes from the generator passed in.
+"""Random masks. Uses only numpy and OpenCV; all randomness comes from the generator passed in.
 
 Boxes are (top, left, height, width) in int32; masks are uint8 [h, w, 1], 1 = hole.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -107,33 +106,6 @@ def free_form_mask(rng: np.random.Generator, height: int, width: int, config: Ma
         return mask
 
     return _draw_within(draw, config)
-
-
-def file_mask(rng: np.random.Generator, height: int, width: int, files: list[Path]) -> Mask:
-    """Reads a random one of the mask files."""
-    return read_mask(files[rng.integers(len(files))], height, width)
-
-
-def read_mask(path: Path, height: int, width: int) -> Mask:
-    """Reads a mask file (> 127 = hole), resized without interpolation.
-
-    Raises UserError if it cannot be read or has no hole.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"mask {path} cannot be read: {error.strerror}") from None
-    pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if pixels is None:
-        raise UserError(f"mask {path} cannot be decoded as an image; replace or remove it")
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST)
-    mask = (pixels > 127).astype(np.uint8)[..., None]
-    if not mask.any():
-        raise UserError(
-            f"mask {path} has no hole (no pixel above 127) at {height}x{width}; "
-            "white marks the hole; replace or remove it"
-        )
-    return mask
 
 
 def bounding_box(mask: Mask) -> BBox:

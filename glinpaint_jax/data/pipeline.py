@@ -13,28 +13,37 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
-from glinpaint_jax.config import Config, DataConfig
+from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig
 from glinpaint_jax.data import masks
 from glinpaint_jax.data.holes import (
+    MAX_ATTEMPTS,
+    UnusableMask,
     find_paired_mask,
     hole_drawer,
     paired_mask_folder,
+    read_hole,
     with_bbox,
 )
-from glinpaint_jax.data.sources import Source, UndecodableImage
-from glinpaint_jax.data.workers import read_ahead, start_worker
+from glinpaint_jax.data.mask_files import resize_hole
+from glinpaint_jax.data.sources import Image, Source, UndecodableImage
+from glinpaint_jax.data.workers import (
+    BUFFER_SIZE,
+    check_shared_memory,
+    read_ahead,
+    start_worker,
+)
 from glinpaint_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]  # of stacked examples
 
 EVAL_SEED = 2017
 MAX_EXAMPLES = 2**48  # length of an "endless" stream
 MIN_INDEX_SHUFFLE = 2**16  # for fewer, grain's index shuffle is slow: 5 ms per index for 7 records
 MAX_CROPS = 1000  # random crops to try until one shows a part of a paired mask's hole
-MAX_ATTEMPTS = 4  # records to try per example until one can be decoded
-MAX_FAILED_SHARE = 0.01  # of all images, before the run stops
-MIN_READ = 1000  # images read before a sample is judged
-CERTAINTY = 5  # standard deviations by which a sample must exceed that share
+FAILED_BYTES = 1000  # that an example keeps of the names and reasons of unusable files
+# More unusable files than both of these end the run.
+MAX_FAILED, MAX_FAILED_SHARE = 10, 0.01  # the share is of the images read
 
 
 def train_batches(
@@ -43,8 +52,8 @@ def train_batches(
     """Returns endless batches of this process's share of the stream, starting at example `start`.
 
     Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], mask uint8 [b, s, s, 1] unless
-    each hole is a single box, and failed int32 [b, MAX_ATTEMPTS]: numbers of undecodable records,
-    or -1.
+    each hole is a single box, and failed, bytes [b]: the images and masks that could not be used.
+    Raises UserError if worker processes would need more shared memory than there is.
     """
     dataset = (
         record_numbers(len(source), config.seed)
@@ -53,9 +62,12 @@ def train_batches(
     )
     if config.data.num_workers == 0:
         return iter(dataset.to_iter_dataset(read_ahead()))
+    channels = 3 if config.mask.kind in BBOX_MASK_KINDS and config.mask.max_holes == 1 else 4
+    example_bytes = channels * config.image_size**2 + FAILED_BYTES
+    check_shared_memory(config.data.num_workers, local_batch_size * example_bytes)
     # One thread per worker: the processes share the work.
     batches = dataset.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-        grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=2),
+        grain.MultiprocessingOptions(config.data.num_workers, per_worker_buffer_size=BUFFER_SIZE),
         worker_init_fn=start_worker,
     )
     return iter(batches)
@@ -72,8 +84,8 @@ def record_numbers(length: int, seed: int) -> grain.MapDataset:
 
 
 def _shuffled(length: int, seed: int, number: int) -> int:
-    epoch, place = divmod(int(number), length)
-    return int(_epoch_order(length, seed, epoch)[place])
+    epoch, position = divmod(int(number), length)
+    return int(_epoch_order(length, seed, epoch)[position])
 
 
 @functools.lru_cache(maxsize=4)
@@ -83,7 +95,7 @@ def _epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
 
 def eval_batches(
     source: Source, config: Config, *, local_batch_size: int, process: int, count: int
-) -> Iterator[Example]:
+) -> Iterator[Batch]:
     """Yields this process's share of the evaluation set.
 
     An image's crop and hole depend only on its record number, so all runs are comparable.
@@ -104,7 +116,7 @@ def eval_batches(
 
 
 class MakeExample(grain.transforms.RandomMap):
-    """Record number -> example. A record that cannot be decoded is replaced by a random one."""
+    """Record number -> example. A record that cannot be used is replaced by a random one."""
 
     def __init__(self, source: Source, config: Config, *, augment: bool = True):
         self._source = source
@@ -115,44 +127,46 @@ class MakeExample(grain.transforms.RandomMap):
         self._draw_hole = None if self._mask_folder else hole_drawer(config.mask, config.image_size)
 
     def random_map(self, element: int, rng: np.random.Generator) -> Example:
-        image, index, failed = self._read(int(element), rng)
-        if self._mask_folder:
-            image, mask = self._crop_with_mask(image, index, rng)
+        index, failed = int(element), []
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                image, mask = self._crop(index, rng)
+                break
+            except UndecodableImage as error:
+                failed.append(f"cannot be decoded: {error}")
+            except UnusableMask as error:
+                failed.append(f"unusable mask: {error}")
+            others = max(len(self._source) - 1, 1)
+            index = (index + 1 + int(rng.integers(others))) % len(self._source)
         else:
-            image, mask = crop_and_resize(image, self._size, self._data, rng), None
+            raise UserError(
+                f"{MAX_ATTEMPTS} images in a row cannot be decoded or have no usable mask, the "
+                f"last: {failed[-1]}"
+            )
         if self._flip and rng.integers(2):
             image = np.ascontiguousarray(image[:, ::-1])
             mask = mask if mask is None else np.ascontiguousarray(mask[:, ::-1])
         hole = self._draw_hole(rng) if mask is None else with_bbox(mask)
-        return {"image": image, "failed": failed} | hole
+        text = "\n".join(failed + hole.pop("failed", [])).encode(errors="replace")
+        return {"image": image, "failed": np.array(text, f"S{FAILED_BYTES}")} | hole
 
-    def _crop_with_mask(
-        self, image: np.ndarray, index: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Crops the image and its mask alike, so that a part of the hole is in the crop."""
+    def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, masks.Mask | None]:
+        """Returns a crop of an image and, if masks are paired, the same crop of its mask.
+
+        A part of the hole is in the crop.
+        """
+        image = self._source[index]
+        if self._mask_folder is None:
+            return crop_and_resize(image, self._size, self._data, rng), None
         path = find_paired_mask(self._source, index, self._mask_folder)
-        mask = masks.read_mask(path, *image.shape[:2])[..., 0]
+        hole = read_hole(path, image)
         for _ in range(MAX_CROPS):
             crop = draw_crop(*image.shape[:2], self._size, self._data, rng)
-            cropped = take_crop(mask, crop, self._size, cv2.INTER_NEAREST)
-            if cropped.any():
-                return take_crop(image, crop, self._size), cropped[..., None]
-        raise UserError(
-            f"none of {MAX_CROPS} random crops shows the hole of mask {path}; enlarge the hole, or "
-            "raise --config.data.crop_size"
-        )
-
-    def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray]:
-        """Returns an image, its number in the source and those of undecodable records."""
-        failed = np.full(MAX_ATTEMPTS, -1, np.int32)
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                return self._source[index], index, failed
-            except UndecodableImage as error:
-                failed[attempt], last = index, error
-                others = max(len(self._source) - 1, 1)
-                index = (index + 1 + int(rng.integers(others))) % len(self._source)
-        raise UserError(f"{MAX_ATTEMPTS} images in a row cannot be decoded, the last: {last}")
+            cut = resize_hole(hole, *crop.resized)[crop.slices]
+            mask = resize_hole(cut, self._size, self._size)[..., None].astype(np.uint8)
+            if mask.any():
+                return take_crop(image, crop, self._size), mask
+        raise UnusableMask(f"{path}: none of {MAX_CROPS} random crops shows its hole")
 
 
 def crop_and_resize(
@@ -163,13 +177,10 @@ def crop_and_resize(
 
 
 class Crop(NamedTuple):
-    """A rectangle of an image that was resized to `resized` (height, width)."""
+    """A part of an image that was resized to `resized` (height, width)."""
 
     resized: tuple[int, int]
-    top: int
-    left: int
-    height: int
-    width: int
+    slices: tuple[slice, slice]
 
 
 def draw_crop(
@@ -188,59 +199,49 @@ def draw_crop(
     crop_height, crop_width = min(crop, height), min(crop, width)
     top = rng.integers(height - crop_height + 1)
     left = rng.integers(width - crop_width + 1)
-    return Crop((height, width), top, left, crop_height, crop_width)
+    slices = slice(top, top + crop_height), slice(left, left + crop_width)
+    return Crop((height, width), slices)
 
 
 def take_crop(
-    image: UInt8[np.ndarray, "h w *c"], crop: Crop, size: int, interpolation: int = cv2.INTER_LINEAR
-) -> UInt8[np.ndarray, "size size *c"]:
+    image: UInt8[np.ndarray, "h w 3"], crop: Crop, size: int
+) -> UInt8[np.ndarray, "size size 3"]:
     """Cuts the crop out of an image and resizes it to `size`."""
     if image.shape[:2] != crop.resized:
-        image = cv2.resize(image, crop.resized[::-1], interpolation=interpolation)
-    image = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        image = cv2.resize(image, crop.resized[::-1], interpolation=cv2.INTER_LINEAR)
+    image = image[crop.slices]
     if image.shape[:2] != (size, size):
-        return cv2.resize(image, (size, size), interpolation=interpolation)
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(image)
 
 
 class FailureLog:
-    """Counts and reports undecodable images; stops the program if there are too many.
+    """Counts and reports unusable images and masks; stops the program if there are too many."""
 
-    One log serves all sources, which hold `images` images together.
-    """
-
-    def __init__(self, images: int, warn: Callable[[str], Any]):
-        self._images = images
-        self._warn = warn
+    def __init__(self, log: Callable[[str], Any]):
+        self._log = log
         self._read = 0
-        self._broken: dict[str, None] = {}  # names, in the order in which they were found
+        self._failures: dict[str, None] = {}  # in the order in which they were found
 
-    def take(self, batch: Example, source: Source) -> Example:
-        """Returns the source's batch without `failed`, whose images are reported once each.
+    def take(self, batch: Batch) -> Batch:
+        """Returns the batch without `failed`, whose lines are reported once each.
 
-        Raises UserError once it is clear that over MAX_FAILED_SHARE of all images are broken.
+        Raises UserError if more than MAX_FAILED files, and more than MAX_FAILED_SHARE of those
+        read, cannot be used.
         """
         batch = dict(batch)
-        failed = batch.pop("failed")
-        numbers = failed[failed >= 0].tolist()
-        self._read += failed.shape[0] + len(numbers)
-        for name in map(source.name, sorted(set(numbers))):
-            if name not in self._broken:
-                self._broken[name] = None
-                self._warn(f"skipped, cannot be decoded: {name}")
-        if len(self._broken) > self._limit():
-            names = ", ".join([*self._broken][:3])
+        texts = batch.pop("failed").tolist()
+        failures = [line for text in texts for line in text.decode(errors="replace").splitlines()]
+        self._read += len(texts) + len(failures)
+        for failure in failures:
+            if failure not in self._failures:
+                self._failures[failure] = None
+                count = f"{len(self._failures)} of {self._read} so far"
+                self._log(f"skipped, {failure} ({count})")
+        if len(self._failures) > max(MAX_FAILED, MAX_FAILED_SHARE * self._read):
             raise UserError(
-                f"{len(self._broken)} images cannot be decoded, after reading {self._read} of "
-                f"{self._images}: over {MAX_FAILED_SHARE:.0%}; remove or replace them, among them "
-                f"{names}"
+                f"{len(self._failures)} of {self._read} images cannot be used: over "
+                f"{MAX_FAILED_SHARE:.0%} and over {MAX_FAILED}; remove or replace them, such as "
+                f"{'; '.join([*self._failures][:3])}"
             )
         return batch
-
-    def _limit(self) -> float:
-        """The largest number of broken images that allows less than MAX_FAILED_SHARE of all."""
-        limit = MAX_FAILED_SHARE * self._images
-        if self._read < MIN_READ:
-            return limit
-        expected = MAX_FAILED_SHARE * self._read
-        return min(limit, expected + CERTAINTY * expected**0.5)

@@ -1,183 +1,147 @@
-"""ArrayRecord shards of a source: the files of their folder, and how to write one. No jax.
+"""ArrayRecord shards of a source: written by `prepare`, checked when they are opened. No jax.
 
-plan.json                              source, length, shards, max_side: the same for all runs
 records-00003-of-00128.array_record    encoded images, one per record
-records-00003-of-00128.json            the shard's entry: counts, checksum, rejected images
-manifest.json                          the plan, totals and all entries, once all shards exist
-val/                                   the same for the validation part, if the source has one
+manifest.json                          the source, and the size and counts of each finished shard
+val/                                   the same for the validation images, if there are any
 
-The same plan gives the same bytes on any host, however often a run was killed.
+The same source gives the same bytes, however often the command was interrupted.
 """
 
-import dataclasses
+import contextlib
 import json
-from collections.abc import Collection
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm import tqdm
 
-from glinpaint_jax.data.sources import EncodedSource, UndecodableImage, decode
+from glinpaint_jax.data.sources import EncodedSource, FolderSource, UndecodableImage, decode
+from glinpaint_jax.data.workers import start_worker
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import (
-    checksum,
-    fsync_path,
-    replace_atomically,
-    report_unwritable,
-    write_atomically,
-)
+from glinpaint_jax.files import report_unwritable, write_atomically
 
 # Grain needs groups of one record. Compressing images again takes four times as long and gains
 # nothing.
 OPTIONS = "group_size:1,uncompressed"
 SUFFIX = ".array_record"
+MANIFEST = "manifest.json"
 VAL_FOLDER = "val"
 JPEG_QUALITY = 95
-MAX_SHARDS = 99_999  # names have five digits, so they sort
-MAX_SIDE = 65_500  # pixels; a JPEG allows no more
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-Entry = dict[str, Any]  # content of a shard's JSON
+Entry = dict[str, Any]  # of a finished shard: file, count, bytes, rejected
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What to write; `max_side` 0 leaves all images as they are."""
 
     source: str
-    length: int
+    images: int
+    fingerprint: str
     shards: int
-    max_side: int = 0
+    max_side: int
+
+    def file(self, number: int) -> str:
+        return f"records-{number:05d}-of-{self.shards:05d}{SUFFIX}"
 
     def span(self, number: int) -> range:
         """Indices of the shard's records in the source."""
-        start, stop = (k * self.length // self.shards for k in (number, number + 1))
+        start, stop = (k * self.images // self.shards for k in (number, number + 1))
         return range(start, stop)
 
-    def stem(self, number: int) -> str:
-        return f"records-{number:05d}-of-{self.shards:05d}"
 
-    def file(self, number: int) -> str:
-        return self.stem(number) + SUFFIX
+def prepare(
+    folder: Path, plan: Plan, source: EncodedSource, workers: int, log: Callable[[str], Any]
+) -> list[Entry]:
+    """Writes the shards that are not finished yet; returns the entries of all.
 
-
-def agree_on_plan(folder: Path, plan: Plan) -> None:
-    """Creates `folder` with its plan.json. Raises UserError if it belongs to another plan."""
-    found = read_plan(folder)
-    for field in dataclasses.fields(Plan) if found else ():
-        there, wanted = getattr(found, field.name), getattr(plan, field.name)
-        if there != wanted:
-            raise UserError(
-                f"{folder} holds shards of {field.name} {there!r}, not {wanted!r}; pass the same "
-                "value or another --output, or remove that folder"
-            )
-    with report_unwritable(folder):
+    Raises UserError if the folder holds other shards or cannot be written, or if a worker dies.
+    """
+    entries = _read_finished(folder, plan)
+    if entries:
+        log(f"{len(entries)} of {plan.shards} shards are finished and kept")
+    todo = [number for number in range(plan.shards) if plan.file(number) not in entries]
+    images = sum(len(plan.span(number)) for number in todo)
+    with (
+        report_unwritable(folder),
+        _open_pool(max(1, min(workers, len(todo)))) as pool,
+        tqdm(total=images, unit=" images", disable=None) as bar,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-        if found is None and any(folder.glob("*" + SUFFIX)):
-            raise UserError(
-                f"{folder} holds other {SUFFIX} files, which would be trained on too; pass an "
-                "--output of its own"
-            )
-        if found is None:
-            write_atomically(folder / "plan.json", to_json(dataclasses.asdict(plan)))
+        _write_manifest(folder, plan, entries)
+        tasks = []
+        for number in todo:
+            shard_images = _images_of(source, plan.span(number))
+            path = folder / plan.file(number)
+            tasks.append(pool.submit(write_shard, path, plan.max_side, *shard_images))
+        for task in as_completed(tasks):
+            entry = task.result()
+            entries[entry["file"]] = entry
+            _write_manifest(folder, plan, entries)
+            rejected = len(entry["rejected"])
+            bar.update(entry["count"] + rejected)
+            if bar.disable:
+                log(f"{entry['file']}: {entry['count']} images, {rejected} rejected")
+    return list(entries.values())
 
 
-def read_plan(folder: Path) -> Plan | None:
-    """Returns None if there is none. Raises UserError if it cannot be read."""
-    path = folder / "plan.json"
+@contextlib.contextmanager
+def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that ignore signals and end with this one."""
+    # Not forked: threads of ArrayRecord or TFDS may hold locks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, start_worker, (0, workers))
     try:
-        return Plan(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, TypeError) as error:
+        yield pool
+    except KeyboardInterrupt:  # do not wait for the shards that are being written
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    except BrokenProcessPool:
         raise UserError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or 'damaged'}; delete it and "
-            "rerun the command"
+            "a worker process was killed; if memory ran out, pass fewer --workers. Finished "
+            "shards are kept; rerun the command to continue"
         ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def read_finished_entry(folder: Path, plan: Plan, number: int) -> Entry | None:
-    """Returns the shard's entry if its JSON exists and its file has the recorded size."""
-    path = folder / plan.file(number)
-    try:
-        entry = json.loads(path.with_suffix(".json").read_bytes())
-        whole = path.stat().st_size == entry["bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return entry if whole else None
+def _images_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range]:
+    """A source of the images of `span`, and their indices there: for a folder, only their names."""
+    if isinstance(source, FolderSource):
+        return source.only(span), range(len(span))
+    return source, span
 
 
-def write_shard(folder: Path, plan: Plan, number: int, source: EncodedSource) -> Entry:
-    """Writes a shard's records, then its JSON; returns the content of the latter.
-
-    If anything fails, removes what was written. Raises UserError if the folder cannot be written.
-    """
-    stem, span = plan.stem(number), plan.span(number)
-    path = folder / plan.file(number)
-    try:
-        for leftover in folder.glob(f".{stem}.*"):
-            leftover.unlink(missing_ok=True)
-        with replace_atomically(path, prefix=f"{stem}.") as temporary:
-            rejected = _write_records(temporary, source, span, plan.max_side)
-            count = len(span) - len(rejected)
-            entry = {
-                "file": path.name,
-                "first": span.start,
-                "last": span.stop - 1,
-                "count": count,
-                "bytes": temporary.stat().st_size,
-                "sha256": checksum(temporary),
-                "rejected": rejected,
-            }
-            fsync_path(temporary)
-        with replace_atomically(path.with_suffix(".json"), prefix=f"{stem}.") as temporary:
-            temporary.write_bytes(to_json(entry))
-    except FileNotFoundError:
-        raise UserError(
-            f"the unfinished {path.name} in {folder} disappeared: was it deleted, or does another "
-            "run write the same shards? Give each run its own --shard-range"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return entry
-
-
-def remove_half_written(folder: Path, plan: Plan, numbers: Collection[int], pid: int) -> None:
-    """Removes what the killed process `pid` left of the shards `numbers`.
-
-    Another host's process may have the same pid, but not the same shards.
-    """
-    stems = {plan.stem(number) for number in numbers}
-    for path in folder.glob(f".*.{pid}-*.tmp"):
-        if path.name.split(".")[1] in stems:
-            path.unlink(missing_ok=True)
-
-
-def _write_records(
-    path: Path, source: EncodedSource, span: range, max_side: int
-) -> list[dict[str, str]]:
-    """Writes an ArrayRecord file; returns the names of rejected images and the reasons."""
+def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range) -> Entry:
+    """Writes a shard, moves it into place when it is whole, and returns its entry."""
+    temporary = path.with_name(f".{path.name}.tmp")  # a rerun replaces what a killed run left
     rejected = []
-    writer = ArrayRecordWriter(str(path), OPTIONS)
     try:
+        writer = ArrayRecordWriter(str(temporary), OPTIONS)
         try:
-            for index in span:
+            for index in indices:
                 try:
-                    record = encode_record(source, index, max_side)
+                    writer.write(encode_record(source, index, max_side))
                 except UndecodableImage as error:
-                    name = source.name(index)
-                    reason = str(error).removeprefix(f"{name}: ")
-                    rejected.append({"name": name, "reason": reason})
-                    continue
-                writer.write(record)
+                    rejected.append(str(error))
         finally:
             writer.close()
+        size = temporary.stat().st_size
+        temporary.replace(path)
     except RuntimeError as error:  # "write() failed: No space left on device; writing PATH; ..."
-        if str(path) not in str(error):
+        if str(temporary) not in str(error):
             raise
         raise OSError(str(error).split(";")[0]) from None
-    return rejected
+    finally:
+        temporary.unlink(missing_ok=True)
+    count = len(indices) - len(rejected)
+    return {"file": path.name, "count": count, "bytes": size, "rejected": rejected}
 
 
 def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
@@ -198,45 +162,78 @@ def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
     return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def make_dataset_manifest(folder: Path, plan: Plan) -> bytes | None:
-    """Returns the content of manifest.json, or None if a shard is unfinished."""
-    entries = []
-    for number in range(plan.shards):
-        entry = read_finished_entry(folder, plan, number)
-        if entry is None:
-            return None
-        entries.append(entry)
-    return to_json(dataclasses.asdict(plan) | sum_entries(entries) | {"entries": entries})
+def _write_manifest(folder: Path, plan: Plan, entries: dict[str, Entry]) -> None:
+    content = plan._asdict() | {"entries": [entries[name] for name in sorted(entries)]}
+    write_atomically(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def sum_entries(entries: list[Entry]) -> dict[str, int]:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Returns None if there is none. Raises UserError if it is damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest["shards"], [(entry["file"], entry["bytes"]) for entry in manifest["entries"]]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / MANIFEST} is damaged; remove {folder} and run `prepare` again"
+        ) from None
+    return manifest
+
+
+def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
+    """Returns the entries of finished shards. Raises UserError if `folder` holds others."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        if any(folder.glob("*" + SUFFIX)):
+            raise UserError(
+                f"{folder} holds other {SUFFIX} files, which would be trained on too; pass an "
+                "--output of its own"
+            )
+        return {}
+    for name, wanted in plan._asdict().items():
+        if (found := manifest.get(name)) != wanted:
+            what = {"images": "number of images", "fingerprint": "list of images"}.get(name, name)
+            raise UserError(
+                f"{folder} holds shards with another {what}: {found!r}, not {wanted!r}; pass the "
+                "same source and flags or another --output, or remove that folder"
+            )
     return {
-        "count": sum(entry["count"] for entry in entries),
-        "bytes": sum(entry["bytes"] for entry in entries),
-        "rejected": sum(len(entry["rejected"]) for entry in entries),
+        entry["file"]: entry
+        for entry in manifest["entries"]
+        if _size(folder / entry["file"]) == entry["bytes"]
     }
 
 
-def find_shard_damage(folder: Path, plan: Plan, number: int) -> str:
-    """Returns what is wrong with a shard, or an empty string."""
-    path = folder / plan.file(number)
-    if not path.exists():
-        return "missing"
-    try:
-        entry = json.loads(path.with_suffix(".json").read_bytes())
-        size, sha256, count = entry["bytes"], entry["sha256"], entry["count"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its .json is missing or damaged"
-    try:
-        if path.stat().st_size != size:
-            return f"{path.stat().st_size} bytes, not {size}"
-        if checksum(path) != sha256:
-            return "wrong checksum"
-        records = ArrayRecordReader(str(path)).num_records()
-    except (OSError, RuntimeError) as error:
-        return f"cannot be read: {error}"
-    return "" if records == count else f"{records} records, not {count}"
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
-def to_json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
+def check_shards(paths: list[str]) -> None:
+    """Raises UserError unless `paths` are all shards of their folders' manifests, and whole.
+
+    Folders without a manifest are not those of `prepare`; they are not checked.
+    """
+    for folder in sorted({Path(path).parent for path in paths}):
+        if (manifest := _read_manifest(folder)) is None:
+            continue
+        entries = {entry["file"]: entry for entry in manifest["entries"]}
+        found = {Path(path).name for path in paths if Path(path).parent == folder}
+        again = f"run `prepare` again with --output {folder}"
+        if len(entries) < manifest["shards"]:
+            counts = f"{len(entries)} of {manifest['shards']}"
+            raise UserError(f"{folder} has only {counts} shards; {again} to write the others")
+        if foreign := sorted(found - entries.keys()):
+            raise UserError(
+                f"{folder} holds {foreign[0]}, which is not in its {MANIFEST}; move it elsewhere"
+            )
+        if missing := sorted(entries.keys() - found):
+            raise UserError(
+                f"{len(missing)} of the {len(entries)} shards of {folder} are missing or left out "
+                f"by the pattern, the first {missing[0]}; use all, or {again} to restore them"
+            )
+        for name, entry in entries.items():
+            if (size := _size(folder / name)) != entry["bytes"]:
+                raise UserError(
+                    f"{folder / name} has {size} bytes, must have {entry['bytes']}; {again}"
+                )

@@ -7,16 +7,14 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 
-from glinpaint_jax.data.listing import find_images, read_list
-from glinpaint_jax.errors import UserError
+from glinpaint_jax.data.listing import SourceNotFoundError, find_base, find_images, read_list
 
 Image = UInt8[np.ndarray, "h w 3"]
 DAMAGE = ("Corrupted", "Invalid")  # first words of ArrayRecord's errors on damaged data
@@ -38,25 +36,14 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
-@runtime_checkable
-class EncodedSource(Source, Protocol):
-    """`encoded(i)` returns the image file's bytes or raises UndecodableImage."""
-
-    def encoded(self, index: int) -> bytes: ...
-
-
-class SourceNotFoundError(UserError):
-    """The source does not exist."""
-
-
 class UndecodableImage(Exception):  # noqa: N818
     """A record that is not an image; the message gives its name and the reason."""
 
 
 def decode(encoded: bytes | np.ndarray, name: str) -> Image:
-    """Decodes a JPEG, PNG, WebP or BMP of any mode and depth to upright 8-bit RGB.
+    """Decodes a JPEG, PNG, WebP, BMP or TIFF of any mode and depth to upright 8-bit RGB.
 
-    Converts grey to RGB and 16 bits to 8, drops alpha, applies the EXIF orientation.
+    Converts gray to RGB and 16 bits to 8, drops alpha, applies the EXIF orientation.
     """
     data = np.frombuffer(encoded, np.uint8)
     pixels = None
@@ -66,7 +53,9 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
         except cv2.error as error:
             raise UndecodableImage(f"{name}: {error.err}") from None
     if pixels is None:
-        raise UndecodableImage(f"{name}: not a whole JPEG, PNG, WebP or BMP ({data.size} bytes)")
+        raise UndecodableImage(
+            f"{name}: not a whole JPEG, PNG, WebP, BMP or TIFF ({data.size} bytes)"
+        )
     return pixels
 
 
@@ -126,7 +115,6 @@ class FolderSource:
         self.left_out = Counter()  # numbers of things that `find_images` does not list
         names = read_list(list_file) if list_file else find_images(folder, self.left_out)
         self._names = np.array([os.fsencode(name) for name in names], dtype="S")
-        self._first = 0  # index of the first name
 
     def __len__(self) -> int:
         return len(self._names)
@@ -142,7 +130,7 @@ class FolderSource:
             raise UndecodableImage(f"{name}: {error.strerror}") from None
 
     def name(self, index: int) -> str:
-        return str(self.folder / os.fsdecode(self._names[index - self._first]))
+        return str(self.folder / os.fsdecode(self._names[index]))
 
     def fingerprint(self) -> str:
         # Not sizes: on a network disk, asking for those of a million files takes minutes.
@@ -153,12 +141,16 @@ class FolderSource:
         for folder, _ in itertools.groupby(self._names, os.path.dirname):
             yield os.fsdecode(folder)
 
-    def only(self, first: int, stop: int) -> "FolderSource":
-        """Returns the images first .. stop - 1 alone, under the same indices: quick to pickle."""
-        part = copy.copy(self)
-        part._names = self._names[first - self._first : stop - self._first]
-        part._first = first
-        return part
+    def only(self, indices: range) -> "FolderSource":
+        """Returns a source of consecutive images alone, which is quick to pickle."""
+        fewer = copy.copy(self)
+        fewer._names = self._names[indices.start : indices.stop]
+        return fewer
+
+
+def open_listed(folders: list[Path], list_file: Path) -> FolderSource:
+    """The images of a list, relative to the first of the folders that holds them."""
+    return FolderSource(find_base(folders, list_file), list_file)
 
 
 class RecordSource:
@@ -195,31 +187,12 @@ class RecordSource:
         return _digest(self._identity.encode())
 
 
-def mean_pixel(source: Source, most: int = 1000) -> Float64[np.ndarray, "3"]:
-    """The mean RGB colour, in 0..255, of at most `most` evenly spaced images of the source.
-
-    Raises UserError if none of them can be decoded.
-    """
-    count = min(most, len(source))
-
-    def mean_of(number: int) -> tuple[float, ...] | None:
-        try:
-            return cv2.mean(source[number * len(source) // count])[:3]
-        except UndecodableImage:
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        means = [mean for mean in threads.map(mean_of, range(count)) if mean is not None]
-    if not means:
-        raise UserError(
-            f"config.mask.fill=mean: none of {count} images, such as {source.name(0)}, can be "
-            "decoded; pass the colour, such as --config.mask.fill=123.7,116.3,103.5"
-        )
-    return np.mean(means, axis=0)
+# Sources of image files: `encoded(i)` returns the bytes of one or raises UndecodableImage.
+EncodedSource = PhotoSource | FolderSource | RecordSource
 
 
 class HoldOut:
-    """One part of a source split in two: `count` evenly spaced records, or all the others."""
+    """One half of a source split in two: `count` evenly spaced records, or all the others."""
 
     def __init__(self, source: Source, count: int, *, held_out: bool):
         self._source = source
@@ -244,5 +217,5 @@ class HoldOut:
         return self._source.name(self._map_index(index))
 
     def fingerprint(self) -> str:
-        part = (self._source.fingerprint(), self._count, self._held_out)
-        return _digest(repr(part).encode())
+        identity = (self._source.fingerprint(), self._count, self._held_out)
+        return _digest(repr(identity).encode())

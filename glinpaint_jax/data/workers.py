@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ MAX_THREADS = 4  # that read ahead if there are no worker processes
 KEPT_BYTES = 2**25 - 2**16  # just below 32 MB: glibc's limit, see _keep_freed_memory
 MAX_DEATHS = 3  # of workers in a row, without a batch in between
 DEATH_MESSAGE = "Worker process was terminated unexpectedly"  # grain's
+SHARED_MEMORY = "/dev/shm"
+# Batches read ahead per worker: the first fills its queue, and again as many in this process.
+BUFFER_SIZE = 2
+# Both buffers, the batch that a worker is making and the one on its way between the two.
+SHARED_BATCHES = 2 * BUFFER_SIZE + 2
 
 
 def cores() -> int:
@@ -34,21 +40,47 @@ def read_ahead() -> Any:
     return grain.ReadOptions(min(cores(), MAX_THREADS), prefetch_buffer_size=MAX_THREADS)
 
 
+def check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Raises UserError if the batches that workers read ahead do not fit into shared memory."""
+    if not os.path.isdir(SHARED_MEMORY):  # not Linux
+        return
+    need = workers * SHARED_BATCHES * batch_bytes
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if need > free:
+        raise UserError(
+            f"{workers} data workers need {need / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} "
+            f"has {free / 1e6:.0f} MB free; start the container with "
+            f"--shm-size={-(-need // 10**9)}g, or pass --config.data.num_workers=0 to read with "
+            "threads"
+        )
+
+
 def restart_dead_workers(
     open_batches: Callable[..., Any],
     start: int,
     global_batch_size: int,
-    warn: Callable[[str], Any],
+    log: Callable[[str], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of `open_batches(start=start)`; reopens it whenever a worker dies.
 
-    Raises UserError after MAX_DEATHS in a row without a batch in between.
+    Opens it at once, so that missing masks or shared memory end a run at its start. Raises
+    UserError after MAX_DEATHS in a row without a batch in between.
     """
+    return _restart(open_batches, open_batches(start=start), start, global_batch_size, log)
+
+
+def _restart(
+    open_batches: Callable[..., Any],
+    opened: Any,
+    start: int,
+    global_batch_size: int,
+    log: Callable[[str], Any],
+) -> Iterator[dict[str, np.ndarray]]:
     deaths = 0
     while True:
-        with contextlib.closing(open_batches(start=start)) as batches:
+        with contextlib.closing(opened):
             try:
-                for batch in batches:
+                for batch in opened:
                     yield batch
                     start += global_batch_size
                     deaths = 0
@@ -63,7 +95,8 @@ def restart_dead_workers(
                 f"{problem}, {deaths} times in a row; free memory or lower "
                 "--config.data.num_workers"
             )
-        warn(f"{problem}; restarting the workers, no example is lost")
+        log(f"{problem}; restarting the workers, no example is lost")
+        opened = open_batches(start=start)
 
 
 def start_worker(index: int, count: int) -> None:

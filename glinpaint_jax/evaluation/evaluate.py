@@ -179,5 +179,5 @@ def _iterate_batches(
         process=jax.process_index(),
         count=jax.process_count(),
     ):
-        host_batch = failures.take(host_batch, source)
+        host_batch = failures.take(host_batch)
         yield host_batch, to_global(host_batch, mesh)

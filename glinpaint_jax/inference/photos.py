@@ -1,11 +1,7 @@
 """Reads photographs with their holes, and writes them: modes, orientation and metadata are kept."""
 
-import contextlib
 import io
 import math
-import struct
-import threading
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +13,11 @@ import PIL.ImageOps
 import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
+from glinpaint_jax.data.images import DAMAGED, FORMATS, PhotoInput, open_image, unsupported
+from glinpaint_jax.data.mask_files import Hole, adjust_hole, describe_doubt, read_mask
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
 
-FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
-# Suffixes of photographs in other formats.
-UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
 ORIENTATION = PIL.ExifTags.Base.Orientation
 DESCRIPTIVE_TAGS = (  # of a TIFF file; others say how its pixels are stored
     *("DocumentName", "ImageDescription", "Make", "Model", "Software", "DateTime", "Artist"),
@@ -40,14 +26,9 @@ DESCRIPTIVE_TAGS = (  # of a TIFF file; others say how its pixels are stored
 # Text chunks of PNG that hold XMP and, as ImageMagick writes it, EXIF.
 XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
 Image = UInt8[np.ndarray, "h w 3"]
-Hole = Bool[np.ndarray, "h w"]  # True = hole
-PhotoInput = str | Path | PIL.Image.Image
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
-# PIL raises these for damaged files.
-DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
-# warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
-OPENING = threading.Lock()
+MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # of libjpeg and libwebp
 
 
 @dataclass(frozen=True)
@@ -88,9 +69,6 @@ def read_pair(
     and the alpha is dropped. The hole is inverted, stretched to the photograph and grown by
     `dilate` pixels, in this order. Raises UserError for what cannot be completed.
     """
-    # masks.py imports this module.
-    from glinpaint_jax.inference.masks import adjust_hole, describe_doubt, split_alpha
-
     photo = read_photo(image, max_pixels)
     if mask is None:
         photo, hole = split_alpha(photo, _name(image, "the image"))
@@ -107,8 +85,6 @@ def read_pair(
 
 
 def _read_hole(source: Any, photo: Photo, max_pixels: int | None) -> Bool[np.ndarray, "_ _"]:
-    from glinpaint_jax.inference.masks import read_mask
-
     source = _as_input(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
@@ -249,53 +225,13 @@ def check_storable(photo: Photo, path: Path) -> str:
     return file_format
 
 
-def unsupported(path: Any, file_format: str) -> str:
-    """Returns the message for a photograph in another format."""
-    return f"{path} is {file_format}, must be {ALLOWED}; save it as JPEG or PNG first"
+def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Bool[np.ndarray, "h w"]]:
+    """Returns the photo without alpha, and a hole where it is not fully opaque.
 
-
-def _check_depth(image: PIL.Image.Image, name: Any) -> None:
-    """Raises UserError for 16 bits per channel, which PIL would cut to 8 when loading pixels."""
-    tiles = getattr(image, "tile", None)  # images made in memory have none
-    arguments = tiles[0].args if tiles else ""
-    raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
-    # In BMP, 16 bits means all three channels together.
-    if "16" in raw_mode and image.format != "BMP":
-        raise UserError(f"{name} has 16 bits per channel, must have 8; convert it")
-
-
-def open_image(
-    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
-) -> PIL.Image.Image:
-    """Opens and loads an image, without applying its orientation."""
-    name, opened = _name(source, "the image"), contextlib.nullcontext(source)
-    try:
-        if not isinstance(source, PIL.Image.Image):
-            with OPENING, warnings.catch_warnings():
-                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                # PIL would pass an EPS file to Ghostscript, whatever the file's name.
-                opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
-        with opened as image:
-            if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
-                found, allowed = pixels / 1e6, max_pixels / 1e6
-                raise UserError(
-                    f"{name} has {found:.1f} megapixels, at most {allowed:g} are allowed"
-                )
-            if not allow_16_bits:
-                _check_depth(image, name)
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise UserError(f"{name} contains {frames} images, must contain one")
-            image.load()
-            return image
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name} is too large: {error}") from None
-    except PIL.UnidentifiedImageError:
-        suffix = Path(source).suffix.lower()
-        if suffix in UNSUPPORTED:
-            raise UserError(unsupported(name, suffix[1:].upper())) from None
-        raise UserError(
-            f"{name} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
-        ) from None
-    except (OSError, *DAMAGED) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {name}: {reason}") from None
+    Raises UserError, with the photo's name, if it has no alpha.
+    """
+    if photo.image.mode not in ("LA", "RGBA"):
+        raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
+    hole = np.array(photo.image.getchannel("A")) < 255
+    opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
+    return Photo(opaque, photo.file_format, photo.metadata), hole

@@ -105,13 +105,13 @@ def run_steps(
     stop: Stop,
 ) -> int:
     """Trains `state` to the last step or a request to stop; returns the step reached."""
-    source, failures = sources.train, FailureLog(sources.images, log)
+    source, failures = sources.train, FailureLog(log)
     data = {"images": len(source), "fingerprint": source.fingerprint()}
     progress = Progress(reporter, config, functools.partial(describe_images, source, config))
     completion_with = make_generator_completion(config, make_networks(config)[0], mesh)
     for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
-        batch = to_global(failures.take(next(batches), source), mesh)
+        batch = to_global(failures.take(next(batches)), mesh)
         state, metrics = steps[phase](state, batch)
         progress.add(step, phase.value, metrics)
 

@@ -72,7 +72,7 @@ def make_app(
         return FileResponse(folder / "preview.png")
 
     def mask(form: FormData, folder: Path) -> Response:
-        _, hole = uploads.read_pair(*read_form(form, folder), max_pixels)
+        _, hole = uploads.read_hole(*read_form(form, folder), max_pixels)
         PIL.Image.fromarray(hole).save(folder / "hole.png", transparency=0)
         return FileResponse(folder / "hole.png")
 

@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glinpaint_jax.data.images import FORMATS
+from glinpaint_jax.data.mask_files import Hole, describe_doubt
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.completer import check_scale
-from glinpaint_jax.inference.masks import Hole, adjust_hole, describe_doubt, read_mask
-from glinpaint_jax.inference.photos import (
-    FORMATS,
-    LOSSLESS,
-    OPAQUE,
-    Photo,
-    read_photo,
-    write_photo,
-)
+from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, read_pair, write_photo
 from glinpaint_jax.web.methods import TITLES, Methods
 
 
@@ -60,13 +54,10 @@ def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
     return Options(**options)
 
 
-def read_pair(photo: Path, mask: Path, options: Options, max_pixels: int) -> tuple[Photo, Hole]:
+def read_hole(photo: Path, mask: Path, options: Options, max_pixels: int) -> tuple[Photo, Hole]:
     """Returns a photograph and its hole. Raises UserError if one of the files is unusable."""
-    original = read_photo(photo, max_pixels=max_pixels)
-    hole = read_mask(mask, original.rgb, max_pixels=max_pixels)
-    width, height = original.image.size
-    flags = bool(options.invert_mask), bool(options.resize_mask)
-    return original, adjust_hole(hole, (height, width), *flags, options.dilate_mask)
+    invert, resize = bool(options.invert_mask), bool(options.resize_mask)
+    return read_pair(photo, mask, invert, resize, options.dilate_mask, max_pixels)[:2]
 
 
 def complete(
@@ -77,7 +68,7 @@ def complete(
     Raises UserError if there is nothing to complete, or the files are unsupported.
     """
     started = time.perf_counter()
-    original, hole = read_pair(photo, mask, options, max_pixels)
+    original, hole = read_hole(photo, mask, options, max_pixels)
     if not hole.any():
         raise UserError("there is no hole yet; paint over what should go, or send a mask")
     completer = methods.get(options.method)

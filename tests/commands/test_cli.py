@@ -209,7 +209,7 @@ def test_errors_end_the_program(error, status, last, joined, run_failing, capsys
         raise Ended
 
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: joined)
-    monkeypatch.setattr(distributed, "exit_now", exit_now)
+    monkeypatch.setattr(processes, "exit_now", exit_now)
     with pytest.raises(Ended if joined else SystemExit) as end:
         run_failing(error)
     assert end.value.code == status

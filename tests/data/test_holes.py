@@ -11,7 +11,8 @@ import pytest
 from glinpaint_jax.config import DataConfig, FreeFormConfig, IrregularConfig, MaskConfig
 from glinpaint_jax.data import masks
 from glinpaint_jax.data.holes import hole_drawer
-from glinpaint_jax.data.pipeline import eval_batches
+from glinpaint_jax.data.mask_files import read_mask
+from glinpaint_jax.data.pipeline import FailureLog, MakeExample, eval_batches
 from glinpaint_jax.data.sources import FolderSource, HoldOut
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
@@ -125,10 +126,10 @@ def test_a_list_chooses_among_the_masks_of_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, r"config\.mask\.list=masks\.txt: no file .*; pass a text file"),
+        (None, r"no list file .*masks\.txt or masks\.txt"),
         ("", r"config\.mask\.list=masks\.txt holds no mask images"),
         ("absent.png\n", "names absent.png, which is not in"),
-        ("here.png\nabsent.png\n", r"mask .*absent\.png cannot be read: No such file"),
+        ("here.png\nhere\n", "line 2: 'here' does not start with the path of an image"),
     ],
 )
 def test_unusable_lists_are_rejected(content, expected, tmp_path):
@@ -139,16 +140,89 @@ def test_unusable_lists_are_rejected(content, expected, tmp_path):
         draw(20, 32, kind="files", folder=str(tmp_path), list="masks.txt")
 
 
+def test_masks_are_found_in_linked_folders(tmp_path):
+    write_mask(tmp_path / "masks" / "left.png", slice(0, 20))
+    write_mask(tmp_path / "more" / "right.png", slice(20, 40))
+    write_mask(tmp_path / "masks" / ".trash" / "full.png")
+    (tmp_path / "masks" / "linked").symlink_to(tmp_path / "more")
+    holes = draw(40, 32, kind="files", folder=str(tmp_path / "masks"))
+    boxes = {tuple(hole["bbox"].tolist()) for hole in holes}
+    assert boxes == {(0, 0, 32, 16), (0, 16, 32, 16)}
+
+
+def test_an_empty_mask_folder_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="holds no mask images"):
+        draw(1, kind="files", folder=str(tmp_path))
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/none"):
+        draw(1, kind="files", folder=str(tmp_path / "none"))
+
+
+def test_white_under_transparency_is_no_hole(tmp_path):
+    """Drawing programs keep the color of what is erased; `complete` reads alpha the same way."""
+    pixels = np.full((64, 64, 4), 255, np.uint8)
+    pixels[..., 3] = 0
+    pixels[10:30, 20:40, 3] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), pixels)
+    (hole,) = draw(1, 64, kind="files", folder=str(tmp_path))
+    np.testing.assert_array_equal(hole["mask"][..., 0] > 0, read_mask(tmp_path / "mask.png"))
+    assert hole["mask"].sum() == 400
+
+
+def test_lines_survive_shrinking(tmp_path):
+    """A pixel is a hole if any pixel that it stands for is one."""
+    pixels = np.zeros((1024, 1024), np.uint8)
+    cv2.line(pixels, (61, 60), (800, 310), 255, 1)
+    cv2.imwrite(str(tmp_path / "mask.png"), pixels)
+    (hole,) = draw(1, 256, kind="files", folder=str(tmp_path))
+    expected = pixels.reshape(256, 4, 256, 4).any(axis=(1, 3))
+    np.testing.assert_array_equal(hole["mask"][..., 0], expected)
+
+
+@pytest.mark.parametrize("others", [20, 0])
+def test_masks_that_cannot_be_used_are_replaced_and_named(others, tmp_path):
+    for number in range(others):
+        write_mask(tmp_path / f"good{number}.png", slice(0, 20))
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(tmp_path / "photo.png"), rng().integers(60, 200, (40, 40), np.uint8))
+    (tmp_path / "text.png").write_text("no image")
+    if not others:
+        with pytest.raises(UserError, match=r"4 masks in a row cannot be used, the last: .*png"):
+            draw(1, 32, kind="files", folder=str(tmp_path))
+        return
+    holes = draw(60, 32, kind="files", folder=str(tmp_path))
+    assert {tuple(hole["bbox"].tolist()) for hole in holes} == {(0, 0, 32, 16)}
+    named = sorted({line for hole in holes for line in hole["failed"]})
+    assert [line.partition(f"{tmp_path}/")[2].partition(" ")[0] for line in named] == [
+        "black.png",
+        "photo.png",
+        "text.png",
+    ]
+    assert "no hole" in named[0] and "wide areas of gray" in named[1]
+
+
+@pytest.mark.parametrize("kind", ["files", "paired"])
+def test_inverted_masks_are_doubted_once(kind, tmp_path):
+    """In the words of `complete`."""
+    for name in ("images", "masks"):
+        for number in range(10):
+            write_mask(tmp_path / name / f"{number}.png", slice(0, 36 if number else 10))
+    mask = MaskConfig(kind=kind, folder=str(tmp_path / "masks"))
+    config, source = make_small_config(mask=mask), FolderSource(tmp_path / "images")
+    with pytest.warns(match=r"masks/1\.png: the hole covers 90% .*; is the mask inverted\?"):
+        MakeExample(source, config)
+    MakeExample(source, config)  # warnings are errors
+
+
 def test_mixed_kinds_are_drawn_by_weight(tmp_path):
-    """Squares, thin lines and full masks are told apart by their areas."""
-    write_mask(tmp_path / "full.png")
+    """Squares, thin lines and large masks are told apart by their areas."""
+    write_mask(tmp_path / "large.png", slice(0, 22))
     changes = {
         "mixed": "square:1,irregular:2,files:5",
         "max_size": 16,
         "max_delta": 4,
         "margin": 2,
         "min_area": 0.3,
-        "max_area": 0.9,
+        "max_area": 0.5,
         "folder": str(tmp_path),
     }
     counts = Counter()
@@ -156,13 +230,14 @@ def test_mixed_kinds_are_drawn_by_weight(tmp_path):
         mask, (top, left, height, width) = hole["mask"], hole["bbox"]
         assert mask.shape == (32, 32, 1) and mask.dtype == np.uint8
         assert mask[top : top + height, left : left + width].sum() == mask.sum()
-        counts["files" if mask.all() else "square" if mask.mean() <= 0.25 else "irregular"] += 1
+        area = mask.mean()
+        counts["files" if area > 0.5 else "square" if area <= 0.25 else "irregular"] += 1
     shares = np.array([counts[kind] for kind in ("square", "irregular", "files")]) / 2000
     np.testing.assert_allclose(shares, np.array([1, 2, 5]) / 8, atol=0.03)
 
 
 def test_worker_processes_draw_the_same_mixed_masks(tmp_path):
-    write_mask(tmp_path / "mask.png")
+    write_mask(tmp_path / "mask.png", slice(0, 20))
     mask = MaskConfig(kind="mixed", mixed="square,free_form,files", folder=str(tmp_path))
     mask = dataclasses.replace(mask, max_size=16, max_delta=4, margin=2)
     config = make_small_config(mask=mask)
@@ -174,16 +249,17 @@ def test_worker_processes_draw_the_same_mixed_masks(tmp_path):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Random white shapes on black, each its own mask, of different sizes, in subfolders."""
+    """Random pink shapes on black and their masks, of different sizes, in subfolders."""
     generator = rng()
     for number in range(12):
         picture = np.zeros(generator.integers(70, 120, 2), np.uint8)
         cv2.circle(picture, (40, 30), 20, 255, -1)
         cv2.line(picture, (0, 0), tuple(generator.integers(30, 70, 2).tolist()), 255, 15)
-        for folder, suffix in (("images", ".png"), ("masks", ".bmp")):
-            path = tmp_path / folder / f"part{number % 2}" / f"{number}{suffix}"
+        pink = np.dstack([picture // 2, 0 * picture, picture])  # BGR
+        for name, pixels in (("images/part{}/{}.png", pink), ("masks/part{}/{}.bmp", picture)):
+            path = tmp_path / name.format(number % 2, number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), picture)
+            cv2.imwrite(str(path), pixels)
     return tmp_path
 
 
@@ -235,21 +311,34 @@ def test_paired_masks_may_have_another_size(pairs):
     assert next(iter(batches))["mask"].all(axis=(1, 2, 3)).sum() == 1
 
 
-def test_unusable_pairs_are_rejected(pairs):
+def test_a_pair_that_cannot_be_used_is_replaced_and_named(pairs):
+    """A mask that is the photograph, one without a hole, and one whose hole no crop shows."""
+    photo = pairs / "images" / "part1" / "1.png"
+    (pairs / "masks" / "part1" / "1.bmp").write_bytes(photo.read_bytes())
+    cv2.imwrite(str(pairs / "masks" / "part1" / "3.bmp"), np.zeros((5, 9), np.uint8))
+    dot = np.zeros((3000, 3000), np.uint8)
+    cv2.imwrite(str(pairs / "images" / "dot.png"), dot)
+    dot[0, 0] = 255
+    cv2.imwrite(str(pairs / "masks" / "dot.png"), dot)
+    config, source = paired_config(pairs, crop_size=32), FolderSource(pairs / "images")
+    batches = list(eval_batches(source, config, local_batch_size=13, process=0, count=1))
+    assert_masks_match(batches)
+    lines = []
+    FailureLog(lines.append).take(batches[0])
+    reasons = {
+        "dot.png": "none of 1000 random crops shows its hole",
+        "part1/1.bmp": "is the photograph itself",
+        "part1/3.bmp": "has no hole",
+    }
+    for name, reason in reasons.items():
+        prefix = f"skipped, unusable mask: {pairs}/masks/{name}"
+        assert any(line.startswith(prefix) and reason in line for line in lines), lines
+
+
+def test_missing_pairs_end_the_run(pairs):
     config, images = paired_config(pairs, crop_size=32), FolderSource(pairs / "images")
     with pytest.raises(UserError, match="needs images from a folder, not image 0"):
         take(Numbered(3), config, 1)
-    dot = np.zeros((3000, 3000), np.uint8)
-    dot[0, 0] = 255
-    for folder in ("images", "masks"):
-        cv2.imwrite(str(pairs / folder / "dot.png"), dot)
-    with pytest.raises(UserError, match=r"none of .* crops shows the hole of mask .*dot\.png"):
-        list(
-            eval_batches(
-                FolderSource(pairs / "images"), config, local_batch_size=13, process=0, count=1
-            )
-        )
-    first = pairs / "masks" / "part0" / "0.bmp"
-    first.unlink()
+    (pairs / "masks" / "part0" / "0.bmp").unlink()
     with pytest.raises(UserError, match=r"part0/0\.png has no mask .*masks/part0/0\.png"):
         take(images, config, 1)

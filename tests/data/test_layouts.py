@@ -72,8 +72,11 @@ def test_lists_select_the_images_of_both_parts(train, val, name, relative_to, li
         [f"{train}/{path}" for path in PLACES[1:]],
         [f"{val}/{PLACES_VAL[2]}"],
     ]
-    files = ", ".join(f"{lists}/{x}".lstrip("/") for x in ("x_train.txt", "x_val.txt"))
-    assert f"(layout: {name} ({files})): 4 training images; evaluation: val 1" in found(tmp_path)
+    prefix = f"{lists}/".lstrip("/")
+    files = f"{prefix}x_train.txt, {prefix}x_val.txt"
+    unused = f"{prefix}favourites.txt, {prefix}x_test.txt"
+    description = f"layout: {name} ({files}); not used: {unused}"
+    assert f"({description}): 4 training images; evaluation: val 1" in found(tmp_path)
 
 
 def test_mmagic_celeba_hq(tmp_path):
@@ -140,7 +143,7 @@ def test_validation_and_test_folders_are_not_trained_on(paths, remedy, tmp_path)
 
 
 def test_folders_that_only_look_like_tests_are_used(tmp_path):
-    create(tmp_path, "valley/1.jpg", "testudo/2.jpg", "v/valencia/3.jpg", "contest/4.jpg")
+    create(tmp_path, "valley/1.jpg", "testudo/2.jpg", "v/valencia/3.jpg", "masked/4.jpg")
     (tmp_path / "test").mkdir()
     (tmp_path / "notes.txt").write_text("Taken in 2017.\n")
     assert found(tmp_path).startswith(f"folder:{tmp_path} (all images): 4 training images; ")
@@ -198,3 +201,34 @@ def test_a_capped_evaluation_is_stated(tmp_path):
     create(tmp_path, "train/1.jpg", *(f"val/{name}" for name in FACES))
     assert found(tmp_path, eval_images=3).endswith("evaluation: val 3 of 8")
     assert found(tmp_path, eval_images=8).endswith("evaluation: val 8")
+
+
+def test_celebas_list_of_parts_is_not_a_validation_list(tmp_path):
+    create(tmp_path, *(f"train/{name}" for name in FACES), "val/000009.png")
+    write_list(tmp_path / "list_eval_partition.txt", [f"{name} 0" for name in FACES])
+    train, val = open_parts(tmp_path)
+    assert (len(train), val) == (len(FACES), ["val/000009.png"])
+    assert "not used: list_eval_partition.txt" in found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder", "remedy"),
+    [
+        (["images/1.jpg", "masks/1.jpg"], "masks", "pass folder:{0}/images, "),
+        (["train/images/1.jpg", "train/train_mask/1.jpg", "val/2.jpg"], "train/train_mask", ""),
+        (["train/1.jpg", "val/Masks_256/2.jpg"], "val/Masks_256", ":LIST"),
+    ],
+)
+def test_folders_of_masks_are_not_used_as_photographs(paths, folder, remedy, tmp_path):
+    create(tmp_path, *paths)
+    with pytest.raises(UserError, match="seems to hold masks") as error:
+        open_sources(f"folder:{tmp_path}", "", 100)
+    assert str(error.value).startswith(f"{tmp_path}/{folder} ")
+    assert remedy.format(tmp_path) in str(error.value)
+    assert f"--config.mask.folder={tmp_path}/{folder}" in str(error.value)
+
+
+def test_lamas_masks_beside_their_images_are_left_out(tmp_path):
+    create(tmp_path, "train/1.jpg", "val/2.png", "val/2_mask.png", "val/2_mask001.png")
+    assert open_parts(tmp_path) == [["train/1.jpg"], ["val/2.png"]]
+    assert "left out: masks beside their images (2)" in found(tmp_path)

@@ -1,4 +1,3 @@
-import cv2
 import numpy as np
 import pytest
 
@@ -68,24 +67,7 @@ def test_impossible_area_limits_raise():
         masks.irregular_mask(rng(), 64, 64, MaskConfig(min_area=0.85, max_area=0.9))
 
 
-def test_file_masks_are_thresholded_and_resized_without_interpolation(tmp_path):
-    pixels = np.zeros((20, 30), np.uint8)
-    pixels[5:10, 10:20] = 128
-    pixels[0, 0] = 127
-    path = tmp_path / "mask.png"
-    cv2.imwrite(str(path), pixels)
-    mask = masks.file_mask(rng(), 40, 60, [path])
-    expected = np.zeros((40, 60, 1))
-    expected[10:20, 20:40] = 1
-    np.testing.assert_array_equal(mask, expected)
-    np.testing.assert_array_equal(masks.bounding_box(mask), [10, 20, 10, 20])
-
-
-def test_unusable_mask_files_are_reported(tmp_path):
-    black, broken = tmp_path / "black.png", tmp_path / "broken.png"
-    cv2.imwrite(str(black), np.zeros((8, 8), np.uint8))
-    broken.write_text("no image")
-    for path, expected in ((black, "no hole"), (broken, "cannot be decoded")):
-        with pytest.raises(UserError, match=expected) as error:
-            masks.file_mask(rng(), 16, 16, [path])
-        assert str(path) in str(error.value)
+def test_the_bounding_box_holds_all_pixels_and_no_more():
+    mask = np.zeros((40, 60, 1), np.uint8)
+    mask[[10, 19, 14], [25, 20, 39]] = 1
+    assert masks.bounding_box(mask).tolist() == [10, 20, 10, 20]

@@ -1,14 +1,16 @@
 """Kills real worker processes."""
 
+import collections
 import functools
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 
 import pytest
 
-from glinpaint_jax.config import DataConfig
+from glinpaint_jax.config import Config, DataConfig
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.workers import MAX_DEATHS, restart_dead_workers
 from glinpaint_jax.errors import UserError
@@ -59,3 +61,23 @@ def test_other_errors_propagate():
 
     with pytest.raises(ZeroDivisionError):
         next(restart_dead_workers(open_batches, 0, 4, print))
+
+
+def test_little_shared_memory_is_rejected_with_two_remedies(monkeypatch):
+    """Docker gives containers 64 MB; the defaults of the config need 455."""
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(64 * 2**20))
+    config = Config()
+    expected = (
+        r"^4 data workers need 455 MB of shared memory, /dev/shm has 67 MB free; start the "
+        r"container with --shm-size=1g, or pass --config.data.num_workers=0"
+    )
+    with pytest.raises(UserError, match=expected) as error:
+        batch = config.global_batch_size
+        share = functools.partial(
+            train_batches, Numbered(40), config, local_batch_size=batch, process=0, count=1
+        )
+        restart_dead_workers(share, 0, batch, print)  # not only when the first batch is read
+    assert "\n" not in str(error.value)
+    threads = make_small_config(data=DataConfig(num_workers=0, crop_size=32))
+    assert len(take(Numbered(40), threads, 1)) == 1

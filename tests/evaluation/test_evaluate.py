@@ -19,7 +19,7 @@ from tests.helpers.configs import make_small_config
 
 
 def no_failures():
-    return FailureLog(0, pytest.fail)
+    return FailureLog(pytest.fail)
 
 
 @pytest.fixture(scope="module")

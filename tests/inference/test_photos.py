@@ -11,8 +11,8 @@ import pytest
 import skimage.data
 from PIL import ImageCms
 
+from glinpaint_jax.data.mask_files import read_mask
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.masks import read_mask
 from glinpaint_jax.inference.photos import Photo, read_photo, write_photo
 
 ORIENTATION = 0x0112

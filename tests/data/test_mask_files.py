@@ -7,16 +7,15 @@ import pytest
 import skimage.data
 from skimage.morphology import dilation, disk
 
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.masks import (
+from glinpaint_jax.data.mask_files import (
     adjust_hole,
     describe_doubt,
     dilate,
     read_mask,
     resize_hole,
-    split_alpha,
 )
-from glinpaint_jax.inference.photos import Photo, read_photo
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.photos import Photo, read_photo, split_alpha
 from tests.helpers.completers import Whitener
 
 SIZE = (160, 200)
@@ -29,15 +28,15 @@ def box(value=True, background=False):
     return image
 
 
-def painted(colour):
+def painted(color):
     image = COFFEE.copy()
-    image[30:70, 50:110] = colour
+    image[30:70, 50:110] = color
     return image
 
 
-def with_alpha(colours):
+def with_alpha(colors):
     """Transparent in the box."""
-    return np.dstack([colours, np.where(box(), 0, 255).astype(np.uint8)])
+    return np.dstack([colors, np.where(box(), 0, 255).astype(np.uint8)])
 
 
 def grey(image):
@@ -61,11 +60,11 @@ def lines(thickness, count=12):
         (COFFEE, "is the photograph itself, not a mask"),
         (painted((255, 255, 255)), "is a painted copy of the photograph"),
         (painted((255, 0, 0)), "is a painted copy of the photograph"),
-        (grey(COFFEE), "has wide areas of grey"),
-        (skimage.data.camera()[::3, ::3], r"has wide areas of grey \(\d\d%\)"),
-        (skimage.data.chelsea(), "is coloured"),
-        (box((255, 0, 0)).astype(np.uint8), "is coloured"),
-        (box((255, 0, 0), 255).astype(np.uint8), "is coloured"),
+        (grey(COFFEE), "has wide areas of gray"),
+        (skimage.data.camera()[::3, ::3], r"has wide areas of gray \(\d\d%\)"),
+        (skimage.data.chelsea(), "is colored"),
+        (box((255, 0, 0)).astype(np.uint8), "is colored"),
+        (box((255, 0, 0), 255).astype(np.uint8), "is colored"),
     ],
     ids=["itself", "white", "red", "grey", "camera", "chelsea", "red on black", "red on white"],
 )
@@ -87,7 +86,7 @@ def test_photographs_with_few_tones_are_no_masks_of_themselves(name):
     with pytest.raises(UserError, match=r"^the mask is the photograph itself"):
         read_mask(mask, photo)
     if name != "horse":
-        with pytest.raises(UserError, match=r"is coloured|has wide areas"):
+        with pytest.raises(UserError, match=r"is colored|has wide areas"):
             read_mask(mask)
 
 
@@ -124,9 +123,9 @@ def test_a_mask_may_equal_a_black_photograph_around_its_hole():
     assert not read_mask(PIL.Image.fromarray(night), night).any()
 
 
-@pytest.mark.parametrize("colours", [COFFEE, np.zeros_like(COFFEE)], ids=["photograph", "black"])
-def test_a_transparent_hole_is_offered_as_mask(colours, tmp_path):
-    PIL.Image.fromarray(with_alpha(colours)).save(tmp_path / "cut.png")
+@pytest.mark.parametrize("colors", [COFFEE, np.zeros_like(COFFEE)], ids=["photograph", "black"])
+def test_a_transparent_hole_is_offered_as_mask(colors, tmp_path):
+    PIL.Image.fromarray(with_alpha(colors)).save(tmp_path / "cut.png")
     for photo in (None, COFFEE):
         with pytest.raises(UserError, match=r"cut\.png .*transparent parts.*--mask-from alpha"):
             read_mask(tmp_path / "cut.png", photo)
@@ -208,7 +207,7 @@ def test_the_completer_has_the_same_rules(tmp_path):
             Whitener()(image, str(tmp_path / "cut.png"))
 
 
-def test_a_photograph_keeps_its_colours_under_alpha(tmp_path):
+def test_a_photograph_keeps_its_colors_under_alpha(tmp_path):
     PIL.Image.fromarray(with_alpha(COFFEE)).save(tmp_path / "cut.png")
     photo, hole = split_alpha(read_photo(tmp_path / "cut.png"), "cut.png")
     np.testing.assert_array_equal(photo.rgb, COFFEE)

@@ -1,10 +1,10 @@
-"""Reads masks, and rejects those that cannot be meant: photographs, painted copies, colours.
+"""The one reader of mask files, for training, evaluation, the commands and the page.
 
-A mask is white where the photograph should be filled and black elsewhere. Its edges may be soft.
+A mask is white where the image should be filled and black elsewhere. Its edges may be soft. Files
+that are clearly not masks are rejected: photographs, painted copies, colors.
 """
 
 import contextlib
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,24 +12,23 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Bool, UInt8
 
+from glinpaint_jax.data.images import DAMAGED, PhotoInput, open_image
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import DAMAGED, Photo, PhotoInput, open_image
 
 BLACK, WHITE = 48, 208  # values up to BLACK count as black, from WHITE on as white
-SATURATED = 64  # difference of a pixel's channels from which it has a colour
+SATURATED = 64  # difference of a pixel's channels from which it has a color
 # Measured share of tones farther than TONE_RADIUS pixels from black and white: antialiased and
 # JPEG-compressed masks under 1 %, masks blurred by 10 pixels under 15 %, scikit-image's photographs
-# over 33 % (Hubble's deep field only 2 %, but in colour).
+# over 33 % (Hubble's deep field only 2 %, but in color).
 TONE_RADIUS = 2
 MAX_TONES = 0.25
-MAX_COLOURED = 0.1  # of the mask's black or of its white, whichever is rarer
+MAX_COLORED = 0.1  # of the mask's black or of its white, whichever is rarer
 # A mask with few tones equals some photographs by chance, such as a night sky.
 MIN_COPIED = 0.01
 COPY_TOLERANCE = 16  # JPEG changes values
 LARGE_HOLE = 0.6  # of the image
 MEANING = "a mask is white where the image should be filled, black elsewhere"
 
-Image = UInt8[np.ndarray, "h w 3"]
 Hole = Bool[np.ndarray, "h w"]
 
 
@@ -73,8 +72,10 @@ def read_mask(
     return hole
 
 
-def _find_reason(mask: Image, photo: UInt8[np.ndarray, "_ _ 3"] | None) -> str | None:
-    """Returns why `mask` cannot be meant as a mask, or None."""
+def _find_reason(
+    mask: UInt8[np.ndarray, "h w 3"], photo: UInt8[np.ndarray, "_ _ 3"] | None
+) -> str | None:
+    """Returns why this is clearly not a mask, or None."""
     red, green, blue = cv2.split(mask)
     darkest, brightest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     toned = (brightest > BLACK) & (darkest < WHITE)
@@ -84,15 +85,15 @@ def _find_reason(mask: Image, photo: UInt8[np.ndarray, "_ _ 3"] | None) -> str |
         similar = cv2.inRange(cv2.absdiff(mask, photo), (0,) * 3, (COPY_TOLERANCE,) * 3) > 0
         if (toned & similar).mean() > max(MIN_COPIED, toned.mean() / 2):
             return "is a painted copy of the photograph, not a mask"
-    coloured = np.count_nonzero(brightest - darkest > SATURATED)
+    colored = np.count_nonzero(brightest - darkest > SATURATED)
     rarer = min(np.count_nonzero(brightest > BLACK), np.count_nonzero(darkest < WHITE))
-    if coloured > MAX_COLOURED * rarer:
-        return "is coloured"
+    if colored > MAX_COLORED * rarer:
+        return "is colored"
     # Erosion leaves the tones that are far from black and white.
     kernel = np.ones((2 * TONE_RADIUS + 1,) * 2, np.uint8)
     share = cv2.erode(toned.view(np.uint8), kernel).mean()
     if share > MAX_TONES:
-        return f"has wide areas of grey ({share:.0%}), as a photograph has"
+        return f"has wide areas of gray ({share:.0%}), as a photograph has"
     return None
 
 
@@ -103,18 +104,6 @@ def describe_doubt(hole: Hole) -> str | None:
     if (share := hole.mean()) > LARGE_HOLE:
         return f"the hole covers {share:.0%} of the image; is the mask inverted?"
     return None
-
-
-def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Hole]:
-    """Returns the photo without alpha, and a hole where it is not fully opaque.
-
-    Raises UserError, with the photo's name, if it has no alpha.
-    """
-    if photo.image.mode not in ("LA", "RGBA"):
-        raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
-    hole = np.array(photo.image.getchannel("A")) < 255
-    opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
-    return Photo(opaque, photo.file_format, photo.metadata), hole
 
 
 def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
@@ -141,6 +130,8 @@ def adjust_hole(
 
 def resize_hole(hole: Bool[np.ndarray, "_ _"], height: int, width: int) -> Hole:
     """Stretches the hole. A smaller pixel is a hole if any part of it is, so that lines survive."""
+    if hole.shape == (height, width):
+        return hole
     smaller = min(width, hole.shape[1]), min(height, hole.shape[0])
     share = cv2.resize(hole.astype(np.float32), smaller, interpolation=cv2.INTER_AREA)
     small = (share > 0).view(np.uint8)

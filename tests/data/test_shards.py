@@ -1,9 +1,10 @@
 """Compares shards with the files they were made from: bytes, order, rejects, training stream."""
 
+import argparse
 import io
 import itertools
 import json
-import pickle
+import shutil
 import tracemalloc
 import warnings
 
@@ -13,10 +14,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from glinpaint_jax.data.datasets import open_parts, open_sources
+from glinpaint_jax.commands import prepare as prepare_command
+from glinpaint_jax.data.datasets import open_sources, open_splits
 from glinpaint_jax.data.pipeline import train_batches
-from glinpaint_jax.data.prepare import shard_task
-from glinpaint_jax.data.shards import Plan, make_dataset_manifest, write_shard
+from glinpaint_jax.data.shards import Plan, write_shard
 from glinpaint_jax.data.sources import UndecodableImage, decode
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
@@ -24,13 +25,21 @@ from tests.helpers.sources import TinyPhotos, encoded, gradient
 
 
 def write_all(folder, spec, shards=2, max_side=0):
-    """Writes all shards of a source in this process; returns the manifest."""
-    source = open_parts(spec)[0]
-    plan = Plan(spec, len(source), shards, max_side)
+    """Writes all shards of a source in this process; returns their entries."""
+    source = open_splits(spec)[0]
+    plan = Plan(spec, len(source), "", shards, max_side)
     folder.mkdir(exist_ok=True)
-    for number in range(shards):
-        write_shard(folder, plan, number, source)
-    return json.loads(make_dataset_manifest(folder, plan))
+    return [
+        write_shard(folder / plan.file(number), max_side, source, plan.span(number))
+        for number in range(shards)
+    ]
+
+
+def prepare(*arguments):
+    """Runs the command in this process."""
+    parser = argparse.ArgumentParser()
+    prepare_command.add_arguments(parser)
+    prepare_command.main(parser.parse_args(list(map(str, arguments))))
 
 
 def records(folder):
@@ -80,7 +89,7 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
         write_all(tmp_path / "first", f"folder:{tmp_path}/train", shards=3)
         spec = f"array_record:{tmp_path}/first/*.array_record"
     else:
-        source = open_parts("photos")[0]
+        source = open_splits("photos")[0]
         spec, files = "photos", None
     written = write_all(tmp_path / "shards", spec)
     if kind == "photos":
@@ -88,15 +97,15 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
             np.testing.assert_array_equal(decode(record, "x"), source[i])
     else:
         assert records(tmp_path / "shards") == files
-    assert (written["source"], written["shards"], written["rejected"]) == (spec, 2, 0)
-    assert written["count"] == written["length"] == len(records(tmp_path / "shards"))
+    assert [entry["rejected"] for entry in written] == [[], []]
+    assert sum(entry["count"] for entry in written) == len(records(tmp_path / "shards"))
 
 
 @pytest.mark.parametrize(
     ("length", "shards"), [(7, 1), (7, 3), (7, 7), (1000, 37), (8_026_628, 128)]
 )
 def test_shards_split_the_records_evenly(length, shards):
-    spans = [Plan("x", length, shards).span(k) for k in range(shards)]
+    spans = [Plan("x", length, "", shards, 0).span(k) for k in range(shards)]
     assert (spans[0].start, spans[-1].stop) == (0, length)
     assert all(a.stop == b.start for a, b in itertools.pairwise(spans))
     assert {len(span) for span in spans} <= {length // shards, length // shards + 1}
@@ -127,16 +136,11 @@ def test_undecodable_images_are_listed_with_their_reason(tmp_path):
     (folder / "004.jpeg").unlink()
     written = write_all(tmp_path / "shards", f"folder:{folder}:{listed}")
     assert records(tmp_path / "shards") == [files[0], files[2], files[3]]
-    assert [entry["count"] for entry in written["entries"]] == [2, 1]
-    assert [(entry["first"], entry["last"]) for entry in written["entries"]] == [(0, 2), (3, 5)]
-    rejected = [image for entry in written["entries"] for image in entry["rejected"]]
-    assert [image["name"] for image in rejected] == [
-        str(folder / name) for name in ("001.png", "004.jpeg", "005.png")
-    ]
-    assert [image["reason"] for image in rejected] == [
-        "not a whole JPEG, PNG, WebP or BMP (60 bytes)",
-        "No such file or directory",
-        "not a whole JPEG, PNG, WebP or BMP (0 bytes)",
+    assert [entry["count"] for entry in written] == [2, 1]
+    assert [line for entry in written for line in entry["rejected"]] == [
+        f"{folder}/001.png: not a whole JPEG, PNG, WebP, BMP or TIFF (60 bytes)",
+        f"{folder}/004.jpeg: No such file or directory",
+        f"{folder}/005.png: not a whole JPEG, PNG, WebP, BMP or TIFF (0 bytes)",
     ]
 
 
@@ -145,8 +149,8 @@ def test_an_empty_shard_keeps_the_others_in_order(tmp_path):
     for name in ("002.jpeg", "003.png"):
         (tmp_path / "images" / name).write_bytes(b"broken")
     written = write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=3)
-    assert [entry["count"] for entry in written["entries"]] == [2, 0, 2]
-    source = open_parts(f"array_record:{tmp_path}/shards/*.array_record")[0]
+    assert [entry["count"] for entry in written] == [2, 0, 2]
+    source = open_splits(f"array_record:{tmp_path}/shards/*.array_record")[0]
     assert [source.encoded(i) for i in range(len(source))] == files[:2] + files[4:]
 
 
@@ -184,61 +188,18 @@ def test_larger_images_are_shrunk_and_turned_upright(tmp_path):
     assert images[0].quantization == Image.open(io.BytesIO(contents["a.jpg"])).quantization
 
 
-def call_before_reading(source, index, action, monkeypatch):
-    """Makes `source` call `action` before it reads image `index`."""
-    read = source.encoded
-
-    def read_after_action(i):
-        if i == index:
-            action()
-        return read(i)
-
-    monkeypatch.setattr(source, "encoded", read_after_action)
-
-
 def test_a_failed_shard_leaves_nothing_behind(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 5)
+    source, folder = open_splits(f"folder:{tmp_path}/images")[0], tmp_path / "shards"
+    folder.mkdir()
 
-    def interrupt():
+    def interrupt(index):
         raise KeyboardInterrupt
 
-    source = open_parts(f"folder:{tmp_path}/images")[0]
-    call_before_reading(source, 3, interrupt, monkeypatch)
-    plan, folder = Plan("x", 5, 1), tmp_path / "shards"
-    folder.mkdir()
+    monkeypatch.setattr(source, "encoded", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_shard(folder, plan, 0, source)
+        write_shard(folder / "x.array_record", 0, source, range(5))
     assert list(folder.iterdir()) == []
-    assert make_dataset_manifest(folder, plan) is None
-
-
-def test_only_leftovers_of_the_same_shard_are_removed(tmp_path):
-    write_images(tmp_path / "images", 5)
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    plan = Plan("x", 5, 2)
-    for number in (0, 1):
-        (folder / f".{plan.stem(number)}.17-abc.tmp").write_text("half")
-    write_shard(folder, plan, 0, open_parts(f"folder:{tmp_path}/images")[0])
-    left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    assert left == [f".{plan.stem(1)}.17-abc.tmp"]
-
-
-def test_two_runs_writing_the_same_shard_are_detected(tmp_path, monkeypatch):
-    """The second removes the first one's unfinished file and writes an intact shard."""
-    write_images(tmp_path / "images", 5)
-    spec, plan, folder = f"folder:{tmp_path}/images", Plan("x", 5, 1), tmp_path / "s"
-    folder.mkdir()
-    source, other_source = open_parts(spec)[0], open_parts(spec)[0]
-
-    def write_too():
-        write_shard(folder, plan, 0, other_source)
-
-    call_before_reading(source, 3, write_too, monkeypatch)
-    with pytest.raises(UserError, match="Give each run its own --shard-range"):
-        write_shard(folder, plan, 0, source)
-    assert make_dataset_manifest(folder, plan) is not None
-    assert records(folder) == [other_source.encoded(i) for i in range(5)]
 
 
 def test_damage_within_a_record_makes_one_image_undecodable(tmp_path):
@@ -251,32 +212,90 @@ def test_damage_within_a_record_makes_one_image_undecodable(tmp_path):
     content = bytearray(path.read_bytes())
     content[200_000] ^= 1
     path.write_bytes(content)
-    source = open_parts(f"array_record:{path}")[0]
+    source = open_splits(f"array_record:{path}")[0]
     source[0], source[3]
     with pytest.raises(UndecodableImage, match=r"record 1: Corrupted"):
         source[1]
 
 
 @pytest.mark.parametrize("size", [0, 100, 100_000])
-def test_truncated_shards_are_rejected_with_advice(size, tmp_path):
+def test_truncated_shards_of_other_programs_are_rejected(size, tmp_path):
     write_images(tmp_path / "images", 3)
     write_all(tmp_path / "shards", f"folder:{tmp_path}/images", shards=1)
     (path,) = (tmp_path / "shards").glob("*.array_record")
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match=r"damaged: .*--check") as error:
-        open_parts(f"array_record:{path}")[0]
+    with pytest.raises(UserError, match=r"one of the files .* is damaged: ") as error:
+        open_splits(f"array_record:{path}")
     assert "\n" not in str(error.value)
 
 
-def test_a_worker_receives_only_the_names_of_its_shard(tmp_path):
-    (tmp_path / "0.png").touch()
-    (tmp_path / "list.txt").write_text("0.png\n" * 100_000)
-    source = open_parts(f"folder:{tmp_path}:list.txt")[0]
-    number, part = pickle.loads(
-        task := pickle.dumps(shard_task(Plan("x", 100_000, 100), source, 7))
-    )
-    assert len(task) < 1000 * (6 + 8) + 2000
-    assert number == 7 and part.name(7_999) == source.name(7_999)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """27 images and 3 shards of them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_images(folder / "images", 27)
+    prepare(f"folder:{folder}/images", f"--output={folder}/shards", "--shards=3", "--workers=1")
+    return folder
+
+
+def remove(folder, shards):
+    shards[1].unlink()
+
+
+def cut(folder, shards):
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+
+
+def copy(folder, shards):
+    shutil.copy(shards[1], folder / "copy.array_record")
+
+
+def forget(folder, shards):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["entries"][2]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def damage(folder, shards):
+    (folder / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            remove,
+            r"1 of the 3 shards of .* are missing .* records-00001-of-00003",
+        ),
+        (cut, r"records-00001-of-00003.array_record has \d+ bytes, must have \d+; run `prepare`"),
+        (copy, r"holds copy.array_record, which is not in its manifest.json; move it"),
+        (forget, r"has only 2 of 3 shards; run `prepare` again"),
+        (damage, r"manifest.json is damaged; remove "),
+    ],
+)
+def test_shards_that_differ_from_their_manifest_are_rejected(change, expected, prepared, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(prepared / "shards", folder)
+    spec = f"array_record:{folder}/*.array_record"
+    assert len(open_splits(spec)[0]) == 27
+    change(folder, sorted(folder.glob("*.array_record")))
+    with pytest.raises(UserError, match=expected) as error:
+        open_sources(spec, "", 5)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pattern_for_some_of_the_shards_is_rejected(prepared):
+    with pytest.raises(UserError, match=r"1 of the 3 shards of .* left out by the pattern"):
+        open_sources(f"array_record:{prepared}/shards/*[01]-of*.array_record", "", 5)
+
+
+def test_manifests_of_earlier_versions_are_read(prepared, tmp_path):
+    shutil.copytree(prepared / "shards", tmp_path / "shards")
+    manifest = json.loads((prepared / "shards" / "manifest.json").read_text())
+    old = {"source": "x", "length": 27, "shards": 3, "max_side": 0, "count": 27, "rejected": 0}
+    entries = [entry | {"first": 0, "last": 8, "sha256": "0"} for entry in manifest["entries"]]
+    (tmp_path / "shards" / "manifest.json").write_text(json.dumps(old | {"entries": entries}))
+    assert len(open_splits(f"array_record:{tmp_path}/shards/*.array_record")[0]) == 27
 
 
 class Counted:

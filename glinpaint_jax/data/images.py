@@ -1,0 +1,97 @@
+"""Opens image files with PIL: photographs to complete, and all masks."""
+
+import struct
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from glinpaint_jax.errors import UserError
+
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
+# Suffixes of photographs in other formats.
+UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+PhotoInput = str | Path | PIL.Image.Image
+# PIL raises these for damaged files.
+DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
+# warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
+OPENING = threading.Lock()
+
+
+def unsupported(path: Any, file_format: str) -> str:
+    """Returns the message for a photograph in another format."""
+    return f"{path} is {file_format}, must be {ALLOWED}; save it as JPEG or PNG first"
+
+
+def _check_depth(image: PIL.Image.Image, name: Any) -> None:
+    """Raises UserError for 16 bits per channel, which PIL would cut to 8 when loading pixels."""
+    tiles = getattr(image, "tile", None)  # images made in memory have none
+    arguments = tiles[0].args if tiles else ""
+    raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
+    # In BMP, 16 bits means all three channels together.
+    if "16" in raw_mode and image.format != "BMP":
+        raise UserError(f"{name} has 16 bits per channel, must have 8; convert it")
+
+
+def open_image(
+    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
+) -> PIL.Image.Image:
+    """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
+    if isinstance(source, PIL.Image.Image):
+        if not allow_16_bits:
+            _check_depth(source, "the image")
+        try:
+            source.load()  # opened images may not have been read yet
+        except (OSError, *DAMAGED) as error:
+            raise UserError(f"cannot read the image: {error}") from None
+        return source
+    try:
+        with OPENING, warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
+            opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
+        with opened as image:
+            if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
+                found, allowed = pixels / 1e6, max_pixels / 1e6
+                raise UserError(
+                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"
+                )
+            if not allow_16_bits:
+                _check_depth(image, source)
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+                raise UserError(f"{source} contains {frames} images, must contain one")
+            image.load()
+            return image
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise UserError(f"{source} is too large: {error}") from None
+    except PIL.UnidentifiedImageError:
+        suffix = Path(source).suffix.lower()
+        if _is_heic(source):  # whatever its name
+            suffix = ".heic"
+        if suffix in UNSUPPORTED:
+            raise UserError(unsupported(source, suffix[1:].upper())) from None
+        raise UserError(
+            f"{source} is not an image, is damaged, or is not {ALLOWED}; save it as PNG"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror or error}") from None
+    except DAMAGED as error:
+        raise UserError(f"{source} is a damaged image: {error}") from None
+
+
+def _is_heic(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
