@@ -53,11 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
     blends = ("auto", *KINDS)
     add("--blend", choices=blends, default="auto", help="what hides seams; auto: as needed [auto]")
-    add(
-        "--scale",
-        default="auto",
-        help="auto shrinks what is larger than in training; 1: not [auto]",
-    )
+    add("--scale", default="auto", help="auto shrinks holes larger than in training [auto]")
     add("--tile", type=int, default=512, metavar="N", help="largest hole computed at once [512]")
 
 

@@ -222,7 +222,7 @@ class Completer:
 
 def check_scale(scale: int | float | str) -> int | float | str:
     """Returns "auto" or a number, also from text; raises UserError unless above 0 and up to 1."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(TypeError, ValueError):
         number = scale if scale == "auto" else float(scale)
         if number == "auto" or 0 < number <= 1:
             return number

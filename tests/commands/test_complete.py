@@ -101,13 +101,14 @@ def test_without_a_checkpoint_the_small_network_fills_and_is_named(files, capsys
         command.main(parser.parse_args(arguments))
 
 
-def test_flags_are_those_of_the_completer(finished_run, files):
+def test_flags_are_those_of_the_completer(files):
     source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
     for number, (tile, scale, kind) in enumerate(((16, 1, "none"), (512, 0.5, "poisson"))):
         flags = f"--tile={tile}", f"--scale={scale}", f"--blend={kind}"
-        result = complete(finished_run, source, mask, files / f"{number}.png", *flags)
+        paths = f"--image={source}", f"--mask={mask}", f"--output={files}/{number}.png"
+        result = run_here("complete", "--checkpoint=small", *paths, *flags)
         assert (result.returncode, result.stderr) == (0, "")
-        completer = Completer.load(finished_run[0], tile, kind, scale)
+        completer = Completer.load("small", tile, kind, scale)
         expected = completer(pixels(source), HOLE)
         np.testing.assert_array_equal(pixels(files / f"{number}.png"), expected)
     assert (expected != pixels(files / "0.png")).any()

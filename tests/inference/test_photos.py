@@ -13,7 +13,7 @@ from PIL import ImageCms
 
 from glinpaint_jax.data.mask_files import read_mask
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import Photo, read_photo, write_photo
+from glinpaint_jax.inference.photos import Photo, read_pair, read_photo, write_photo
 
 ORIENTATION = 0x0112
 
@@ -147,6 +147,30 @@ def test_the_orientation_in_exif_still_overrides_an_outdated_one_in_xmp(suffix, 
     save(read_photo(tmp_path / "a.jpg"), tmp_path / f"b{suffix}")
     assert reopened(tmp_path / f"b{suffix}").info["xmp"] == XMP
     assert read_photo(tmp_path / f"b{suffix}").image.size == (60, 40)
+
+
+def test_a_pair_is_upright_and_its_hole_inverted_stretched_and_grown(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = 6
+    photo().save(tmp_path / "a.png", exif=exif)
+    valid = np.ones((30, 20), bool)  # half of the upright photograph's size
+    valid[10, 5] = False
+    PIL.Image.fromarray(valid).save(tmp_path / "mask.png")
+    read, hole, doubt = read_pair(tmp_path / "a.png", str(tmp_path / "mask.png"), True, True, 1)
+    np.testing.assert_array_equal(read.rgb, np.rot90(photo(), -1))
+    expected = np.zeros((60, 40), bool)
+    expected[19:23, 10:12] = expected[20:22, 9:13] = True
+    np.testing.assert_array_equal(hole, expected)
+    assert doubt is None
+    with pytest.raises(UserError, match=r"a\.png is 40x60, .*mask\.png 20x30; make them the same"):
+        read_pair(tmp_path / "a.png", tmp_path / "mask.png", invert=True)
+    assert read_pair(read.image, ~expected)[2].startswith("the hole covers 100%")
+
+
+def test_without_a_mask_the_transparent_pixels_are_the_hole():
+    read, hole, _ = read_pair(photo("LA"))
+    assert read.image.mode == "L"
+    np.testing.assert_array_equal(hole, np.arange(2400).reshape(40, 60) % 256 < 255)
 
 
 def test_the_callers_image_is_not_modified():
