@@ -82,10 +82,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 def listen(arguments: argparse.Namespace) -> socket.socket:
     """Returns a listening socket. Raises UserError if an argument is out of bounds."""
-    for name, most in MAX.items():
+    for name, maximum in MAX.items():
         value = getattr(arguments, name.replace("-", "_"))
-        if value not in range(1, most + 1):
-            raise UserError(f"--{name}={value} must be in 1..{most}")
+        if value not in range(1, maximum + 1):
+            raise UserError(f"--{name}={value} must be in 1..{maximum}")
     if ":" in arguments.host:
         raise UserError(f"--host={arguments.host} must be a host name or an IPv4 address")
     try:

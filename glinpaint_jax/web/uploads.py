@@ -47,9 +47,9 @@ def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
         options["scale"] = float(options["scale"])
     check_scale(options["scale"])
     for name in BOUNDS.keys() & options.keys():
-        text, (least, most) = options[name], BOUNDS[name]
-        if not (text.isdecimal() and least <= int(text) <= most):
-            raise UserError(f"{name}={text!r} must be a whole number in {least}..{most}")
+        text, (minimum, maximum) = options[name], BOUNDS[name]
+        if not (text.isdecimal() and minimum <= int(text) <= maximum):
+            raise UserError(f"{name}={text!r} must be a whole number in {minimum}..{maximum}")
         options[name] = int(text)
     return Options(**options)
 

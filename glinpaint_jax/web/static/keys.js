@@ -10,7 +10,8 @@ export function listenToKeys({ keys, stage, brush, release }) {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const name = `${control ? "Control+" : ""}${control && event.shiftKey ? "Shift+" : ""}${key}`;
     const button = document.querySelector(`[data-keys~="${CSS.escape(name)}"]`);
-    if ((button || keys[name]) && !event.altKey && (control || !typing)) button ? button.click() : keys[name]();
+    const act = button ? () => button.click() : keys[name];
+    if (act && !event.altKey && (control || !typing)) act();
     else if (key === " " && free) brush.pan(true);
     else if (!free || control || !brush.key(event)) return;
     event.preventDefault();
