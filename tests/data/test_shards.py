@@ -263,12 +263,9 @@ def damage(folder, shards):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (
-            remove,
-            r"1 of the 3 shards of .* are missing .* records-00001-of-00003",
-        ),
+        (remove, r"records-00001-of-00003.array_record is missing .*--output .*/shards$"),
         (cut, r"records-00001-of-00003.array_record has \d+ bytes, must have \d+; run `prepare`"),
-        (copy, r"holds copy.array_record, which is not in its manifest.json; move it"),
+        (copy, r"shards/copy.array_record is not in its manifest.json; move it"),
         (forget, r"has only 2 of 3 shards; run `prepare` again"),
         (damage, r"manifest.json is damaged; remove "),
     ],
@@ -285,7 +282,7 @@ def test_shards_that_differ_from_their_manifest_are_rejected(change, expected, p
 
 
 def test_a_pattern_for_some_of_the_shards_is_rejected(prepared):
-    with pytest.raises(UserError, match=r"1 of the 3 shards of .* left out by the pattern"):
+    with pytest.raises(UserError, match=r"records-00002-of-00003.* left out by the pattern"):
         open_sources(f"array_record:{prepared}/shards/*[01]-of*.array_record", "", 5)
 
 
