@@ -28,8 +28,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from glinpaint_jax.data.images import FORMATS, UNSUPPORTED
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import FORMATS, UNSUPPORTED
 from glinpaint_jax.web.methods import Methods
 from glinpaint_jax.web.safety import BodyError, Guard, Uploads, drain
 from glinpaint_jax.web.uploads import (
