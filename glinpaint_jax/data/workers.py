@@ -44,12 +44,11 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     """Raises UserError if the batches that workers read ahead do not fit into shared memory."""
     if not os.path.isdir(SHARED_MEMORY):  # not Linux
         return
-    need = workers * SHARED_BATCHES * batch_bytes
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if need > free:
+    need, size = workers * SHARED_BATCHES * batch_bytes, shutil.disk_usage(SHARED_MEMORY).total
+    if need > size:
         raise UserError(
             f"{workers} data workers need {need / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} "
-            f"has {free / 1e6:.0f} MB free; start the container with "
+            f"has {size / 1e6:.0f} MB; start the container with "
             f"--shm-size={-(-need // 10**9)}g, or pass --config.data.num_workers=0 to read with "
             "threads"
         )
