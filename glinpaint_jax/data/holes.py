@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,24 +106,19 @@ def open_mask_files(config: MaskConfig) -> FolderSource:
             f"holds no mask images ({', '.join(EXTENSIONS)}); "
             "put some there (white = hole) or use another --config.mask.kind"
         )
-    _warn_if_inverted([files.name(number) for number in _spread(len(files))])
+    _warn_if_inverted(len(files), files.name)
     return files
 
 
-def _spread(length: int) -> list[int]:
-    """Up to CHECKED_MASKS evenly spaced indices."""
-    count = min(length, CHECKED_MASKS)
-    return [number * length // count for number in range(count)]
-
-
-def _warn_if_inverted(paths: Sequence[str | Path]) -> None:
-    """Warns as the commands do if most of these masks have a doubtfully large hole."""
-    doubts = []
-    for path in paths:
+def _warn_if_inverted(count: int, path_of: Callable[[int], str | Path]) -> None:
+    """Warns as the commands do if most of a few of the masks have a doubtfully large hole."""
+    checked, doubts = min(count, CHECKED_MASKS), []
+    for number in range(checked):  # evenly spaced
+        path = path_of(number * count // checked)
         with contextlib.suppress(UnusableMask):  # those are counted when they are drawn
             if doubt := describe_doubt(read_hole(path)):
                 doubts.append(f"mask {path}: {doubt}")
-    if len(doubts) > len(paths) / 2:
+    if len(doubts) > checked / 2:
         _warn_once(doubts[0])
 
 
@@ -148,7 +143,7 @@ def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
     folder = Path(config.folder).expanduser()
     if (folder / images.name).is_dir():  # so training and validation parts can share names
         folder = folder / images.name
-    _warn_if_inverted([find_paired_mask(source, i, folder) for i in _spread(len(source))])
+    _warn_if_inverted(len(source), lambda index: find_paired_mask(source, index, folder))
     return folder
 
 

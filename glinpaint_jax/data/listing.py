@@ -58,33 +58,38 @@ def find_images(folder: Path, left_out: Counter[str]) -> Iterator[str]:
 
 def _listed_names(entries: list[os.DirEntry], left_out: Counter[str]) -> list[str]:
     """The images and, with a slash, so that they sort as the paths below them, the folders."""
-    names, stems = [], {os.path.splitext(entry.name)[0] for entry in entries}
+    names, stems = [], set()
+    if any("_mask" in entry.name for entry in entries):
+        stems = {os.path.splitext(entry.name)[0] for entry in entries}
     for entry in entries:
-        reason = _reason_to_leave_out(entry, stems)
-        if reason:
+        name, reason = _listed_name(entry, stems)
+        if name:
+            names.append(name)
+        elif reason:
             left_out[reason] += 1
-        elif reason is None:
-            names.append(f"{entry.name}/" if entry.is_dir() else entry.name)
     return names
 
 
-def _reason_to_leave_out(entry: os.DirEntry, stems: set[str]) -> str | None:
-    """None for a folder or an image; empty for files that do not look like images."""
-    name = entry.name.lower()
+def _listed_name(entry: os.DirEntry, stems: set[str]) -> tuple[str, str]:
+    """The name of an image or folder; or none, and the reason if it looks like one."""
+    lower = entry.name.lower()
+    is_image = lower.endswith(EXTENSIONS)
     try:
-        is_folder, is_file = entry.is_dir(), entry.is_file()
+        is_file = is_image and entry.is_file()
+        is_folder = not is_file and entry.is_dir()
     except OSError:
-        return "links that cannot be followed"
-    if not is_folder and not name.endswith(EXTENSIONS):
-        return "images in other formats" if name.endswith(OTHER_FORMATS) else ""
-    if name.startswith(".") or entry.name in SYSTEM_FOLDERS:
-        return "hidden and system files and folders"
+        return "", "links that cannot be followed"
+    if not is_image and not is_folder:
+        return "", "images in other formats" if lower.endswith(OTHER_FORMATS) else ""
+    if lower.startswith(".") or entry.name in SYSTEM_FOLDERS:
+        return "", "hidden and system files and folders"
     if is_folder:
-        return None
+        return f"{entry.name}/", ""
     if not is_file:  # a pipe would block its reader
-        return "images that are not regular files"
-    mask = MASK_NAME.fullmatch(entry.name)
-    return "masks beside their images" if mask and mask[1] in stems else None
+        return "", "images that are not regular files"
+    if stems and (mask := MASK_NAME.fullmatch(entry.name)) and mask[1] in stems:
+        return "", "masks beside their images"
+    return entry.name, ""
 
 
 def is_list(path: Path) -> bool:

@@ -217,23 +217,20 @@ def check_shards(paths: list[str]) -> None:
     for folder in sorted({Path(path).parent for path in paths}):
         if (manifest := _read_manifest(folder)) is None:
             continue
-        entries = {entry["file"]: entry for entry in manifest["entries"]}
+        listed = {entry["file"]: entry["bytes"] for entry in manifest["entries"]}
         found = {Path(path).name for path in paths if Path(path).parent == folder}
         again = f"run `prepare` again with --output {folder}"
-        if len(entries) < manifest["shards"]:
-            counts = f"{len(entries)} of {manifest['shards']}"
+        if len(listed) < manifest["shards"]:
+            counts = f"{len(listed)} of {manifest['shards']}"
             raise UserError(f"{folder} has only {counts} shards; {again} to write the others")
-        if foreign := sorted(found - entries.keys()):
-            raise UserError(
-                f"{folder} holds {foreign[0]}, which is not in its {MANIFEST}; move it elsewhere"
-            )
-        if missing := sorted(entries.keys() - found):
-            raise UserError(
-                f"{len(missing)} of the {len(entries)} shards of {folder} are missing or left out "
-                f"by the pattern, the first {missing[0]}; use all, or {again} to restore them"
-            )
-        for name, entry in entries.items():
-            if (size := _size(folder / name)) != entry["bytes"]:
-                raise UserError(
-                    f"{folder / name} has {size} bytes, must have {entry['bytes']}; {again}"
-                )
+        for name in sorted(found | listed.keys()):
+            size = _size(folder / name)
+            if name not in listed:
+                problem = f"is not in its {MANIFEST}; move it elsewhere"
+            elif name not in found:
+                problem = f"is missing or left out by the pattern; use all shards, or {again}"
+            elif size != listed[name]:
+                problem = f"has {size} bytes, must have {listed[name]}; {again}"
+            else:
+                continue
+            raise UserError(f"{folder / name} {problem}")

@@ -44,12 +44,11 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     """Raises UserError if the batches that workers read ahead do not fit into shared memory."""
     if not os.path.isdir(SHARED_MEMORY):  # not Linux
         return
-    need = workers * SHARED_BATCHES * batch_bytes
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if need > free:
+    need, size = workers * SHARED_BATCHES * batch_bytes, shutil.disk_usage(SHARED_MEMORY).total
+    if need > size:
         raise UserError(
             f"{workers} data workers need {need / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} "
-            f"has {free / 1e6:.0f} MB free; start the container with "
+            f"has {size / 1e6:.0f} MB; start the container with "
             f"--shm-size={-(-need // 10**9)}g, or pass --config.data.num_workers=0 to read with "
             "threads"
         )
@@ -66,37 +65,32 @@ def restart_dead_workers(
     Opens it at once, so that missing masks or shared memory end a run at its start. Raises
     UserError after MAX_DEATHS in a row without a batch in between.
     """
-    return _restart(open_batches, open_batches(start=start), start, global_batch_size, log)
+    opened, deaths = open_batches(start=start), 0
 
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal opened, deaths, start
+        while True:
+            with contextlib.closing(opened):
+                try:
+                    for batch in opened:
+                        yield batch
+                        start += global_batch_size
+                        deaths = 0
+                except RuntimeError as error:
+                    if DEATH_MESSAGE not in str(error):
+                        raise
+                    deaths += 1
+                    reason = str(error).removeprefix(DEATH_MESSAGE).partition(".")[0].strip()
+            problem = f"a data worker died {reason} (-9 often means out of memory)"
+            if deaths == MAX_DEATHS:
+                raise UserError(
+                    f"{problem}, {deaths} times in a row; free memory or lower "
+                    "--config.data.num_workers"
+                )
+            log(f"{problem}; restarting the workers, no example is lost")
+            opened = open_batches(start=start)
 
-def _restart(
-    open_batches: Callable[..., Any],
-    opened: Any,
-    start: int,
-    global_batch_size: int,
-    log: Callable[[str], Any],
-) -> Iterator[dict[str, np.ndarray]]:
-    deaths = 0
-    while True:
-        with contextlib.closing(opened):
-            try:
-                for batch in opened:
-                    yield batch
-                    start += global_batch_size
-                    deaths = 0
-            except RuntimeError as error:
-                if DEATH_MESSAGE not in str(error):
-                    raise
-                deaths += 1
-                reason = str(error).removeprefix(DEATH_MESSAGE).partition(".")[0].strip()
-        problem = f"a data worker died {reason} (-9 often means out of memory)"
-        if deaths == MAX_DEATHS:
-            raise UserError(
-                f"{problem}, {deaths} times in a row; free memory or lower "
-                "--config.data.num_workers"
-            )
-        log(f"{problem}; restarting the workers, no example is lost")
-        opened = open_batches(start=start)
+    return batches()
 
 
 def start_worker(index: int, count: int) -> None:

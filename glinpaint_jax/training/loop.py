@@ -82,11 +82,12 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
             reporter.log(f"nothing to do: the run has finished its {start} steps")
             return
 
+        # Before compiling: what workers lack ends the run at once.
+        batches = open_batches(sources.train, config, local_batch, examples)
+        closing.callback(batches.close)
         steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        batches = open_batches(sources.train, config, local_batch, examples)
-        closing.callback(batches.close)
         step = run_steps(config, mesh, sources, state, steps, batches, reporter, checkpoints, stop)
         checkpoints.finish()
         if step < config.num_steps:

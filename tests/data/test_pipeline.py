@@ -1,6 +1,7 @@
 import hashlib
 import platform
 import resource
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -16,8 +17,9 @@ from glinpaint_jax.data.pipeline import (
     crop_and_resize,
     eval_batches,
     record_numbers,
+    train_batches,
 )
-from glinpaint_jax.data.sources import FolderSource, decode
+from glinpaint_jax.data.sources import FolderSource, HoldOut, decode
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, assert_equal, numbers, take
@@ -59,6 +61,25 @@ def test_large_sources_are_shuffled_each_epoch():
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
     assert (epochs[0] != epochs[1]).mean() > 0.99
+
+
+def test_startup_cost_does_not_grow_with_the_number_of_records(small_config):
+    class Large(Numbered):
+        def __getitem__(self, index):
+            return super().__getitem__(index % 251)
+
+    peaks = []
+    for length in (100_000, 8_000_000):
+        tracemalloc.start()
+        source = HoldOut(Large(length), 1000, held_out=False)
+        stream = train_batches(
+            source, small_config, start=length * 3 // 2, local_batch_size=4, process=1, count=2
+        )
+        next(stream), next(stream)
+        stream.close()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1e6  # less than a byte per record
 
 
 def test_the_stream_depends_only_on_the_seed(small_config):

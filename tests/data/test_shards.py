@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import shutil
-import tracemalloc
 import warnings
 
 import numpy as np
@@ -263,12 +262,9 @@ def damage(folder, shards):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (
-            remove,
-            r"1 of the 3 shards of .* are missing .* records-00001-of-00003",
-        ),
+        (remove, r"records-00001-of-00003.array_record is missing .*--output .*/shards$"),
         (cut, r"records-00001-of-00003.array_record has \d+ bytes, must have \d+; run `prepare`"),
-        (copy, r"holds copy.array_record, which is not in its manifest.json; move it"),
+        (copy, r"shards/copy.array_record is not in its manifest.json; move it"),
         (forget, r"has only 2 of 3 shards; run `prepare` again"),
         (damage, r"manifest.json is damaged; remove "),
     ],
@@ -285,7 +281,7 @@ def test_shards_that_differ_from_their_manifest_are_rejected(change, expected, p
 
 
 def test_a_pattern_for_some_of_the_shards_is_rejected(prepared):
-    with pytest.raises(UserError, match=r"1 of the 3 shards of .* left out by the pattern"):
+    with pytest.raises(UserError, match=r"records-00002-of-00003.* left out by the pattern"):
         open_sources(f"array_record:{prepared}/shards/*[01]-of*.array_record", "", 5)
 
 
@@ -296,51 +292,3 @@ def test_manifests_of_earlier_versions_are_read(prepared, tmp_path):
     entries = [entry | {"first": 0, "last": 8, "sha256": "0"} for entry in manifest["entries"]]
     (tmp_path / "shards" / "manifest.json").write_text(json.dumps(old | {"entries": entries}))
     assert len(open_splits(f"array_record:{tmp_path}/shards/*.array_record")[0]) == 27
-
-
-class Counted:
-    """Records which indices are read."""
-
-    def __init__(self, length):
-        self._length = length
-        self.read = []
-
-    def __len__(self):
-        return self._length
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return np.full((40, 48, 3), index % 251, np.uint8)
-
-    def name(self, index):
-        raise AssertionError("only broken records need a name")
-
-    def fingerprint(self):
-        raise NotImplementedError
-
-
-def begin_training(length, monkeypatch):
-    """Starts in the middle of the second epoch; returns the records read and the peak memory."""
-    source = Counted(length)
-    monkeypatch.setattr(
-        "glinpaint_jax.data.datasets._open_array_record", lambda _: (source, None, "")
-    )
-    tracemalloc.start()
-    train, evaluation, _ = open_sources("array_record:x", "", 1000)
-    assert (len(train), len(evaluation["held_out"])) == (length - 1000, 1000)
-    stream = train_batches(
-        train, make_small_config(), start=length * 3 // 2, local_batch_size=4, process=1, count=2
-    )
-    next(stream), next(stream)
-    stream.close()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return source.read, peak
-
-
-def test_startup_cost_does_not_grow_with_the_number_of_records(monkeypatch):
-    few, little = begin_training(100_000, monkeypatch)
-    many, memory = begin_training(8_000_000, monkeypatch)
-    assert 8 <= len(few) < 100 and 8 <= len(many) < 100
-    assert max(many) > 1_000_000
-    assert memory < little + 1e6  # less than a byte per record

@@ -16,7 +16,7 @@ from glinpaint_jax.data.sources import (
     decode,
 )
 from glinpaint_jax.errors import UserError
-from tests.helpers.sources import TinyPhotos, encoded, gradient
+from tests.helpers.sources import Numbered, TinyPhotos, encoded, gradient
 
 
 def write_images(folder, count, value=lambda i: i):
@@ -111,21 +111,8 @@ def test_folders_without_a_layout_hold_out_a_tenth(tmp_path, eval_images):
 
 @pytest.mark.parametrize(("length", "count"), [(10, 1), (11, 1), (23, 2), (100, 10), (47, 3)])
 def test_hold_out_splits_any_source(length, count):
-    class Numbers:
-        def __len__(self):
-            return length
-
-        def __getitem__(self, index):
-            raise NotImplementedError
-
-        def name(self, index):
-            return str(index)
-
-        def fingerprint(self):
-            return str(length)
-
-    sides = [HoldOut(Numbers(), count, held_out=side) for side in (True, False)]
-    numbers = [[int(side.name(i)) for i in range(len(side))] for side in sides]
+    sides = [HoldOut(Numbered(length), count, held_out=side) for side in (True, False)]
+    numbers = [[int(side.name(i).split()[1]) for i in range(len(side))] for side in sides]
     assert len(numbers[0]) == count
     assert sorted(numbers[0] + numbers[1]) == list(range(length))
 

@@ -65,11 +65,11 @@ def test_other_errors_propagate():
 
 def test_little_shared_memory_is_rejected_with_two_remedies(monkeypatch):
     """Docker gives containers 64 MB; the defaults of the config need 455."""
-    usage = collections.namedtuple("usage", "free")
+    usage = collections.namedtuple("usage", "total")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(64 * 2**20))
     config = Config()
     expected = (
-        r"^4 data workers need 455 MB of shared memory, /dev/shm has 67 MB free; start the "
+        r"^4 data workers need 455 MB of shared memory, /dev/shm has 67 MB; start the "
         r"container with --shm-size=1g, or pass --config.data.num_workers=0"
     )
     with pytest.raises(UserError, match=expected) as error:
