@@ -75,7 +75,7 @@ def make_card(weights: Weights, scores: dict[str, float], license: str, name: st
     )
     if is_foreign(weights):
         training = "Converted from a weight file of MMagic, which does not record its training."
-    lines = [f"- {name.removeprefix('eval/')}: {value:.6g}" for name, value in scores.items()]
+    lines = [f"- {name.removeprefix('eval/')}: {round(value, 3)}" for name, value in scores.items()]
     return CARD.format(
         license=license,
         name=name,
