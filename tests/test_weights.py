@@ -1,7 +1,7 @@
 """Loads weights from workdirs, steps and files."""
 
 import dataclasses
-import hashlib
+import shutil
 
 import jax
 import numpy as np
@@ -18,7 +18,6 @@ from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.weights import load_weights
 from tests.helpers.configs import make_small_config
-from tests.helpers.downloads import file, serve
 
 
 def assert_equal(first, second):
@@ -63,29 +62,17 @@ def test_load_a_run(folder, step, ema, workdir, config, state):
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded.generator))
 
 
-@pytest.mark.parametrize("kind", ["path", "text", "http", "file", "name"])
-def test_load_a_file(kind, weights, tmp_path, monkeypatch):
-    content = pth_bytes(weights)
-    name = f"a-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    (tmp_path / name).write_bytes(content)
-    monkeypatch.setitem(OFFICIAL, "places", OFFICIAL["places"]._replace(file=name))
+def test_load_a_file_by_path_and_name(weights, tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    path.write_bytes(pth_bytes(weights))
+    monkeypatch.setitem(OFFICIAL, "places", OFFICIAL["places"]._replace(file=path.name))
     monkeypatch.setenv(BASE_VARIABLE, tmp_path.as_uri())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    with serve({f"/{name}": file(content)}) as (url, _):
-        specs = {
-            "path": tmp_path / name,
-            "text": str(tmp_path / name),
-            "http": f"{url}/{name}",
-            "file": (tmp_path / name).as_uri(),
-            "name": "places",
-        }
-        loaded = load_weights(specs[kind])
-    assert_equal(to_state_dict(loaded), to_state_dict(weights))
+    for spec in (path, "places"):
+        assert_equal(to_state_dict(load_weights(spec)), to_state_dict(weights))
 
 
 def test_a_renamed_copy_of_a_step_loads(workdir, state, tmp_path):
-    (tmp_path / "best").symlink_to(workdir / FOLDER / "3")
+    shutil.copytree(workdir / FOLDER / "3", tmp_path / "best")
     loaded = load_weights(tmp_path / "best")
     assert loaded.step == 3
     assert_equal(loaded.generator, state.ema)

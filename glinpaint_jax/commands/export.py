@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"check {output / 'README.md'}, then: hf upload {repository} {output}")
 
 
-def find_scores(checkpoint: Path, step: int) -> dict[str, float]:
+def find_scores(checkpoint: Path, step: int) -> dict[str, int | float]:
     """The run's last scores up to `step`, by name, and their step; empty if it has none.
 
     `checkpoint` is a workdir or one of its steps.

@@ -48,7 +48,9 @@ glinpaint complete --checkpoint hf://USER/{name} \\
 """
 
 
-def export_folder(weights: Weights, scores: dict[str, float], license: str, folder: Path) -> float:
+def export_folder(
+    weights: Weights, scores: dict[str, int | float], license: str, folder: Path
+) -> float:
     """Writes the new `folder`; returns the difference of its weights from JAX (`export_weights`).
 
     `scores` of the run, and the step they belong to, go into the card. Raises UserError and leaves
@@ -64,7 +66,7 @@ def export_folder(weights: Weights, scores: dict[str, float], license: str, fold
     return difference
 
 
-def make_card(weights: Weights, scores: dict[str, float], license: str, name: str) -> str:
+def make_card(weights: Weights, scores: dict[str, int | float], license: str, name: str) -> str:
     """Returns the model card, in Markdown."""
     config = weights.config
     training = (
@@ -75,7 +77,7 @@ def make_card(weights: Weights, scores: dict[str, float], license: str, name: st
     )
     if is_foreign(weights):
         training = "Converted from a weight file of MMagic, which does not record its training."
-    lines = [f"- {name.removeprefix('eval/')}: {value:.6g}" for name, value in scores.items()]
+    lines = [f"- {name.removeprefix('eval/')}: {round(value, 3)}" for name, value in scores.items()]
     return CARD.format(
         license=license,
         name=name,

@@ -32,17 +32,6 @@ def exported(finished_run, tmp_path_factory):
     return path
 
 
-def test_exporting_a_file_again_is_exact(exported, tmp_path):
-    again = tmp_path / "again.pth"
-    result = run_here("export", exported, "--format=mmagic", "--output", again)
-    assert result.returncode == 0, result.stderr
-    first, second = torch.load(exported, weights_only=True), torch.load(again, weights_only=True)
-    assert first["meta"] == second["meta"]
-    assert first["state_dict"].keys() == second["state_dict"].keys()
-    for key, tensor in first["state_dict"].items():
-        assert torch.equal(tensor, second["state_dict"][key]), key
-
-
 def test_exported_weights_score_as_the_run_did(finished_run, exported, tmp_path):
     scores = tmp_path / "scores.json"
     result = run(
@@ -110,25 +99,18 @@ def test_training_does_not_start_from_another_width(exported, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one key less", "text", "missing"])
-def test_bad_files_are_rejected_and_nothing_is_written(damage, exported, tmp_path):
-    path = tmp_path / "bad.pth"
-    expected = "is not a weight file (.pth or .safetensors), or is damaged"
-    if damage == "truncated":
-        path.write_bytes(exported.read_bytes()[:10_000])
-    elif damage == "text":
-        path.write_text("rate limit exceeded")
-    elif damage == "one key less":
-        content = torch.load(exported)
-        del content["state_dict"]["disc.fc.bias"]
-        torch.save(content, path)
-        expected = "these weights do not fit Global&Local: disc.fc.bias is missing"
-    else:
-        expected = "no checkpoint in"
-    before = list(tmp_path.iterdir())
-    result = run_here("export", path, "--format=safetensors", f"--output={tmp_path}/a")
+def test_bad_files_are_rejected_and_nothing_is_written(exported, tmp_path):
+    path, output = tmp_path / "bad.pth", tmp_path / "a.safetensors"
+    content = torch.load(exported)
+    del content["state_dict"]["disc.fc.bias"]
+    torch.save(content, path)
+    result = run_here("export", path, "--format=safetensors", f"--output={output}")
+    expected = "these weights do not fit Global&Local: disc.fc.bias is missing"
     assert_rejected(result, str(path), expected)
-    assert list(tmp_path.iterdir()) == before
+    path.write_text("rate limit exceeded")
+    result = run_here("export", path, "--format=safetensors", f"--output={output}")
+    assert_rejected(result, f"{path}: it is not a weight file (.pth or .safetensors)")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_exported_step(smooth_weights, tmp_path):
         assert scores == {"step": 5, "eval/held_out/l1": 5.5, "eval/held_out/psnr": 20.0}
     assert find_scores(tmp_path, 2) == find_scores(tmp_path / "nowhere", 7) == {}
     card = make_card(smooth_weights, scores, "unknown", "model")
-    assert "## Scores\n\n- step: 5\n- held_out/l1: 5.5\n- held_out/psnr: 20\n" in card
+    assert "## Scores\n\n- step: 5\n- held_out/l1: 5.5\n- held_out/psnr: 20.0\n" in card
 
 
 def test_weights_of_others_say_nothing_of_a_training(smooth_weights):

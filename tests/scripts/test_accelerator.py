@@ -13,7 +13,7 @@ import pytest
 import training
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.distributed import make_mesh
+from glinpaint_jax.parallel import make_mesh
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
