@@ -1,4 +1,4 @@
-"""Enforces the dependency rule of docs/architecture.md and the length of functions."""
+"""Enforces the dependency rule of docs/architecture.md, and lengths."""
 
 import ast
 import subprocess
@@ -33,7 +33,9 @@ RANKS = {
     "main": 10,
     "__main__": 11,
 }
-MAX_FUNCTION_LINES = 60
+MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
+# Lines, at most. To be lowered to 8,500, 1,800, 10,000 and 1,500.
+BUDGETS = {"glinpaint_jax": 9_700, "scripts": 1_900, "tests": 12_700, "docs": 1_700}
 IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 
@@ -118,9 +120,19 @@ def test_runs_does_not_import_the_gan():
     assert not places & {"models", "training", "interop", "evaluation", "weights"}
 
 
-def test_functions_are_at_most_60_lines():
+def test_functions_and_files_are_short():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= MAX_FILE_LINES, f"{path} has {len(lines)} lines"
+        for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 assert length <= MAX_FUNCTION_LINES, f"{path}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("folder", BUDGETS)
+def test_the_house_stays_within_its_budget(folder):
+    pattern = "*.md" if folder == "docs" else "*.py"
+    paths = (PACKAGE.parent / folder).rglob(pattern)
+    lines = sum(len(path.read_text().splitlines()) for path in paths)
+    assert lines <= BUDGETS[folder], "what does not fit replaces something"
