@@ -62,7 +62,9 @@ class Conv(nn.Module):
             kaiming = TRANSPOSED_CONV_INIT if layer.transposed else CONV_INIT
             shape = layer.kernel, layer.kernel, channels, self.features
             kernel = (self.kernel_init or kaiming)(key, shape)
-            return zero_out_of_reach(kernel, size, layer.dilation) if layer.dilation > 1 else kernel
+            if layer.dilation > 1 and self.is_initializing():
+                return zero_out_of_reach(kernel, size, layer.dilation)
+            return kernel
 
         kernel = self.param("kernel", init)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
