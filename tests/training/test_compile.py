@@ -25,8 +25,12 @@ ADVICE = "lower --config.global_batch_size, which is 8, or raise --config.microb
 
 
 def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_path, monkeypatch):
+    def unread(*_):
+        pytest.fail("a batch was read")
+        yield
+
     monkeypatch.setattr(compile_module, "free_memory", lambda: 10_000)
-    monkeypatch.setattr(loop, "open_batches", lambda *_: pytest.fail("a batch was read"))
+    monkeypatch.setattr(loop, "open_batches", unread)
     expected = rf"the completion step does not fit .* \(\d MB needed, 2 MB available\); {ADVICE}$"
     with pytest.raises(UserError, match=expected):
         loop.train(dataclasses.replace(step_config, num_steps=2), tmp_path)

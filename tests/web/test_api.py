@@ -123,7 +123,7 @@ def test_twenty_clients_at_once(server):
     [
         ({"photo": b"no image", "name": "text.jpg"}, "text.jpg is not an image"),
         ({"mask": b"no image"}, "mask.png is not an image"),
-        ({"mask": SMALL}, "10x10; make them the same size"),
+        ({"mask": SMALL}, "cup.png is 160x120, mask.png 10x10; make them the same size"),
         ({"mask": encode(np.zeros((120, 160), bool))}, "there is no hole yet"),
         ({"photo": WIDE}, "cup.png has 1.2 megapixels, at most 1"),
         ({"mask": WIDE}, "mask.png has 1.2 megapixels, at most 1"),
