@@ -210,5 +210,5 @@ def mmagic_differences(config: Config) -> list[str]:
     if output != "clip":
         notes.append(f"MMagic clips the output, this network was trained with {output}")
     if tuple(fill) != (127.5, 127.5, 127.5):
-        notes.append(f"MMagic fills holes with grey, this network was trained with {fill}")
+        notes.append(f"MMagic fills holes with gray, this network was trained with {fill}")
     return notes
