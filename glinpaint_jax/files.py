@@ -11,12 +11,13 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from glinpaint_jax.errors import UserError, import_extra
 
@@ -55,6 +56,7 @@ def as_path(place: str | Path) -> Path:
     # Tensorstore writes past the listings that gcsfs caches.
     fsspec.config.conf["gs"] = {"requests_timeout": REQUEST_TIMEOUT, "use_listings_cache": False}
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises
+    sys.unraisablehook = _hide_late_answers
     try:
         next(epath.Path(f"gs://{bucket}").iterdir(), None)
     except Exception as error:
@@ -65,6 +67,12 @@ def as_path(place: str | Path) -> Path:
             "(`gcloud auth application-default login`)"
         ) from None
     return epath.Path(place)
+
+
+def _hide_late_answers(unraisable: Any) -> None:
+    """Hides that hundreds of requests of a failed save find orbax's event loop closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def absolute(path: Path) -> Path:
