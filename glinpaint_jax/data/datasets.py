@@ -24,6 +24,7 @@ from glinpaint_jax.data.sources import (
     open_listed,
 )
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import in_bucket
 
 # scikit-image's other pictures are drawings, text, cells and textures.
 TRAINING_PHOTOS = (
@@ -154,7 +155,7 @@ def _open(spec: str, eval_images: int) -> Sources:
 
 def _require_on_disk(path: str) -> None:
     """Raises UserError for a bucket: neither array_record nor OpenCV read from one."""
-    if path.startswith(("gs://", "s3://")):
+    if in_bucket(path):
         mount = "gcsfuse" if path.startswith("gs:") else "mount-s3"
         bucket = path.split("/")[2]
         raise UserError(

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from hlo import Instruction, collective_depth, layer_of, misshapen, read_entry
 from jax.experimental import topologies
 
 from configs.places import get_config
 from glinpaint_jax.config import PRECISIONS
-from glinpaint_jax.parallel import batch_sharding, make_mesh
-from glinpaint_jax.training.compile import bytes_of
+from glinpaint_jax.parallel import make_mesh
+from glinpaint_jax.training.compile import abstract_batch, bytes_of
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
@@ -130,12 +129,7 @@ def compile_step(
     config.precision, config.global_batch_size = precision, images_per_chip * devices
     if chip == "h200":
         config.matmul_precision = "tensorfloat32"
-    shape = config.global_batch_size, config.image_size, config.image_size, 3
-    sharding = batch_sharding(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding),
-        "bbox": jax.ShapeDtypeStruct((shape[0], 4), jnp.int32, sharding=sharding),
-    }
+    batch = abstract_batch(config, mesh)
     step = make_steps(config, mesh)[phase].lower(abstract_state(config, mesh), batch)
     # Autotuning would need the card.
     flags = {"xla_gpu_enable_latency_hiding_scheduler": True, "xla_gpu_autotune_level": 0}
