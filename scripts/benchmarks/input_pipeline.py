@@ -113,7 +113,8 @@ class Images:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self._make_example.random_map(index, self._rng)
+        example = self._make_example.random_map(index, self._rng)
+        return {name: example[name] for name in ("image", "bbox")}  # torch collates no bytes
 
     @functools.cached_property
     def _make_example(self) -> MakeExample:  # created in the worker: it cannot be pickled
