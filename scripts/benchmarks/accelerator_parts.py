@@ -143,7 +143,7 @@ def torch_steps(config: Config, scratch: Path) -> None:
             torch.cuda.reset_peak_memory_stats()
         training_torch.multiply_in(sized.matmul_precision)
         batch, started = training.random_batch(sized), time.perf_counter()
-        run = training_torch.make_steps(sized, batch, compiled=compiled)[Phase.JOINT]
+        run = training_torch.make_step(sized, Phase.JOINT, batch, compiled=compiled)
         run()
         run()
         passed, name = time.perf_counter() - started, "PyTorch" + " compiled" * compiled

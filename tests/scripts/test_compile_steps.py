@@ -3,13 +3,13 @@
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 
+import compile_steps
 import hlo
 import pytest
 
-from tests.helpers.programs import ROOT
+from tests.helpers.programs import ROOT, execute
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
@@ -64,38 +64,27 @@ def test_a_program_is_read():
     assert hlo.layer_of(found["good"].source) == "Generator/decoder/dec3/conv, backward"
 
 
-def compile_steps(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "scripts/benchmarks/compile_steps.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"} | environment,
-        capture_output=True,
-        text=True,
+def test_missing_packages_are_named_in_one_line(monkeypatch):
+    monkeypatch.setattr(compile_steps, "H200_PACKAGES", "no-such-package==1")
+    error = (
+        r"^error: cannot compile for h200 \(.*\); run: pip install .* no-such-package==1, and .*$"
     )
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="has the packages"
-)
-def test_missing_packages_are_named_in_one_line():
-    result = compile_steps("--chips", "h200")
-    assert result.returncode == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
-    assert "jax-cuda13-plugin" in line and "pip install" in line
+    with pytest.raises(SystemExit, match=error):
+        compile_steps.describe_chips("h200", 8)
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None,
     reason="needs 2 GB of packages, which scripts/benchmarks/compile_steps.py names",
 )
-def test_the_programs_of_h200s_hold_no_misshapen_convolution():
-    for images, gigabytes in ((12, 17), (48, 56)):
-        flags = ["--chips", "h200", "--phases", "joint", "--precisions", "bfloat16", "--brief"]
-        result = compile_steps(*flags, "--images", str(images))
-        assert result.returncode == 0, result.stderr
-        moved, flop, wrong = re.search(
-            r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen", result.stdout
-        ).groups()
-        assert int(wrong) == 0
-        assert float(moved) <= gigabytes
-        assert float(flop) <= 3.1 * images / 12
+@pytest.mark.parametrize(("images", "gigabytes"), [(12, 17), (48, 56)])
+def test_the_programs_of_h200s_hold_no_misshapen_convolution(images, gigabytes):
+    script = [sys.executable, "scripts/benchmarks/compile_steps.py", "--chips", "h200"]
+    options = ["--phases", "joint", "--precisions", "bfloat16", "--images", str(images)]
+    result = execute([*script, *options], PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    assert result.returncode == 0, result.stderr
+    summary = r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen"
+    moved, flop, wrong = map(float, re.search(summary, result.stdout).groups())
+    assert wrong == 0
+    assert moved <= gigabytes
+    assert flop <= 3.1 * images / 12
