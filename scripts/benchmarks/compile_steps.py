@@ -43,8 +43,7 @@ class Tpu(NamedTuple):
 
 TPUS = {
     "v5e": Tpu("v5e:2x4", "v5litepod-8", 197e12, 1.5e9),  # four units of 128x128
-    # Four of 256x256. Two, as some pages say, would need 3.5 GHz, and would do fewer FLOP per
-    # cycle (262,144) than the compiler expects of a large matrix product (369,000).
+    # Four of 256x256; two, as some pages say, would need 3.5 GHz.
     "v6e": Tpu("v6e:2x4", "v6e-8", 918e12, 1.75e9),
 }
 TPU_PACKAGES = "libtpu==0.0.42.1"

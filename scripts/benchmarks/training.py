@@ -1,12 +1,12 @@
 """Training steps and the generator in JAX and PyTorch, as compared in docs/benchmarks.md.
 
     pip install -e '.[torch]'
-    python scripts/benchmarks/training.py [--batch 4] [--rounds 5] [--compile]
+    python scripts/benchmarks/training.py [--batch 4] [--rounds 5]
 
 Random weights, full width, 256x256, in float32 and bfloat16. PyTorch uses channels_last and runs
-eagerly; with --compile, also torch.compile. Programs take turns, so that noise affects all of them.
-So do large matrix products, which show how noisy the machine is. Prints medians (fastest-slowest),
-and the share of training time spent waiting for the input pipeline.
+eagerly. Programs take turns, so that noise affects all of them. So do large matrix products, which
+show how noisy the machine is. Prints medians (fastest-slowest), and the share of training time
+spent waiting for the input pipeline.
 """
 
 import argparse
@@ -41,18 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4, help="size in training steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     arguments = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     import torch
 
     batch, rounds = arguments.batch, arguments.rounds
     print(f"jax {jax.__version__} on {jax.devices()}, torch {torch.__version__}", flush=True)
-    kinds = [False, True] if arguments.compile else [False]
     for phase in Phase:
-        programs = make_programs(phase, batch, kinds)
-        compare(f"{phase.value} step, batch {batch}", programs, batch, rounds)
-    compare("generator", make_programs(None, 1, kinds), 1, rounds)
+        compare(f"{phase.value} step, batch {batch}", make_programs(phase, batch), batch, rounds)
+    compare("generator", make_programs(None, 1), 1, rounds)
     print_waiting(batch, rounds)
 
 
@@ -78,23 +75,19 @@ def compare(name: str, programs: dict[str, Run], images: int, rounds: int) -> No
         print(f"  {kind:26} {median:.0f} GFLOP/s ({min(rates):.0f}-{max(rates):.0f})", flush=True)
 
 
-def make_programs(phase: Phase | None, batch: int, kinds: list[bool]) -> dict[str, Run]:
+def make_programs(phase: Phase | None, batch: int) -> dict[str, Run]:
     """The phase's step, or without a phase the generator, in JAX and in PyTorch."""
     import training_torch
 
     programs = {}
     for precision in PRECISIONS:
         config = Config(global_batch_size=batch, precision=precision)
-        ours = JaxStep(config, phase, make_mesh()).run if phase else make_forward(config)
-        programs[f"JAX {precision}"] = ours
-        for compiled in kinds:
-            if phase:
-                theirs = training_torch.make_step(
-                    config, phase, random_batch(config), compiled=compiled
-                )
-            else:
-                theirs = training_torch.make_forward(config, compiled=compiled)
-            programs[f"PyTorch {precision}" + " compiled" * compiled] = theirs
+        if phase:
+            ours = JaxStep(config, phase, make_mesh()).run
+            theirs = training_torch.make_step(config, phase, random_batch(config))
+        else:
+            ours, theirs = make_forward(config), training_torch.make_forward(config)
+        programs |= {f"JAX {precision}": ours, f"PyTorch {precision}": theirs}
     return programs
 
 

@@ -20,7 +20,7 @@ torch.backends.cudnn.benchmark = True  # XLA, too, tries several algorithms
 
 
 def make_step(
-    config: Config, phase: Phase, batch: dict[str, np.ndarray], *, compiled: bool
+    config: Config, phase: Phase, batch: dict[str, np.ndarray], compiled: bool = False
 ) -> Callable[[], None]:
     """The phase's step, with the losses and updates of a default config.
 
@@ -65,9 +65,9 @@ def make_step(
     return run
 
 
-def make_forward(config: Config, *, compiled: bool) -> Callable[[], None]:
+def make_forward(config: Config) -> Callable[[], None]:
     """The generator in evaluation mode, on one image."""
-    generator = make(Generator, config, compiled).eval()
+    generator = make(Generator, config).eval()
     image = torch.zeros(1, 4, config.image_size, config.image_size, device=DEVICE)
     image = image.contiguous(memory_format=LAYOUT)
 
@@ -79,7 +79,7 @@ def make_forward(config: Config, *, compiled: bool) -> Callable[[], None]:
     return run
 
 
-def make(network: type[torch.nn.Module], config: Config, compiled: bool) -> torch.nn.Module:
+def make(network: type[torch.nn.Module], config: Config, compiled: bool = False) -> torch.nn.Module:
     made = network(config).to(DEVICE, memory_format=LAYOUT).train()
     return torch.compile(made) if compiled else made
 

@@ -1,15 +1,8 @@
-"""Reading compiled programs, and what programs for H200s must hold."""
-
-import importlib.util
-import os
-import re
-import sys
+"""Reading compiled programs, and the packages that compiling for other devices needs."""
 
 import compile_steps
 import hlo
 import pytest
-
-from tests.helpers.programs import ROOT, execute
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
@@ -71,20 +64,3 @@ def test_missing_packages_are_named_in_one_line(monkeypatch):
     )
     with pytest.raises(SystemExit, match=error):
         compile_steps.describe_chips("h200", 8)
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="needs 2 GB of packages, which scripts/benchmarks/compile_steps.py names",
-)
-@pytest.mark.parametrize(("images", "gigabytes"), [(12, 17), (48, 56)])
-def test_the_programs_of_h200s_hold_no_misshapen_convolution(images, gigabytes):
-    script = [sys.executable, "scripts/benchmarks/compile_steps.py", "--chips", "h200"]
-    options = ["--phases", "joint", "--precisions", "bfloat16", "--images", str(images)]
-    result = execute([*script, *options], PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
-    assert result.returncode == 0, result.stderr
-    summary = r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen"
-    moved, flop, wrong = map(float, re.search(summary, result.stdout).groups())
-    assert wrong == 0
-    assert moved <= gigabytes
-    assert flop <= 3.1 * images / 12
