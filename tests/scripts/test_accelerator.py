@@ -140,5 +140,5 @@ def test_the_whole_command_on_the_cpu(tmp_path, soak):
     )
     report = (output / "report.md").read_text()
     assert "failed" not in report and "stopped" not in report
-    assert len(list(output.iterdir())) == 6
+    assert len(list(output.iterdir())) == 5
     assert load_weights(output / "generator.safetensors").config.model.base == "smooth"
