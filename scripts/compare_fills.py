@@ -120,14 +120,14 @@ def bootstrap_interval(differences: Float[np.ndarray, " n"]) -> tuple[float, flo
 def compare_scales(checkpoints: list[str]) -> None:
     print_row("", *(f"{size} pixels" for size in LARGE_HOLES))
     print_row(*["---"] * (1 + len(LARGE_HOLES)))
-    size = LARGE_SIDE, LARGE_SIDE
-    photos = [np.array(PIL.Image.fromarray(photo).resize(size)) for photo in held_out_photos()]
+    side = LARGE_SIDE, LARGE_SIDE
+    photos = [np.array(PIL.Image.fromarray(photo).resize(side)) for photo in held_out_photos()]
     for path, scale in [(None, 1), *itertools.product(checkpoints, ("auto", 1))]:
         fill = load(path, blend="none", scale=scale)
         errors = []
         for size in LARGE_HOLES:
             holes = [square(LARGE_SIDE, size, place) for place in PLACES]
-            errors.append(mean_error(fill, ((photo, hole) for photo in photos for hole in holes)))
+            errors.append(mean_error(fill, itertools.product(photos, holes)))
         print_row(f"{path or SMOOTH}, {scale}", *errors)
 
 
@@ -140,7 +140,7 @@ def compare_blends(checkpoints: list[str]) -> None:
                 crops.append(photo[y : y + BLEND_SIDE, x : x + BLEND_SIDE])
     holes = {f"box of {n}": [square(BLEND_SIDE, n, 0.5)] * len(crops) for n in BLEND_HOLES}
     rng, config = np.random.default_rng(0), MaskConfig(kind="free_form")
-    strokes = [free_form_mask(rng, BLEND_SIDE, BLEND_SIDE, config) for _ in crops]
+    strokes = (free_form_mask(rng, BLEND_SIDE, BLEND_SIDE, config) for _ in crops)
     holes["strokes"] = [mask[..., 0] > 0 for mask in strokes]
     print_row("", "", *KINDS)
     print_row(*["---"] * (2 + len(KINDS)))

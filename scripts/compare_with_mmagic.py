@@ -42,14 +42,13 @@ def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
         package.__path__ = [str(root / package.__name__.replace(".", "/"))]
         sys.modules[package.__name__] = package
     archs = sys.modules["mmagic.models.archs"]
-    for module, name in (
-        ("gated_conv_module", "SimpleGatedConvModule"),
-        ("linear_module", "LinearModule"),
-        ("multi_layer_disc", "MultiLayerDiscriminator"),
-    ):
-        setattr(
-            archs, name, getattr(importlib.import_module(f"mmagic.models.archs.{module}"), name)
-        )
+    for module, name in {
+        "gated_conv_module": "SimpleGatedConvModule",
+        "linear_module": "LinearModule",
+        "multi_layer_disc": "MultiLayerDiscriminator",
+    }.items():
+        loaded = importlib.import_module(f"mmagic.models.archs.{module}")
+        setattr(archs, name, getattr(loaded, name))
     for module in ("encoder", "decoder", "dilation", "disc", "encoder_decoder"):
         importlib.import_module(f"mmagic.models.editors.global_local.gl_{module}")
 
@@ -60,20 +59,12 @@ def import_mmagic() -> tuple[torch.nn.Module, torch.nn.Module]:
     norm = {"norm_cfg": {"type": "BN"}}
     parts = {"encoder": "GLEncoder", "decoder": "GLDecoder", "dilation_neck": "GLDilationNeck"}
     stacks = {part: {"type": name, **norm} for part, name in parts.items()}
-    branch = {
-        "in_channels": 3,
-        "max_channels": 512,
-        "fc_in_channels": 512 * 4 * 4,
-        "fc_out_channels": 1024,
-        **norm,
-    }
-    return MODELS.build({"type": "GLEncoderDecoder", **stacks}), MODELS.build(
-        {
-            "type": "GLDiscs",
-            "global_disc_cfg": branch | {"num_convs": 6},
-            "local_disc_cfg": branch | {"num_convs": 5},
-        }
-    )
+    branch = {"in_channels": 3, "max_channels": 512, "fc_in_channels": 512 * 4 * 4, **norm}
+    branch["fc_out_channels"] = 1024
+    convs = {"global_disc_cfg": 6, "local_disc_cfg": 5}
+    branches = {name: branch | {"num_convs": count} for name, count in convs.items()}
+    generator = MODELS.build({"type": "GLEncoderDecoder", **stacks})
+    return generator, MODELS.build({"type": "GLDiscs", **branches})
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:

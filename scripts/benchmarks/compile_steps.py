@@ -1,13 +1,13 @@
 """Compiles the training steps for GPUs and TPUs without having one, and reads the programs.
 
     python scripts/benchmarks/compile_steps.py --chips h200 v5e v6e [--phases joint]
-        [--precisions bfloat16] [--images 12 16] [--devices 8] [--hlo FOLDER]
+        [--precisions bfloat16] [--images 12 16] [--devices 8]
 
 Steps are those of configs/places.py; float32 is TF32 on a GPU. Nothing runs. For TPUs, times are
 the compiler's own estimates. For GPUs there are none: a program's floor is the sum over its
 operations of the longer of moving their bytes and multiplying, at the card's full rates, which no
 operation reaches. We have compared neither with a device. One step takes half a minute (GPU) to
-eight minutes (TPU) of a core. --hlo keeps the programs as text.
+eight minutes (TPU) of a core.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import re
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -44,8 +43,7 @@ class Tpu(NamedTuple):
 
 TPUS = {
     "v5e": Tpu("v5e:2x4", "v5litepod-8", 197e12, 1.5e9),  # four units of 128x128
-    # Four of 256x256. Two, as some pages say, would need 3.5 GHz, and would do fewer FLOP per
-    # cycle (262,144) than the compiler expects of a large matrix product (369,000).
+    # Four of 256x256; two, as some pages say, would need 3.5 GHz.
     "v6e": Tpu("v6e:2x4", "v6e-8", 918e12, 1.75e9),
 }
 TPU_PACKAGES = "libtpu==0.0.42.1"
@@ -55,7 +53,6 @@ H200_PACKAGES = (
     f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} nvidia-cudnn-cu13 "
     "nvidia-cuda-nvcc nvidia-nvvm"
 )
-CHIPS = ("h200", *TPUS)
 # What the compiler must know of a card that is not there, as jax's deviceless tests write it.
 H200 = """
 gpu_device_info {
@@ -78,46 +75,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     phases = [phase.value for phase in Phase]
-    add("--chips", nargs="+", choices=CHIPS, default=CHIPS)
+    add("--chips", nargs="+", choices=("h200", *TPUS), default=("h200", *TPUS))
     add("--phases", nargs="+", choices=phases, default=phases)
     add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     add("--images", nargs="+", type=int, default=[12], help="on each chip")
     add("--devices", type=int, choices=(1, 8), default=8)
-    add("--hlo", type=Path, metavar="FOLDER", help="keep the compiled programs there")
-    add("--brief", action="store_true", help="one line per program")
     options = parser.parse_args()
     # Otherwise libtpu asks the cloud's metadata server, and waits.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several of these programs at a time
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     jax.config.update("jax_platforms", "cpu")
-    for case in itertools.product(
-        options.chips, options.precisions, options.images, options.phases
-    ):
-        report(*case, options)
+    axes = options.chips, options.precisions, options.images, options.phases
+    for case in itertools.product(*axes):
+        report(*case, options.devices)
 
 
-def report(chip: str, precision: str, images: int, phase: str, options: argparse.Namespace) -> None:
+def report(chip: str, precision: str, images: int, phase: str, devices: int) -> None:
     started = time.perf_counter()
-    compiled = compile_step(chip, Phase(phase), precision, images, options.devices)
-    seconds, text = time.perf_counter() - started, compiled.as_text()
-    if options.hlo:
-        options.hlo.mkdir(parents=True, exist_ok=True)
-        name = f"{chip}_{precision}_{phase}_{images}x{options.devices}.hlo"
-        (options.hlo / name).write_text(text)
-    entry = read_entry(text)
+    compiled = compile_step(chip, Phase(phase), precision, images, devices)
+    seconds, entry = time.perf_counter() - started, read_entry(compiled.as_text())
     if chip == "h200":
         costs, summary = read_gpu(entry, precision)
     else:
         costs, summary = read_tpu(entry, TPUS[chip], compiled.cost_analysis())
-    print(f"{chip}, {precision}, {phase}, {images} images x {options.devices}: {summary}")
-    if not options.brief:
-        memory = compiled.memory_analysis()
-        print(
-            f"  memory: {bytes_of(memory) / 1e9:.2f} GB, {memory.temp_size_in_bytes / 1e9:.2f} "
-            f"of them temporary; compiled in {seconds:.0f} s"
-        )
-        print_details(entry, costs)
+    print(f"{chip}, {precision}, {phase}, {images} images x {devices}: {summary}")
+    memory = compiled.memory_analysis()
+    print(
+        f"  memory: {bytes_of(memory) / 1e9:.2f} GB, {memory.temp_size_in_bytes / 1e9:.2f} "
+        f"of them temporary; compiled in {seconds:.0f} s"
+    )
+    print_details(entry, costs)
     sys.stdout.flush()
 
 

@@ -51,14 +51,12 @@ def measure(how: str, height: int, width: int) -> str:
     shapes, _ = abstract_variables(Config())
     weights = Weights(Config(), 0, random_variables(shapes, np.random.RandomState(0)), None)
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    hole = np.zeros((height, width), bool)
-    if how == "whole":  # everything is a hole, in one tile
-        completer = Completer(weights, tile=max(height, width), blend="none", scale=1)
-        hole[:] = True
-    else:
-        completer = Completer(weights, blend="none", scale=1)
-        top, left = (height - HOLE) // 2, (width - HOLE) // 2
-        hole[top : top + HOLE, left : left + HOLE] = True
+    whole = how == "whole"  # everything is a hole, in one tile
+    options = {"tile": max(height, width)} if whole else {}
+    completer = Completer(weights, blend="none", scale=1, **options)
+    hole = np.full((height, width), whole)
+    top, left = (height - HOLE) // 2, (width - HOLE) // 2
+    hole[top : top + HOLE, left : left + HOLE] = True
     seconds = []
     while len(seconds) < 2 or (len(seconds) < 4 and sum(seconds) < 120):
         started = time.perf_counter()

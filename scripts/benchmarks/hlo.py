@@ -7,13 +7,7 @@ from functools import cached_property
 
 SIZES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
+    "all-(reduce|gather)|reduce-scatter|(ragged-)?all-to-all|collective-(permute|broadcast)"
 )
 FREE = ("parameter", "constant", "bitcast", "get-tuple-element", "tuple", "after-all", "iota")
 MOVES = "copy|transpose|reverse|reshape|slice|pad|concatenate|convert"
@@ -40,7 +34,7 @@ class Instruction:
 
     @property
     def is_collective(self) -> bool:
-        return self.opcode.removesuffix("-start") in COLLECTIVES
+        return re.fullmatch(COLLECTIVES, self.opcode.removesuffix("-start")) is not None
 
     @property
     def cycles(self) -> int:

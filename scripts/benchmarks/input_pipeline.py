@@ -79,10 +79,8 @@ def compare(name: str, source: Source, workers: int, seconds: float) -> None:
             rates[kind].append(images / passed)
     kinds["ours"].close()
     for kind, each in rates.items():
-        median = statistics.median(each)
-        print(
-            f"{name}, {kind}: {median:.0f} images/s ({min(each):.0f}-{max(each):.0f})", flush=True
-        )
+        rate = f"{statistics.median(each):.0f} images/s ({min(each):.0f}-{max(each):.0f})"
+        print(f"{name}, {kind}: {rate}", flush=True)
 
 
 def our_batches(source: Source, workers: int) -> Iterator[Any]:
@@ -94,13 +92,10 @@ def torch_batches(source: Source, workers: int) -> Iterator[Any]:
     from torch.utils.data import DataLoader, RandomSampler
 
     images = Images(source)
-    endless = RandomSampler(images, num_samples=10**9)
-    start = "spawn" if workers else None  # like grain: a process with threads must not fork
-    return iter(
-        DataLoader(
-            images, BATCH, sampler=endless, num_workers=workers, multiprocessing_context=start
-        )
-    )
+    options = {"sampler": RandomSampler(images, num_samples=10**9), "num_workers": workers}
+    # Like grain: a process with threads must not fork.
+    start = "spawn" if workers else None
+    return iter(DataLoader(images, BATCH, multiprocessing_context=start, **options))
 
 
 class Images:

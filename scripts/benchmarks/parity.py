@@ -3,17 +3,17 @@
     python scripts/benchmarks/parity.py [--write]
 
 Compares a step of each phase in float32 with stored values, and in bfloat16 with float32: losses,
-every gradient and the running statistics.
---write computes these in float64 on the CPU and stores them in parity.npz; do that only if the
-networks, losses or inputs below change. Weights, images and holes come from numpy's RandomState,
-whose stream never changes. Of each tensor, parity.npz holds the root mean square and 16 entries.
+every gradient and the running statistics. --write computes the stored values, in float64 on the
+CPU; do that only if the networks, losses or inputs below change. Weights, images and holes come
+from numpy's RandomState, whose stream never changes. Of each tensor, parity.npz holds the root mean
+square and 16 entries.
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +63,16 @@ def main() -> None:
     if arguments.write:
         write_stored()
         return
-    for row in parity_rows(arguments.size):
-        print(json.dumps(row), flush=True)
-
-
-def parity_rows(size: str) -> Iterator[dict[str, Any]]:
-    """Errors of each phase: float32 against the stored values, bfloat16 against float32."""
     stored, exact = np.load(STORED), {}
-    for precision in LIMITS:
-        for phase in Phase:
-            found = run_step(size, phase, precision)
-            if precision == "float32":
-                exact[phase], against = found, "stored values"
-                wanted = dict(zip(found, stored[f"{size}/{phase.value}"], strict=True))
-            else:
-                wanted, against = exact[phase], "float32"
-            row = {"phase": phase.value, "precision": precision, "against": against}
-            yield row | compare(found, wanted, precision)
+    for precision, phase in itertools.product(LIMITS, Phase):
+        found = run_step(arguments.size, phase, precision)
+        if precision == "float32":
+            exact[phase], against = found, "stored values"
+            wanted = dict(zip(found, stored[f"{arguments.size}/{phase.value}"], strict=True))
+        else:
+            wanted, against = exact[phase], "float32"
+        row = {"phase": phase.value, "precision": precision, "against": against}
+        print(json.dumps(row | compare(found, wanted, precision)), flush=True)
 
 
 def compare(found: Summaries, wanted: Summaries, precision: str) -> dict[str, Any]:
@@ -167,12 +160,11 @@ def summarize(phase: Phase, state: TrainState, losses: dict[str, Array]) -> Summ
     }[phase]
     # After one step, Adam's first moment is a tenth of the gradient.
     moments = {name: optax.tree.get(getattr(state, name).opt_state, "mu") for name in trained}
+    networks = "generator", "discriminator"
     groups = {
         "losses": losses,
         "gradients": jax.tree.map(lambda moment: 10 * moment, moments),
-        "statistics": {
-            name: getattr(state, name).batch_stats for name in ("generator", "discriminator")
-        },
+        "statistics": {name: getattr(state, name).batch_stats for name in networks},
     }
     leaves, _ = jax.tree_util.tree_flatten_with_path(groups)
     return {
@@ -191,14 +183,11 @@ def summary(tensor: np.ndarray) -> np.ndarray:
 def write_stored() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
-    values = {
-        f"{size}/{phase.value}": np.stack(list(run_step(size, phase, "float64").values()))
-        for size in SIZES
-        for phase in Phase
-    }
-    np.savez_compressed(
-        STORED, **{name: array.astype(np.float32) for name, array in values.items()}
-    )
+    values = {}
+    for size, phase in itertools.product(SIZES, Phase):
+        rows = run_step(size, phase, "float64").values()
+        values[f"{size}/{phase.value}"] = np.stack(list(rows)).astype(np.float32)
+    np.savez_compressed(STORED, **values)
 
 
 if __name__ == "__main__":

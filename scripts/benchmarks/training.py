@@ -1,19 +1,19 @@
 """Training steps and the generator in JAX and PyTorch, as compared in docs/benchmarks.md.
 
     pip install -e '.[torch]'
-    python scripts/benchmarks/training.py [--batch 4] [--rounds 5] [--compile] [--quick]
+    python scripts/benchmarks/training.py [--batch 4] [--rounds 5]
 
 Random weights, full width, 256x256, in float32 and bfloat16. PyTorch uses channels_last and runs
-eagerly; with --compile, also torch.compile. Programs take turns, so that noise affects all of them.
-So do large matrix products, which show how noisy the machine is. Prints medians (fastest-slowest),
-and the share of training time spent waiting for the input pipeline.
+eagerly. Programs take turns, so that noise affects all of them. So do large matrix products, which
+show how noisy the machine is. Prints medians (fastest-slowest), and the share of training time
+spent waiting for the input pipeline.
 """
 
 import argparse
-import functools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -41,21 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4, help="size in training steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument("--quick", action="store_true", help="batch 2, two rounds, joint step only")
     arguments = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     import torch
 
-    batch, rounds, phases = arguments.batch, arguments.rounds, list(Phase)
-    if arguments.quick:
-        batch, rounds, phases = 2, 2, [Phase.JOINT]
+    batch, rounds = arguments.batch, arguments.rounds
     print(f"jax {jax.__version__} on {jax.devices()}, torch {torch.__version__}", flush=True)
-    kinds = [False, True] if arguments.compile else [False]
-    for phase in phases:
-        programs = step_programs(phase, batch, kinds)
-        compare(f"{phase.value} step, batch {batch}", programs, batch, rounds)
-    compare("generator", generator_programs(kinds), 1, rounds)
+    for phase in Phase:
+        compare(f"{phase.value} step, batch {batch}", make_programs(phase, batch), batch, rounds)
+    compare("generator", make_programs(None, 1), 1, rounds)
     print_waiting(batch, rounds)
 
 
@@ -81,16 +75,19 @@ def compare(name: str, programs: dict[str, Run], images: int, rounds: int) -> No
         print(f"  {kind:26} {median:.0f} GFLOP/s ({min(rates):.0f}-{max(rates):.0f})", flush=True)
 
 
-def step_programs(phase: Phase, batch: int, kinds: list[bool]) -> dict[str, Run]:
+def make_programs(phase: Phase | None, batch: int) -> dict[str, Run]:
+    """The phase's step, or without a phase the generator, in JAX and in PyTorch."""
     import training_torch
 
     programs = {}
     for precision in PRECISIONS:
         config = Config(global_batch_size=batch, precision=precision)
-        programs[f"JAX {precision}"] = JaxStep(config, phase, make_mesh()).run
-        for compiled in kinds:
-            steps = training_torch.make_steps(config, random_batch(config), compiled=compiled)
-            programs[f"PyTorch {precision}" + " compiled" * compiled] = steps[phase]
+        if phase:
+            ours = JaxStep(config, phase, make_mesh()).run
+            theirs = training_torch.make_step(config, phase, random_batch(config))
+        else:
+            ours, theirs = make_forward(config), training_torch.make_forward(config)
+        programs |= {f"JAX {precision}": ours, f"PyTorch {precision}": theirs}
     return programs
 
 
@@ -123,25 +120,13 @@ def random_batch(config: Config) -> dict[str, np.ndarray]:
     return {"image": images, "bbox": np.tile(box, (count, 1))}
 
 
-def generator_programs(kinds: list[bool]) -> dict[str, Run]:
-    import training_torch
-
-    programs = {}
-    for precision in PRECISIONS:
-        config = Config(precision=precision)
-        network, _ = make_networks(config)
-        variables, _ = jax.jit(functools.partial(init_variables, config))()
-        forward = functools.partial(
-            jax.jit(functools.partial(network.apply, train=False)),
-            variables,
-            jnp.zeros((1, config.image_size, config.image_size, 3)),
-            jnp.zeros((1, config.image_size, config.image_size, 1)),
-        )
-        programs[f"JAX {precision}"] = lambda forward=forward: forward().block_until_ready()
-        for compiled in kinds:
-            kind = f"PyTorch {precision}" + " compiled" * compiled
-            programs[kind] = training_torch.make_forward(config, compiled=compiled)
-    return programs
+def make_forward(config: Config) -> Run:
+    """The generator in evaluation mode, on one image."""
+    network, _ = make_networks(config)
+    variables, _ = jax.jit(partial(init_variables, config))()
+    image, mask = (jnp.zeros((1, config.image_size, config.image_size, n)) for n in (3, 1))
+    forward = partial(jax.jit(partial(network.apply, train=False)), variables, image, mask)
+    return lambda: forward().block_until_ready()
 
 
 def matrix_product(dtype: str) -> tuple[Run, float]:
@@ -151,13 +136,8 @@ def matrix_product(dtype: str) -> tuple[Run, float]:
     """
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
-    product = jax.jit(
-        functools.partial(
-            jnp.matmul,
-            precision=None if dtype == "bfloat16" else "tensorfloat32",
-            preferred_element_type=jnp.float32,
-        )
-    )
+    precision = None if dtype == "bfloat16" else "tensorfloat32"
+    product = jax.jit(partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32))
     return lambda: product(matrix, matrix).block_until_ready(), 2 * side**3
 
 

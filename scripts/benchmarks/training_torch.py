@@ -5,7 +5,6 @@ steps are also measured where PyTorch is not installed.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.benchmark = True  # XLA, too, tries several algorithms
 
 
-def make_steps(
-    config: Config, batch: dict[str, np.ndarray], *, compiled: bool
-) -> dict[Phase, Callable[[], Any]]:
-    """One step per phase, with the losses and updates of a default config.
+def make_step(
+    config: Config, phase: Phase, batch: dict[str, np.ndarray], compiled: bool = False
+) -> Callable[[], None]:
+    """The phase's step, with the losses and updates of a default config.
 
     All images have the hole of the first.
     """
@@ -47,7 +46,7 @@ def make_steps(
         logits = logits.float()
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
-    def run(phase: Phase) -> None:
+    def run() -> None:
         with torch.set_grad_enabled(phase is not Phase.DISCRIMINATOR), autocast(config):
             prediction = generator(masked)
         completed = image * (1 - mask) + prediction * mask
@@ -63,12 +62,12 @@ def make_steps(
             discriminator.requires_grad_(True)
         wait()
 
-    return {phase: lambda phase=phase: run(phase) for phase in Phase}
+    return run
 
 
-def make_forward(config: Config, *, compiled: bool) -> Callable[[], Any]:
+def make_forward(config: Config) -> Callable[[], None]:
     """The generator in evaluation mode, on one image."""
-    generator = make(Generator, config, compiled).eval()
+    generator = make(Generator, config).eval()
     image = torch.zeros(1, 4, config.image_size, config.image_size, device=DEVICE)
     image = image.contiguous(memory_format=LAYOUT)
 
@@ -80,7 +79,7 @@ def make_forward(config: Config, *, compiled: bool) -> Callable[[], Any]:
     return run
 
 
-def make(network: type[torch.nn.Module], config: Config, compiled: bool) -> torch.nn.Module:
+def make(network: type[torch.nn.Module], config: Config, compiled: bool = False) -> torch.nn.Module:
     made = network(config).to(DEVICE, memory_format=LAYOUT).train()
     return torch.compile(made) if compiled else made
 
