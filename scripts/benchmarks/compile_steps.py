@@ -1,13 +1,13 @@
 """Compiles the training steps for GPUs and TPUs without having one, and reads the programs.
 
     python scripts/benchmarks/compile_steps.py --chips h200 v5e v6e [--phases joint]
-        [--precisions bfloat16] [--images 12 16] [--devices 8]
+        [--precisions bfloat16] [--images 12 16] [--devices 8] [--hlo FOLDER]
 
 Steps are those of configs/places.py; float32 is TF32 on a GPU. Nothing runs. For TPUs, times are
 the compiler's own estimates. For GPUs there are none: a program's floor is the sum over its
 operations of the longer of moving their bytes and multiplying, at the card's full rates, which no
 operation reaches. We have compared neither with a device. One step takes half a minute (GPU) to
-eight minutes (TPU) of a core.
+eight minutes (TPU) of a core. --hlo keeps the programs as text.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import re
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -80,6 +81,7 @@ def main() -> None:
     add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     add("--images", nargs="+", type=int, default=[12], help="on each chip")
     add("--devices", type=int, choices=(1, 8), default=8)
+    add("--hlo", type=Path, metavar="FOLDER", help="keep the compiled programs there")
     options = parser.parse_args()
     # Otherwise libtpu asks the cloud's metadata server, and waits.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
@@ -88,13 +90,20 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     axes = options.chips, options.precisions, options.images, options.phases
     for case in itertools.product(*axes):
-        report(*case, options.devices)
+        report(*case, options.devices, options.hlo)
 
 
-def report(chip: str, precision: str, images: int, phase: str, devices: int) -> None:
+def report(
+    chip: str, precision: str, images: int, phase: str, devices: int, folder: Path | None
+) -> None:
     started = time.perf_counter()
     compiled = compile_step(chip, Phase(phase), precision, images, devices)
-    seconds, entry = time.perf_counter() - started, read_entry(compiled.as_text())
+    seconds, text = time.perf_counter() - started, compiled.as_text()
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{chip}_{precision}_{phase}_{images}x{devices}.hlo"
+        (folder / name).write_text(text)
+    entry = read_entry(text)
     if chip == "h200":
         costs, summary = read_gpu(entry, precision)
     else:

@@ -1,8 +1,15 @@
-"""Reading compiled programs, and the packages that compiling for other devices needs."""
+"""Reading compiled programs, and what programs for H200s must hold."""
+
+import importlib.util
+import re
+import subprocess
+import sys
 
 import compile_steps
 import hlo
 import pytest
+
+from tests.helpers.programs import ROOT
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
@@ -64,3 +71,20 @@ def test_missing_packages_are_named_in_one_line(monkeypatch):
     )
     with pytest.raises(SystemExit, match=error):
         compile_steps.describe_chips("h200", 8)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="needs 2 GB of packages, which scripts/benchmarks/compile_steps.py names",
+)
+@pytest.mark.parametrize(("images", "gigabytes"), [(12, 17), (48, 56)])
+def test_the_programs_of_h200s_hold_no_misshapen_convolution(images, gigabytes):
+    flags = "--chips h200 --phases joint --precisions bfloat16 --images"
+    command = [sys.executable, "scripts/benchmarks/compile_steps.py", *flags.split(), str(images)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    summary = re.search(r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen", result.stdout)
+    moved, flop, misshapen = map(float, summary.groups())
+    assert misshapen == 0
+    assert moved <= gigabytes
+    assert flop <= 3.1 * images / 12
