@@ -9,16 +9,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-import safetensors.numpy
 import torch
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop import export
 from glinpaint_jax.interop.export import FORMATS, export_weights
-from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models import smooth
 from glinpaint_jax.models.networks import make_networks
@@ -95,31 +92,6 @@ def test_exported_functions_match_jax_and_keep_valid_pixels(run_file, shape, fil
     np.testing.assert_allclose(completed, expected(own_fill, image, mask), atol=1e-5)
     outside = np.broadcast_to(mask == 0, image.shape)
     np.testing.assert_array_equal(completed[outside], image[outside])
-
-
-def test_onnx_is_valid_and_has_symbolic_sizes(files):
-    model = onnx.load(files / "onnx")
-    onnx.checker.check_model(model, full_check=True)
-    for value, channels in (
-        *zip(model.graph.input, (3, 1), strict=True),
-        (model.graph.output[0], 3),
-    ):
-        batch, depth, height, width = value.type.tensor_type.shape.dim
-        assert depth.dim_value == channels
-        assert [size.dim_param for size in (batch, height, width)] == ["batch", "4*h", "4*w"]
-
-
-def test_weight_files_contain_mmagics_keys_and_our_arrays(files, own_fill):
-    state = to_state_dict(own_fill)
-    pth = torch.load(files / "mmagic", weights_only=True)
-    assert pth["meta"]["iter"] == own_fill.step
-    for found in (
-        {key: tensor.numpy() for key, tensor in pth["state_dict"].items()},
-        safetensors.numpy.load_file(files / "safetensors"),
-    ):
-        assert found.keys() == state.keys()
-        for key, array in state.items():
-            np.testing.assert_array_equal(found[key], array)
 
 
 def test_the_documented_snippet_completes_in_plain_pytorch(weights, tmp_path, monkeypatch):
