@@ -8,7 +8,6 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -22,11 +21,16 @@ from glinpaint_jax.files import (
     cache_folder,
     checksum,
     replace_atomically,
+    report_unreadable,
     report_unwritable,
 )
 
 BASE_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
 BASE_VARIABLE = "GLINPAINT_WEIGHTS_URL"
+OFFICIAL = {  # MMagic's files, by our names
+    "places": "gl_256x256_8x12_places_20200619-52a040a8.pth",
+    "celeba_hq": "gl_256x256_8x12_celeba_20200619-5af0493f.pth",
+}
 HUB_SCHEME = "hf://"
 HUB_REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the weights
@@ -43,37 +47,12 @@ TIMEOUT = 30  # seconds without a byte
 Report = Callable[[int, int | None], None]
 
 
-class Official(NamedTuple):
-    """MMagic's weights and their scores, from its configs/global_local/README.md."""
-
-    file: str
-    config: str  # the name of our file in configs/
-    test_set: str
-    scores: dict[str, float]
-
-
-OFFICIAL = {
-    "places": Official(
-        "gl_256x256_8x12_places_20200619-52a040a8.pth",
-        "places.py",
-        "Places365-val",
-        {"l1": 11.164, "psnr": 23.152, "ssim": 0.862},
-    ),
-    "celeba_hq": Official(
-        "gl_256x256_8x12_celeba_20200619-5af0493f.pth",
-        "celeba_hq.py",
-        "CelebA-val",
-        {"l1": 6.678, "psnr": 26.780, "ssim": 0.904},
-    ),
-}
-
-
 def locate(spec: str | Path, report: Report | None = None) -> Path:
     """Returns the path of the file or folder that `spec` (see CHECKPOINT_HELP) stands for.
 
     Downloads what is not in the cache yet; `report` is called with the bytes received so far and
-    the size, if known. An existing file or folder wins over a name. Raises UserError if the
-    download fails. A path need not exist.
+    the size, if known. An existing file or folder wins over a name. A path need not exist. Raises
+    UserError if the download fails, or if a file cannot be the weight file of its name.
     """
     text = str(spec)
     if text.startswith(HUB_SCHEME):
@@ -81,26 +60,19 @@ def locate(spec: str | Path, report: Report | None = None) -> Path:
     if "://" in text and not text.startswith("gs://"):
         return _locate_url(text, report)
     path = as_path(spec)
-    try:
+    with report_unreadable(path):  # its name may be too long
         exists = path.exists()
-    except OSError as error:  # the name is too long
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if exists and "://" in text and path.is_file():
-        raise UserError(f"{path} is in a bucket; copy the file to disk and pass its path")
-    if exists or text not in (BUNDLED, *OFFICIAL):
-        return path
-    if text == BUNDLED:
+    if not exists and text == BUNDLED:
         return BUNDLED_FOLDER
-    base = os.environ.get(BASE_VARIABLE) or BASE_URL
-    return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text].file}", report)
-
-
-def identify(path: Path) -> Official | None:
-    """Returns which of MMagic's files this is, by its content."""
-    if not path.is_file():
-        return None
-    digest = checksum(path)
-    return next((o for o in OFFICIAL.values() if digest.startswith(checksum_in(o.file))), None)
+    if not exists and text in OFFICIAL:
+        base = os.environ.get(BASE_VARIABLE) or BASE_URL
+        return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text]}", report)
+    if path.is_file():
+        if "://" in text:
+            raise UserError(f"{path} is in a bucket; copy the file to disk and pass its path")
+        if fault := find_fault(path, path.name):
+            raise UserError(f"{path}: {fault}")
+    return path
 
 
 def checksum_in(name: str) -> str:
@@ -114,16 +86,12 @@ def find_fault(path: Path, name: str = "") -> str:
 
     Raises UserError if the file cannot be read.
     """
-    digits = checksum_in(name)
-    try:
+    with report_unreadable(path):
         if not _is_whole(path):
             return "it is not a weight file (.pth or .safetensors), or is damaged"
-        digest = checksum(path) if digits else ""
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if digest.startswith(digits):
-        return ""
-    return f"it has sha256 {digest[: len(digits)]}..., not the one in its name"
+        digits = checksum_in(name)
+        found = checksum(path)[: len(digits)] if digits else ""
+    return f"it has sha256 {found}..., not the one in its name" if found != digits else ""
 
 
 def is_safetensors(path: Path) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict
-from glinpaint_jax.downloads import CHECKPOINT_HELP, HUB_WEIGHTS, find_fault, locate
+from glinpaint_jax.downloads import CHECKPOINT_HELP, HUB_WEIGHTS, locate
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import absolute, find_damage, report_unreadable
 from glinpaint_jax.interop.weight_files import read_weights
@@ -27,8 +27,6 @@ def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
     if path.is_file():
-        if fault := find_fault(path, path.name):
-            raise UserError(f"{path}: {fault}")
         weights, averaged = read_weights(path), False
     else:
         weights = _read_step(_find_step(absolute(path)), ema)
@@ -40,12 +38,6 @@ def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
 
 def _find_step(path: Path) -> Path:
     """Returns `path` if it is a step, else the newest complete step of the workdir."""
-    imported = [path, *path.glob(f"{FOLDER}/*")]
-    if any((step_path / "generator").is_dir() for step_path in imported):
-        raise UserError(
-            f"{path} was made by import-torch of an earlier version; pass the .pth or "
-            ".safetensors file itself"
-        )
     if (path / "state").is_dir():
         if damage := find_damage(path):
             raise UserError(f"{path} is damaged: {damage}; use another step")

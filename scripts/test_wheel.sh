@@ -42,7 +42,8 @@ tiny="--config.num_steps=3 --config.global_batch_size=2 --config.model.width=4
     --config.data.eval_images=2 --config.data.num_workers=2 --config.phases.completion_end=1
     --config.phases.discriminator_end=2 --config.optimizer.schedule=constant"
 glinpaint train --config mine.py $tiny 2>&1 | tail -2
-glinpaint export runs/mine --format hub --output hub
+mkdir hub
+glinpaint export runs/mine --format safetensors --output hub/model.safetensors
 glinpaint complete --checkpoint hub --image a.png --mask mask.png --output filled.png
 python -m glinpaint_jax evaluate --checkpoint hub --config demo --limit 2
 glinpaint verify runs/mine

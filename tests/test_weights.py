@@ -65,7 +65,7 @@ def test_load_a_run(folder, step, ema, workdir, config, state):
 def test_load_a_file_by_path_and_name(weights, tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     path.write_bytes(pth_bytes(weights))
-    monkeypatch.setitem(OFFICIAL, "places", OFFICIAL["places"]._replace(file=path.name))
+    monkeypatch.setitem(OFFICIAL, "places", path.name)
     monkeypatch.setenv(BASE_VARIABLE, tmp_path.as_uri())
     for spec in (path, "places"):
         assert_equal(to_state_dict(load_weights(spec)), to_state_dict(weights))
@@ -101,13 +101,6 @@ def test_a_folder_without_checkpoints_is_reported(name, tmp_path):
         load_weights(tmp_path / name)
     assert str(tmp_path) in str(error.value)
     assert "its URL, hf://USER/REPO, places or celeba_hq" in str(error.value)
-
-
-@pytest.mark.parametrize("folder", ["", f"{FOLDER}/0"])
-def test_a_folder_of_import_torch_is_reported(folder, tmp_path):
-    (tmp_path / FOLDER / "0" / "generator").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"earlier version; pass the \.pth"):
-        load_weights(tmp_path / folder)
 
 
 @pytest.mark.parametrize("spec", ["a" * 300, f"file:///{'a' * 300}"])

@@ -6,7 +6,7 @@ The config chooses the images, crops and holes: --config, or else the checkpoint
 changed by --config.FIELD=VALUE. The network is always the checkpoint's, with averaged weights if
 it has them, and so is the color that it sees in holes, unless --config.mask.fill changes it.
 
-MMagic's weights on their data, with the published scores beside ours:
+MMagic's weights on their data:
 
   python -m glinpaint_jax evaluate --checkpoint places --config places
 """
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.config import BBOX_MASK_KINDS, SCORES, Config, differences
-from glinpaint_jax.downloads import Official, identify, locate
+from glinpaint_jax.config import SCORES, Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable
 
@@ -53,8 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     from glinpaint_jax.weights import load_weights
 
-    path = locate(arguments.checkpoint)
-    weights = load_weights(path)
+    weights = load_weights(arguments.checkpoint)
     if config is None:
         config = cli.load_config(arguments, weights.config)
     if "config.mask.fill" not in vars(arguments):
@@ -64,8 +62,6 @@ def main(arguments: argparse.Namespace) -> None:
     scores = score(weights, config, arguments.baselines, output)
     if jax.process_index() != 0:
         return
-    if "val" in scores and (official := find_published(path, arguments.config, config)):
-        scores["val"][f"MMagic, {official.test_set}"] = official.scores
     if arguments.config is None:
         log(f"config of the checkpoint: data.source {config.data.source}")
     print(table(scores))
@@ -77,19 +73,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 def log(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def find_published(weights: Path, config_file: Path | None, config: Config) -> Official | None:
-    """Finds MMagic's scores if the weights, the config file, crops and holes are its own.
-
-    Its config says squares and its code draws rectangles, so both are its own.
-    """
-    if config_file is None or (official := identify(weights)) is None:
-        return None
-    changed = differences(cli.read_config(config_file), config).keys() - {"mask.kind"}
-    other = [name for name in changed if name.startswith(("image_size", "data.crop", "mask."))]
-    is_own = config_file.name == official.config and config.mask.kind in BBOX_MASK_KINDS
-    return official if is_own and not other else None
 
 
 def score(

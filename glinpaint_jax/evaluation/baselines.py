@@ -11,12 +11,14 @@ from glinpaint_jax.data.masks import Mask
 from glinpaint_jax.data.sources import Image
 from glinpaint_jax.models.smooth import smooth_fill
 
+Fill = Callable[[Image, Mask], Image]
+
 GRAY = 128  # without any valid pixel
 RADIUS = 3  # of OpenCV's methods, pixels
 BIHARMONIC_SIZE = 128  # largest image side: less than a second if all of it is a hole
 
 
-def gray_if_all_is_hole(fill: Callable[[Image, Mask], Image]) -> Callable[[Image, Mask], Image]:
+def gray_if_all_is_hole(fill: Fill) -> Fill:
     """Makes `fill` return gray if no pixel is valid. OpenCV would return its input, others fail."""
 
     @functools.wraps(fill)
@@ -51,7 +53,7 @@ def navier_stokes(image: Image, mask: Mask) -> Image:
 def smooth(image: Image, mask: Mask) -> Image:
     """The smooth fill that `model.base=smooth` starts from."""
     batch = image[None].astype(np.float32), mask[None].astype(np.float32)
-    return np.rint(_smooth_fill(*batch)[0]).astype(np.uint8)
+    return np.rint(jax.jit(smooth_fill)(*batch)[0]).astype(np.uint8)
 
 
 @gray_if_all_is_hole
@@ -65,8 +67,6 @@ def biharmonic(image: Image, mask: Mask) -> Image:
     filled = inpaint_biharmonic(image, mask[..., 0] > 0, channel_axis=-1)
     return np.rint(filled * 255).clip(0, 255).astype(np.uint8)
 
-
-_smooth_fill = jax.jit(smooth_fill)
 
 BASELINES = {
     "mean color": mean_fill,

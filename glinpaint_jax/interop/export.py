@@ -6,11 +6,13 @@ multiples of 4. Arrays are NCHW, but NHWC in `stablehlo`. `mmagic` and `safetens
 only the weights, with MMagic's names.
 """
 
+import dataclasses
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,62 +21,122 @@ import numpy as np
 
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import replace_atomically, report_unwritable
-from glinpaint_jax.interop import check_export
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.weight_files import pth_bytes, safetensors_bytes
+from glinpaint_jax.interop.weight_files import pth_bytes, read_weights, safetensors_bytes
 from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.models.networks import Weights, make_networks
 
 TOLERANCE = 1e-4  # largest allowed difference from JAX
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
+TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
+
+
+class Networks(NamedTuple):
+    """What a file computes. Arrays are NHWC and RGB."""
+
+    # Image in 0..1 and mask, 1 = hole -> completed image.
+    complete: Callable[[np.ndarray, np.ndarray], Any]
+    # Image [b, s, s, 3] and its local window [b, s / 2, s / 2, 3] in [-1, 1] -> logits.
+    discriminate: Callable[[np.ndarray, np.ndarray], Any] | None = None
 
 
 class Format(NamedTuple):
     packages: tuple[str, ...]  # that must be installed
     to_bytes: Callable[[Weights], bytes]  # makes the file's content
-    run: Callable[[Weights, Path], check_export.Networks]  # loads the file
+    run: Callable[[Weights, Path], Networks]  # loads the file
 
 
 def export_weights(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` in the format `kind`, one of FORMATS; returns its difference from JAX.
 
-    `check_export.find_difference` says what that is. Raises UserError and leaves no file if it
-    exceeds TOLERANCE, `path` exists or cannot be written, or a package is missing.
+    `find_difference` says what that is. Raises UserError and leaves no file if it exceeds
+    TOLERANCE, `path` exists or cannot be written, or a package is missing.
     """
     base = weights.config.model.base
-    if kind in ("mmagic", "safetensors") and base != "none":
+    if kind == "mmagic" and base != "none":
         raise UserError(
-            f"--format {kind} cannot hold a network with model.base={base}, which MMagic does not "
-            "have; use --format torchscript, onnx or stablehlo"
+            f"--format mmagic cannot hold a network with model.base={base}, which MMagic does not "
+            "have; use --format safetensors, torchscript, onnx or stablehlo"
         )
     for package in FORMATS[kind].packages:
         import_extra(package)
-    with new_output(path) as temporary:
-        return write_compared(weights, kind, temporary)
-
-
-@contextmanager
-def new_output(path: Path) -> Iterator[Path]:
-    """Yields a hidden path that becomes `path`, which must not exist yet, if nothing fails."""
     with report_unwritable(path):
         if path.exists():
             raise UserError(f"{path} exists; remove it or choose another --output")
         with replace_atomically(path) as temporary:
-            yield temporary
+            return write_compared(weights, kind, temporary)
 
 
 def write_compared(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` and returns its difference from JAX; raises UserError above TOLERANCE."""
     with _quiet():
         path.write_bytes(FORMATS[kind].to_bytes(weights))
-        difference = check_export.find_difference(weights, FORMATS[kind].run(weights, path))
+        difference = find_difference(weights, FORMATS[kind].run(weights, path))
     if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
         raise UserError(
             f"the {kind} file differs from JAX by {difference:.1e}, at most {TOLERANCE:.0e} is "
             "allowed; no file was written"
         )
     return difference
+
+
+def find_difference(weights: Weights, exported: Networks) -> float:
+    """Returns the largest difference from JAX, of any completed pixel or any logit.
+
+    Logits are divided by the largest one if that exceeds 1.
+    """
+    expected = run_jax(weights)
+    differences = []
+    for seed, (batch, height, width) in enumerate(TEST_SHAPES):
+        image = np.random.default_rng(seed).random((batch, height, width, 3), np.float32)
+        mask = np.zeros((batch, height, width, 1), np.float32)
+        mask[:, height // 4 : height // 2, width // 3 :] = 1
+        completed = np.asarray(exported.complete(image, mask))
+        differences.append(np.abs(completed - expected.complete(image, mask)).max())
+    if exported.discriminate is not None:
+        size, local_size = weights.config.image_size, weights.config.local_size
+        images = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+        windows = images[:, :local_size, :local_size]
+        logits, reference = (n.discriminate(images, windows) for n in (exported, expected))
+        differences.append(np.abs(logits - reference).max() / max(1, np.abs(reference).max()))
+    return float(np.max(differences))  # NaN if any is
+
+
+def run_jax(weights: Weights) -> Networks:
+    """In float32, whatever the precision of the training."""
+    _, discriminator = make_networks(dataclasses.replace(weights.config, precision="float32"))
+    apply = jax.jit(partial(discriminator.apply, train=False))
+
+    def discriminate(images: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(apply(weights.discriminator, images, windows))
+
+    complete = jax.jit(make_complete_function(weights))
+    return Networks(complete, None if weights.discriminator is None else discriminate)
+
+
+def run_safetensors(weights: Weights, path: Path) -> Networks:
+    """Needs no PyTorch."""
+    return run_jax(read_weights(path))
+
+
+def run_pth(weights: Weights, path: Path) -> Networks:
+    """The PyTorch networks, which take all weights or raise an error."""
+    import torch
+
+    from glinpaint_jax.interop import torch_module
+
+    state = torch.load(path, weights_only=True)["state_dict"]
+    generator, discriminator = torch_module.load_networks(weights.config, state)
+    complete = _from_torch(torch_module.CompletionModule(generator, weights.config))
+    if discriminator is None:
+        return Networks(complete)
+
+    def discriminate(images: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        return discriminator(_to_torch(images[..., ::-1]), _to_torch(windows[..., ::-1])).numpy()
+
+    return Networks(complete, discriminate)
 
 
 def torchscript_bytes(weights: Weights) -> bytes:
@@ -88,6 +150,12 @@ def torchscript_bytes(weights: Weights) -> bytes:
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     return buffer.getvalue()
+
+
+def run_torchscript(weights: Weights, path: Path) -> Networks:
+    import torch
+
+    return Networks(_from_torch(torch.jit.load(path)))
 
 
 def onnx_bytes(weights: Weights) -> bytes:
@@ -107,6 +175,32 @@ def onnx_bytes(weights: Weights) -> bytes:
     return program.model_proto.SerializeToString()
 
 
+def run_onnx(weights: Weights, path: Path) -> Networks:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: it warns of constants in loops
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
+        return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
+
+    return Networks(complete)
+
+
+def stablehlo_bytes(weights: Weights) -> bytes:
+    """Makes the file that jax.export.deserialize reads."""
+    b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
+    arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
+    exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
+    return bytes(exported(*arguments).serialize())
+
+
+def run_stablehlo(weights: Weights, path: Path) -> Networks:
+    return Networks(jax.export.deserialize(bytearray(path.read_bytes())).call)
+
+
 def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
     """Returns the module to export, and an image and mask to trace it with.
 
@@ -123,12 +217,19 @@ def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
     return module, (torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200))
 
 
-def stablehlo_bytes(weights: Weights) -> bytes:
-    """Makes the file that jax.export.deserialize reads."""
-    b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
-    arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
-    exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
-    return bytes(exported(*arguments).serialize())
+def _from_torch(module: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        # PyTorch's masks are often integers.
+        completed = module(_to_torch(image), _to_torch(mask).long())
+        return completed.numpy().transpose(0, 2, 3, 1)
+
+    return complete
+
+
+def _to_torch(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
 @contextmanager
@@ -145,11 +246,9 @@ def _quiet() -> Iterator[None]:
 
 
 FORMATS = {
-    "mmagic": Format(("torch",), pth_bytes, check_export.run_pth),
-    "safetensors": Format((), safetensors_bytes, check_export.run_safetensors),
-    "torchscript": Format(("torch",), torchscript_bytes, check_export.run_torchscript),
-    "onnx": Format(
-        ("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, check_export.run_onnx
-    ),
-    "stablehlo": Format((), stablehlo_bytes, check_export.run_stablehlo),
+    "mmagic": Format(("torch",), pth_bytes, run_pth),
+    "safetensors": Format((), safetensors_bytes, run_safetensors),
+    "torchscript": Format(("torch",), torchscript_bytes, run_torchscript),
+    "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, run_onnx),
+    "stablehlo": Format((), stablehlo_bytes, run_stablehlo),
 }

@@ -196,11 +196,6 @@ def _infer_config(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Conf
     return config
 
 
-def is_foreign(weights: Weights) -> bool:
-    """Whether the weights come from a file that is not ours, which does not hold their config."""
-    return bool(weights.torch) and CONFIG not in weights.torch.get("meta", {})
-
-
 def mmagic_differences(config: Config) -> list[str]:
     """Describes how MMagic's networks differ from `config`'s; MMagic's files cannot record it."""
     width, output, fill = config.model.width, config.model.output, config.mask.fill

@@ -85,16 +85,6 @@ class Discriminator(nn.Module):
         return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
-class ColorFill(nn.Module):
-    def __init__(self, fill: tuple[float, float, float]):
-        super().__init__()
-        bgr = torch.tensor(fill[::-1]).reshape(1, 3, 1, 1)
-        self.register_buffer("fill", (bgr - 127.5) / 127.5)
-
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        return image * (1 - mask) + self.fill * mask
-
-
 @no_type_check  # PyTorch cannot trace the checks of our tests
 class SmoothFill(nn.Module):
     """models/smooth.py in PyTorch, for any size. Channels are separate images, [b * c, 1, h, w].
@@ -210,13 +200,18 @@ class CompletionModule(nn.Module):
     def __init__(self, generator: Generator, config: Config):
         super().__init__()
         self.generator = generator
-        is_smooth = config.model.base == "smooth"
-        self.fill_hole = SmoothFill() if is_smooth else ColorFill(config.mask.fill)
+        self.smooth_fill = SmoothFill() if config.model.base == "smooth" else None
+        fill = torch.tensor(config.mask.fill[::-1]).reshape(1, 3, 1, 1)
+        self.register_buffer("fill", (fill - 127.5) / 127.5)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)
         bgr = 2 * image.flip(1) - 1
-        prediction = self.generator(torch.cat([self.fill_hole(bgr, hole), hole], dim=1))
+        if self.smooth_fill is not None:
+            masked_image = self.smooth_fill(bgr, hole)
+        else:
+            masked_image = bgr * (1 - hole) + self.fill * hole
+        prediction = self.generator(torch.cat([masked_image, hole], dim=1))
         return image * (1 - hole) + (prediction.flip(1) + 1) / 2 * hole
 
 

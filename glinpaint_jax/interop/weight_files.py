@@ -14,15 +14,10 @@ import numpy as np
 import safetensors.numpy
 
 import glinpaint_jax
-from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.config import to_dict
 from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.interop.mmagic import (
-    CONFIG,
-    from_state_dict,
-    is_foreign,
-    to_state_dict,
-)
+from glinpaint_jax.interop.mmagic import CONFIG, from_state_dict, to_state_dict
 from glinpaint_jax.models.networks import Weights
 
 NETWORKS = ("generator.", "disc.")  # other keys belong to losses and preprocessing
@@ -90,20 +85,16 @@ def safetensors_bytes(weights: Weights) -> bytes:
 
 def _meta(weights: Weights) -> dict[str, Any]:
     """The meta of the file they come from, if any; else what MMEngine writes, and our config."""
-    if meta := weights.torch.get("meta"):
-        return meta
-    fields = {
+    if weights.torch:
+        return weights.torch["meta"]
+    config = weights.config
+    return {
         "iter": weights.step,
         "epoch": 0,
         "time": time.strftime("%Y%m%d_%H%M%S"),
         "glinpaint_jax_version": glinpaint_jax.__version__,
+        CONFIG: to_dict(config) | {"init_from": hide_secrets(config.init_from)},
     }
-    return fields if is_foreign(weights) else fields | {CONFIG: public_config(weights.config)}
-
-
-def public_config(config: Config) -> dict[str, Any]:
-    """The config as files hold it, without the passwords of URLs."""
-    return to_dict(config) | {"init_from": hide_secrets(config.init_from)}
 
 
 def _to_array(key: str, value: Any) -> np.ndarray:

@@ -5,18 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
-import torch
 
 from glinpaint_jax.weights import load_weights
-from tests.helpers.programs import (
-    SMALL,
-    STILL,
-    assert_rejected,
-    read_jsonl,
-    run,
-    run_here,
-    run_processes,
-)
+from tests.helpers.programs import SMALL, STILL, read_jsonl, run, run_here, run_processes
 
 
 @pytest.fixture(scope="module")
@@ -87,47 +78,6 @@ def test_training_starts_from_a_file_in_all_processes(exported, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_training_does_not_start_from_another_width(exported, tmp_path):
-    result = run(
-        "glinpaint_jax.main",
-        *SMALL,
-        f"--config.init_from={exported}",
-        "--config.model.width=8",
-        f"--workdir={tmp_path}/run",
-    )
-    assert_rejected(result, "model.width 4, this config 8", "--config.model.width=4")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_files_are_rejected_and_nothing_is_written(exported, tmp_path):
-    path, output = tmp_path / "bad.pth", tmp_path / "a.safetensors"
-    content = torch.load(exported)
-    del content["state_dict"]["disc.fc.bias"]
-    torch.save(content, path)
-    result = run_here("export", path, "--format=safetensors", f"--output={output}")
-    expected = "these weights do not fit Global&Local: disc.fc.bias is missing"
-    assert_rejected(result, str(path), expected)
-    path.write_text("rate limit exceeded")
-    result = run_here("export", path, "--format=safetensors", f"--output={output}")
-    assert_rejected(result, f"{path}: it is not a weight file (.pth or .safetensors)")
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["nowhere", "--format=doc", "--output=x"], ["doc", "stablehlo", "--help"]),
-        (["--format=onnx"], ["CHECKPOINT", "--output"]),
-    ],
-    ids=["format", "missing"],
-)
-def test_bad_arguments_are_rejected_in_one_line(arguments, expected):
-    assert_rejected(run_here("export", *arguments), *expected)
-
-
 def test_import_torch_says_what_to_do_instead():
-    result = run_here("import-torch", "a.pth", "--output=b")
-    assert (
-        result.returncode
-        == "error: import-torch is gone; pass the .pth file as --checkpoint, or to export"
-    )
+    status = run_here("import-torch", "a.pth", "--output=b").returncode
+    assert status == "error: import-torch is gone; pass the .pth file as --checkpoint, or to export"

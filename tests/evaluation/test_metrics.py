@@ -20,31 +20,18 @@ def pair():
     return completed, images.astype(np.float32), mask
 
 
-def test_l1_error_is_the_mean_over_the_hole_in_percent(pair):
-    completed, image, mask = pair
-    got = metrics.l1_error(*map(jnp.asarray, pair))
-    for i in range(2):
-        hole = mask[i, ..., 0] > 0
-        expected = 100 * np.abs(completed[i][hole] - image[i][hole]).mean() / 255
-        assert got[i] == pytest.approx(expected, rel=1e-5)
-
-
-def test_psnr_matches_scikit_image(pair):
-    completed, image, _ = pair
-    got = metrics.psnr(jnp.asarray(completed), jnp.asarray(image))
-    for i in range(2):
-        expected = peak_signal_noise_ratio(image[i], completed[i], data_range=255)
-        assert got[i] == pytest.approx(expected, abs=1e-4)
-
-
-def test_ssim_matches_scikit_image(pair):
-    completed, image, _ = pair
-    got = metrics.ssim(jnp.asarray(completed), jnp.asarray(image))
-    for i in range(2):
+def test_metrics_match_numpy_and_scikit_image(pair):
+    completed, image, mask = (jnp.asarray(part) for part in pair)
+    l1 = metrics.l1_error(completed, image, mask)
+    psnr, ssim = metrics.psnr(completed, image), metrics.ssim(completed, image)
+    for i, (a, b, m) in enumerate(zip(*pair, strict=True)):
+        hole = m[..., 0] > 0
+        assert l1[i] == pytest.approx(100 * np.abs(a[hole] - b[hole]).mean() / 255, rel=1e-5)
+        assert psnr[i] == pytest.approx(peak_signal_noise_ratio(b, a, data_range=255), abs=1e-4)
         # scikit-image pads; windows without padding start 5 pixels from the border.
         _, ssim_map = structural_similarity(
-            image[i].astype(np.float64),
-            completed[i].astype(np.float64),
+            b.astype(np.float64),
+            a.astype(np.float64),
             data_range=255,
             channel_axis=-1,
             gaussian_weights=True,
@@ -52,7 +39,7 @@ def test_ssim_matches_scikit_image(pair):
             use_sample_covariance=False,
             full=True,
         )
-        assert got[i] == pytest.approx(ssim_map[5:-5, 5:-5].mean(), abs=1e-4)
+        assert ssim[i] == pytest.approx(ssim_map[5:-5, 5:-5].mean(), abs=1e-4)
 
 
 def test_scores_of_equal_images(pair):

@@ -23,29 +23,19 @@ def state(weights):
     return to_state_dict(weights)
 
 
-def test_full_size_keys_and_shapes_equal_mmagics():
-    zeros = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(Config())
-    )
-    state = to_state_dict(Weights(Config(), 0, *zeros))
-    assert {key: list(array.shape) for key, array in state.items()} == REFERENCE
-    assert {array.dtype for key, array in state.items() if "tracked" not in key} == {
-        np.dtype("float32")
+def zeros(shapes):
+    """A state dict with these shapes."""
+    return {
+        key: np.zeros(shape, np.int64 if "tracked" in key else np.float32)
+        for key, shape in shapes.items()
     }
 
 
-def test_round_trip_is_exact(weights, state, meta):
-    state["generator.decoder.dec4.bn.num_batches_tracked"] = np.array(3)
-    imported = from_state_dict(state, meta)
-    assert imported.step == 12
-    assert imported.config == weights.config
-    for name in ("generator", "discriminator"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(imported, name), getattr(weights, name))
-    again = to_state_dict(imported)
-    assert list(again) == list(state)
-    for key, array in state.items():
-        assert again[key].dtype == array.dtype
-        np.testing.assert_array_equal(again[key], array)
+def test_full_size_keys_and_shapes_equal_mmagics():
+    shapes = abstract_variables(Config())
+    networks = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state = to_state_dict(Weights(Config(), 0, *networks))
+    assert {key: list(array.shape) for key, array in state.items()} == REFERENCE
 
 
 def test_input_and_output_layers_swap_rgb_and_bgr(weights, state):
@@ -96,12 +86,6 @@ def test_one_error_lists_all_bad_keys(state, meta):
     ]
 
 
-def test_a_partial_discriminator_is_rejected(state, meta):
-    half = {key: array for key, array in state.items() if not key.startswith("disc.local_disc")}
-    with pytest.raises(UserError, match=r"disc\.local_disc\.conv1\.conv\.weight is missing"):
-        from_state_dict(half, meta)
-
-
 @pytest.mark.parametrize("image_size", [64, 256, 512])
 def test_files_without_our_config_get_mmagics(image_size):
     """Width is 64; the image size is inferred from the discriminator's linear layer."""
@@ -110,11 +94,7 @@ def test_files_without_our_config_get_mmagics(image_size):
         f"disc.{branch}.fc.linear.weight": [1024, 512 * side**2]
         for branch in ("global_disc", "local_disc")
     }
-    state = {
-        key: np.zeros(shape, np.int64 if "tracked" in key else np.float32)
-        for key, shape in shapes.items()
-    }
-    imported = from_state_dict(state)
+    imported = from_state_dict(zeros(shapes))
     assert imported.config == dataclasses.replace(Config(), image_size=image_size)
     assert imported.step == 0
 
@@ -123,29 +103,10 @@ def test_files_without_our_config_get_mmagics(image_size):
 def test_only_a_linear_layer_of_the_wrong_shape_is_reported(shape):
     """It is not mistaken for a layer of another image size."""
     key = "disc.global_disc.fc.linear.weight"
-    state = {
-        name: np.zeros(size, np.int64 if "tracked" in name else np.float32)
-        for name, size in (REFERENCE | {key: shape}).items()
-    }
     with pytest.raises(UserError) as error:
-        from_state_dict(state)
+        from_state_dict(zeros(REFERENCE | {key: shape}))
     _, _, problems = str(error.value).partition(": ")
     assert problems == f"{key} is float32 {shape}, must be float32 (1024, 8192)"
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"no_such_field": 1},
-        {"model": {"depth": 3}},
-        {"model": {"width": 3}},
-        {"mask": {"fill": 3}},
-        {"mask": {"fill": ["a", "b", "c"]}},
-    ],
-)
-def test_an_invalid_config_is_rejected(state, config):
-    with pytest.raises(UserError, match="config"):
-        from_state_dict(state, {"glinpaint_jax_config": config})
 
 
 def test_mmagic_differences_lists_width_output_and_fill():

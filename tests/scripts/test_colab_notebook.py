@@ -141,7 +141,7 @@ def test_the_photograph_is_completed(executed):
 
 def test_the_exports_hold_the_trained_networks_and_run_in_pytorch(executed):
     notebook, workdir = executed
-    file = workdir / "model" / "model.safetensors"
+    file = workdir / "model.safetensors"
     exported, trained = load_weights(file), load_weights(workdir)
     for network in ("generator", "discriminator"):
         trees = getattr(exported, network), getattr(trained, network)
