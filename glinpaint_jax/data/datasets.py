@@ -113,7 +113,7 @@ def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
         return opened._replace(description=alternative + details)
     raise UserError(
         f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or pass "
-        f"{flag}folder:PATH, tfds:NAME:SPLIT, array_record:GLOB or, for a quick try, photos"
+        f"{flag}folder:PATH, tfds:NAME:SPLIT or array_record:GLOB; for a quick try, {flag}photos"
     )
 
 

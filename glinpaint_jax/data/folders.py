@@ -128,7 +128,10 @@ def _choose_names(entries: list[os.DirEntry], left_out: Counter[str]) -> list[st
     names, stems = [], {entry.name.rpartition(".")[0] for entry in entries}
     for entry in entries:
         name, is_image = entry.name, entry.name.lower().endswith(EXTENSIONS)
-        is_folder = entry.is_dir()
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder = is_file = False
         mask = MASK_NAME.fullmatch(name)
         if not is_image and not is_folder:
             if name.lower().endswith(UNSUPPORTED):
@@ -137,7 +140,7 @@ def _choose_names(entries: list[os.DirEntry], left_out: Counter[str]) -> list[st
             left_out["hidden and system files and folders"] += 1
         elif is_folder:
             names.append(f"{name}/")
-        elif not entry.is_file():  # a pipe would block its reader
+        elif not is_file:  # a pipe would block its reader
             left_out["images that are not regular files"] += 1
         elif mask and mask[1] in stems:
             left_out["masks beside their images"] += 1

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.sources import RecordSource, UnusableFile, decode
@@ -113,6 +112,8 @@ def _images_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range
 
 def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range) -> Entry:
     """Writes a shard, moves it into place when it is whole, and returns its entry."""
+    from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
+
     temporary = path.with_name(f".{path.name}.tmp")  # a rerun replaces what a killed run left
     rejected = []
     try:

@@ -18,10 +18,10 @@ from glinpaint_jax.errors import UserError
 from tests.helpers.sources import Numbered, encoded, gradient, prepare_tiny_photos
 
 
-def write_images(folder, count, value=lambda i: i):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_images(folder, count):
+    folder.mkdir(exist_ok=True)
     for i in range(count):
-        Image.new("RGB", (8, 8), (value(i), 0, 0)).save(folder / f"{i:03d}.png")
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i:03d}.png")
 
 
 def reds(source):
