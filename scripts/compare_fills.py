@@ -27,10 +27,11 @@ from jaxtyping import Bool, Float, UInt8
 from glinpaint_jax import Completer
 from glinpaint_jax.config import DataConfig, FreeFormConfig, IrregularConfig, MaskConfig
 from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS
+from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.holes import hole_drawer
 from glinpaint_jax.data.masks import draw_boxes, free_form_mask
 from glinpaint_jax.data.pipeline import crop_and_resize
-from glinpaint_jax.data.sources import FolderSource, PhotoSource, Source
+from glinpaint_jax.data.sources import PhotoSource, Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.baselines import BASELINES
 from glinpaint_jax.inference.blend import KINDS

@@ -13,13 +13,12 @@ import glob
 import shlex
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.data.datasets import open_splits
+from glinpaint_jax.data.datasets import open_first
 from glinpaint_jax.data.shards import MANIFEST, VAL_FOLDER, Plan, prepare
+from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
 
-MAX_SHARDS = 99_999  # names have five digits, so they sort
-MAX_SIDE = 65_500  # pixels; a JPEG allows no more
 INTERRUPTED = "interrupted; finished shards are kept, rerun the command to continue"
 
 
@@ -36,17 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     source, folder, shards = arguments.source, arguments.output, arguments.shards
-    train, val = open_splits(source)
-    if shards > min(len(train), MAX_SHARDS):
-        raise UserError(
-            f"--shards {shards} of {len(train)} images; must be at most one per image and at most "
-            f"{MAX_SHARDS}"
-        )
-    if arguments.max_side > MAX_SIDE:
-        raise UserError(f"--max-side {arguments.max_side} must be at most {MAX_SIDE}, as in JPEG")
+    opened = open_first(source)
+    train, val = opened.train, opened.evaluation.get("val")
+    if isinstance(train, PhotoSource):
+        raise UserError("photos need no shards; pass another source, such as folder:PATH")
+    if shards > len(train):
+        raise UserError(f"--shards {shards} of {len(train)} images; must be at most one per image")
     splits = [(folder, train, shards)]
     if val is not None:  # first, so that no training shards are used without it
-        val_shards = min(max(1, shards * len(val) // len(train)), MAX_SHARDS)  # of equal size
+        val_shards = max(1, shards * len(val) // len(train))  # of equal size
         splits.insert(0, (folder / VAL_FOLDER, val, val_shards))
     for folder, images, count in splits:
         plan = Plan(source, len(images), images.fingerprint(), count, arguments.max_side)

@@ -1,7 +1,7 @@
 """Opens the sources that the config's ``data.source`` describes.
 
 photos                    the photographs that ship with scikit-image
-folder:PATH[:LIST]        the images below PATH, or those listed in the file LIST; see layouts.py
+folder:PATH[:LIST]        the images below PATH, or those listed in the file LIST; see folders.py
 tfds:NAME:SPLIT           a prepared TensorFlow dataset in array_record format
 array_record:GLOB         encoded images, one per record; validation images in the subfolder val/
 A|B                       the first that exists
@@ -13,15 +13,14 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from glinpaint_jax.data.layouts import open_layout
-from glinpaint_jax.data.listing import EXTENSIONS, SourceNotFoundError, find_list
+from glinpaint_jax.data.folders import EXTENSIONS, FolderSource, open_images, open_layout
+from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER, check_shards
 from glinpaint_jax.data.sources import (
-    EncodedSource,
     HoldOut,
     PhotoSource,
     RecordSource,
     Source,
-    open_listed,
+    SourceNotFoundError,
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import in_bucket
@@ -68,10 +67,10 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
 
     Raises UserError if nothing is found; the message says where it looked and what to try.
     """
-    train, evaluation, found = _first_existing(spec, "--config.data.source=", eval_images)
+    train, evaluation, found = open_first(spec, "--config.data.source=", eval_images)
     eval_found = ""
     if eval_spec:
-        opened = _first_existing(eval_spec, "--config.data.eval_source=", eval_images)
+        opened = open_first(eval_spec, "--config.data.eval_source=", eval_images)
         # A TFDS dataset is evaluated on the split that is named.
         own = {} if opened.description.startswith("tfds:") else opened.evaluation
         evaluation = {"val": own.get("val", opened.train)}
@@ -92,17 +91,11 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def open_splits(spec: str) -> tuple[EncodedSource, EncodedSource | None]:
-    """Returns all training images, and the validation images if there are any.
+def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
+    """Opens the first alternative that exists, with the validation images that it has itself.
 
-    Raises UserError like `open_sources`.
+    `flag` is for messages. Raises UserError like `open_sources`.
     """
-    opened = _first_existing(spec, "", 1)
-    return opened.train, opened.evaluation.get("val")
-
-
-def _first_existing(spec: str, flag: str, eval_images: int) -> Sources:
-    """The sources as they are; `description` is the alternative that exists, with details."""
     missing = []
     for alternative in map(str.strip, spec.split("|")):
         try:
@@ -114,15 +107,13 @@ def _first_existing(spec: str, flag: str, eval_images: int) -> Sources:
             if len(source) == 0:
                 split = "" if source is opened.train else " in its validation part"
                 raise UserError(
-                    f"{flag}{alternative} holds no images{split} ({', '.join(EXTENSIONS)}); put "
-                    "some there or choose another source"
+                    f"{flag}{alternative} holds no images{split}; put {', '.join(EXTENSIONS)} there"
                 )
         details = f" ({opened.description})" if opened.description else ""
         return opened._replace(description=alternative + details)
     raise UserError(
         f"no data for {flag}{spec}: {'; '.join(missing)}. Put images there, or pass "
-        f"{flag}folder:PATH (any folder of images), tfds:NAME:SPLIT or array_record:GLOB; for a "
-        f"quick try, {flag}photos (ships with scikit-image)"
+        f"{flag}folder:PATH, tfds:NAME:SPLIT or array_record:GLOB; for a quick try, {flag}photos"
     )
 
 
@@ -134,51 +125,37 @@ def _open(spec: str, eval_images: int) -> Sources:
             "new_crops": PhotoSource(TRAINING_PHOTOS, eval_images),
         }
         return Sources(PhotoSource(TRAINING_PHOTOS), evaluation, "")
-    openers = {
-        "folder": _open_folder,
-        "tfds": _open_tfds,
-        "array_record": _open_array_record,
-    }
+    openers = {"folder": _open_folder, "tfds": _open_tfds, "array_record": _open_shards}
     if kind not in openers or not rest:
         raise UserError(
             f"data source is {spec!r}, must be photos, folder:PATH[:LIST], tfds:NAME:SPLIT or "
             "array_record:GLOB, or several joined by |"
         )
-    _require_on_disk(os.environ.get("TFDS_DATA_DIR", "") if kind == "tfds" else rest)
+    path = os.environ.get("TFDS_DATA_DIR", "") if kind == "tfds" else rest
+    if in_bucket(path):  # neither array_record nor OpenCV reads from one
+        mount = "gcsfuse" if path.startswith("gs:") else "mount-s3"
+        raise UserError(
+            f"data cannot be read from the bucket {path}; mount it, `{mount} {path.split('/')[2]} "
+            "FOLDER`, and pass the path below FOLDER"
+        )
     train, val, description = openers[kind](rest)
-    left_out = sum((getattr(source, "left_out", Counter()) for source in (train, val)), Counter())
-    if left_out:
-        counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
-        description = f"{description}; left out: {counts}".removeprefix("; ")
     return Sources(train, {} if val is None else {"val": val}, description)
 
 
-def _require_on_disk(path: str) -> None:
-    """Raises UserError for a bucket: neither array_record nor OpenCV read from one."""
-    if in_bucket(path):
-        mount = "gcsfuse" if path.startswith("gs:") else "mount-s3"
-        bucket = path.split("/")[2]
-        raise UserError(
-            f"data cannot be read from the bucket {path}; mount it, `{mount} {bucket} FOLDER`, "
-            "and pass the path below FOLDER, or copy the data to a disk"
-        )
-
-
-def _open_folder(spec: str) -> tuple[Source, Source | None, str]:
-    folder, list_name = _split_list(spec)
-    if not list_name:
-        return open_layout(folder)
-    return open_listed([folder], find_list(folder, list_name)), None, ""
-
-
-def _split_list(spec: str) -> tuple[Path, str]:
-    """Splits PATH:LIST after the longest PATH that is a folder, since names may contain colons."""
+def _open_folder(spec: str) -> tuple[FolderSource, FolderSource | None, str]:
     words = spec.split(":")
-    for count in range(len(words), 0, -1):
-        folder = Path(":".join(words[:count])).expanduser()
+    for count in range(len(words), 0, -1):  # the name of a folder may contain colons
+        folder, list_name = Path(":".join(words[:count])).expanduser(), ":".join(words[count:])
         if folder.is_dir():
-            return folder, ":".join(words[count:])
-    raise SourceNotFoundError(f"no folder {Path(words[0]).expanduser().absolute()}")
+            break
+    else:
+        raise SourceNotFoundError(f"no folder {folder.absolute()}")
+    if list_name:
+        return open_images(folder, list_name), None, ""
+    train, val, description = open_layout(folder)
+    left_out = train.left_out + (val.left_out if val else Counter())
+    counts = ", ".join(f"{what} ({count})" for what, count in left_out.items())
+    return train, val, description + f"; left out: {counts}" * bool(counts)
 
 
 def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
@@ -195,16 +172,11 @@ def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
 
     try:
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
-    except tfds.core.registered.DatasetNotFoundError:
-        raise UserError(f"TFDS has no dataset {name!r}; see `tfds.list_builders()`") from None
-    if not builder.is_prepared():
-        raise SourceNotFoundError(f"no prepared TFDS {name} at {builder.data_dir}")
-    if split and split.partition("[")[0] not in builder.info.splits:
-        raise UserError(
-            f"TFDS {name} has no split {split!r}, only {', '.join(builder.info.splits)}"
-        )
-    try:
+        if not builder.is_prepared():
+            raise SourceNotFoundError(f"no prepared TFDS {name} at {builder.data_dir}")
         train = open_split(split or "train")
+    except ValueError as error:  # such as "Unknown split 'test'. Should be one of ['train', 'val']"
+        raise UserError(f"tfds:{spec}: {str(error).splitlines()[0]}") from None
     except NotImplementedError:
         raise UserError(
             f"{builder.data_dir} holds {builder.info.file_format.value} files, which allow no "
@@ -217,23 +189,20 @@ def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
     return train, None, ""
 
 
-def _open_array_record(pattern: str) -> tuple[Source, Source | None, str]:
-    from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER
+def _open_shards(pattern: str) -> tuple[Source, Source | None, str]:
+    val_pattern = os.path.join(os.path.dirname(pattern), VAL_FOLDER, f"*{SUFFIX}")
+    train = _read_shards(pattern)
+    if not glob.glob(val_pattern):
+        return train, None, ""
+    return train, _read_shards(val_pattern), f"validation part: {val_pattern}"
+
+
+def _read_shards(pattern: str) -> Source:
+    from grain.sources import ArrayRecordDataSource
 
     paths = sorted(glob.glob(pattern))
     if not paths:
         raise SourceNotFoundError(f"no file matches {pattern}")
-    val_pattern = os.path.join(os.path.dirname(pattern), VAL_FOLDER, f"*{SUFFIX}")
-    val_paths = sorted(glob.glob(val_pattern))
-    val = _open_shards(val_paths, val_pattern) if val_paths else None
-    return _open_shards(paths, pattern), val, f"validation part: {val_pattern}" if val else ""
-
-
-def _open_shards(paths: list[str], pattern: str) -> Source:
-    from grain.sources import ArrayRecordDataSource
-
-    from glinpaint_jax.data.shards import check_shards
-
     check_shards(paths)
     identity = repr([(os.path.basename(path), os.path.getsize(path)) for path in paths])
     try:

@@ -10,28 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig, parse_mixed
+from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig
 from glinpaint_jax.data import masks
-from glinpaint_jax.data.listing import EXTENSIONS, find_list
+from glinpaint_jax.data.folders import EXTENSIONS, FolderSource, open_images
 from glinpaint_jax.data.mask_files import Hole, describe_doubt, read_mask, resize_hole
-from glinpaint_jax.data.sources import FolderSource, Source, open_listed
+from glinpaint_jax.data.sources import Source, UnusableFile
 from glinpaint_jax.errors import UserError
 
-MAX_ATTEMPTS = 4  # files to try per example until one can be used
 CHECKED_MASKS = 9  # mask files that are read at the start, to see if they are inverted
 
-# 'bbox', int32 [4]; maybe 'mask', uint8 [h, w, 1]; maybe 'failed', why other masks were not used
-HoleArrays = dict[str, Any]
-
-
-class UnusableMask(Exception):  # noqa: N818
-    """A file that is not a mask or has no hole; the message gives its name and the reason."""
+HoleArrays = dict[str, Any]  # 'bbox', int32 [4]; maybe 'mask', uint8 [h, w, 1]
 
 
 def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], HoleArrays]:
     """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
     if config.kind == "mixed":
-        weights = parse_mixed(config.mixed)
+        weights = config.kinds
         drawers = [hole_drawer(dataclasses.replace(config, kind=kind), size) for kind in weights]
         shares = np.array(list(weights.values())) / sum(weights.values())
         return functools.partial(draw_mixed, drawers, shares, size)
@@ -43,13 +37,15 @@ def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator]
 def draw_hole(config: MaskConfig, size: int, rng: np.random.Generator) -> HoleArrays:
     """Draws a hole of any kind that needs no files.
 
-    Of several boxes, 'bbox' is the first, so that the local window shows a whole hole.
+    Boxes may overlap. 'bbox' is the first, so that the local window shows a whole hole.
     """
     if config.kind in BBOX_MASK_KINDS:
-        boxes = masks.random_boxes(rng, size, size, config, square=config.kind == "square")
+        count = rng.integers(1, config.max_holes + 1) if config.max_holes > 1 else 1
+        square = config.kind == "square"
+        boxes = [masks.random_bbox(rng, size, size, config, square=square) for _ in range(count)]
         if config.max_holes == 1:
             return {"bbox": boxes[0]}
-        return {"mask": masks.draw_boxes(boxes, size, size), "bbox": boxes[0]}
+        return {"mask": masks.draw_boxes(np.stack(boxes), size, size), "bbox": boxes[0]}
     shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
     return with_bbox(shape(rng, size, size, config))
 
@@ -65,17 +61,9 @@ def draw_mixed(
 
 
 def draw_file(files: FolderSource, size: int, rng: np.random.Generator) -> HoleArrays:
-    """Reads a random one of the mask files; if it cannot be used, another one."""
-    failed = []
-    for _ in range(MAX_ATTEMPTS):
-        try:
-            hole = read_hole(files.name(int(rng.integers(len(files)))))
-        except UnusableMask as error:
-            failed.append(f"unusable mask: {error}")
-            continue
-        mask = resize_hole(hole, size, size).astype(np.uint8)[..., None]
-        return with_bbox(mask) | {"failed": failed}
-    raise UserError(f"{MAX_ATTEMPTS} masks in a row cannot be used, the last: {failed[-1]}")
+    """Reads a random one of the mask files. Raises UnusableFile."""
+    hole = read_hole(files.name(int(rng.integers(len(files)))))
+    return with_bbox(resize_hole(hole, size, size).astype(np.uint8)[..., None])
 
 
 def with_bbox(mask: masks.Mask) -> HoleArrays:
@@ -83,28 +71,24 @@ def with_bbox(mask: masks.Mask) -> HoleArrays:
 
 
 def read_hole(path: str | Path, photo: np.ndarray | None = None) -> Hole:
-    """Reads a mask as the commands do. Raises UnusableMask also if it has no hole."""
+    """Reads a mask as the commands do. Raises UnusableFile also if it has no hole."""
     try:
         hole = read_mask(path, photo)
     except UserError as error:
-        raise UnusableMask(str(error)) from None
+        raise UnusableFile(str(error)) from None
     if not hole.any():
-        raise UnusableMask(f"{path} has no hole (no white)")
+        raise UnusableFile(f"{path} has no hole (no white)")
     return hole
 
 
 def open_mask_files(config: MaskConfig) -> FolderSource:
     """The masks of the folder: all, or those in the list. Raises UserError if there are none."""
     folder = Path(config.folder).expanduser()
-    if config.list:
-        files = open_listed([folder], find_list(folder, config.list))
-    else:
-        files = FolderSource(folder)
+    files = open_images(folder, config.list)
     if not len(files):
         raise UserError(
-            f"config.mask.{'list' if config.list else 'folder'}={config.list or config.folder} "
-            f"holds no mask images ({', '.join(EXTENSIONS)}); "
-            "put some there (white = hole) or use another --config.mask.kind"
+            f"no masks in config.mask.folder={config.folder}, config.mask.list={config.list!r}; "
+            f"put {', '.join(EXTENSIONS)} there, white = hole"
         )
     _warn_if_inverted(len(files), files.name)
     return files
@@ -115,7 +99,7 @@ def _warn_if_inverted(count: int, path_of: Callable[[int], str | Path]) -> None:
     checked, doubts = min(count, CHECKED_MASKS), []
     for number in range(checked):  # evenly spaced
         path = path_of(number * count // checked)
-        with contextlib.suppress(UnusableMask):  # those are counted when they are drawn
+        with contextlib.suppress(UnusableFile):  # those are counted when they are drawn
             if doubt := describe_doubt(read_hole(path)):
                 doubts.append(f"mask {path}: {doubt}")
     if len(doubts) > checked / 2:

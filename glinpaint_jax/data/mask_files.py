@@ -106,28 +106,6 @@ def describe_doubt(hole: Hole) -> str | None:
     return None
 
 
-def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Raises UserError if the (height, width) of an image and its mask differ."""
-    if image != mask:
-        sizes = [f"{width}x{height}" for height, width in (image, mask)]
-        raise UserError(f"the image is {sizes[0]}, its mask {sizes[1]}; make them the same size")
-
-
-def adjust_hole(
-    hole: Bool[np.ndarray, "_ _"], image: tuple[int, int], invert: bool, resize: bool, grow: int
-) -> Hole:
-    """Inverts the hole, resizes it to the image's (height, width), and grows it by `grow` pixels.
-
-    Raises UserError if it has another size and is not resized.
-    """
-    if invert:
-        hole = ~hole
-    if resize:
-        hole = resize_hole(hole, *image)
-    check_same_size(image, hole.shape)
-    return dilate(hole, grow)
-
-
 def resize_hole(hole: Bool[np.ndarray, "_ _"], height: int, width: int) -> Hole:
     """Stretches the hole. A smaller pixel is a hole if any part of it is, so that lines survive."""
     if hole.shape == (height, width):
@@ -138,7 +116,7 @@ def resize_hole(hole: Bool[np.ndarray, "_ _"], height: int, width: int) -> Hole:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST) > 0
 
 
-def dilate(hole: Hole, pixels: int) -> Hole:
+def dilate_hole(hole: Hole, pixels: int) -> Hole:
     """Grows the hole by all pixels at most `pixels` away from it."""
     if not hole.any():
         return hole

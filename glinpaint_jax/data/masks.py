@@ -30,23 +30,8 @@ def random_bbox(
     left = rng.integers(config.margin, width - config.margin - config.max_size)
     delta_top = rng.integers(0, config.max_delta // 2 + 1)
     delta_left = delta_top if square else rng.integers(0, config.max_delta // 2 + 1)
-    return np.array(
-        [
-            top + delta_top,
-            left + delta_left,
-            config.max_size - delta_top,
-            config.max_size - delta_left,
-        ],
-        np.int32,
-    )
-
-
-def random_boxes(
-    rng: np.random.Generator, height: int, width: int, config: MaskConfig, *, square: bool
-) -> Int32[np.ndarray, "n 4"]:
-    """Draws 1 to `max_holes` boxes of `random_bbox`, which may overlap."""
-    count = rng.integers(1, config.max_holes + 1) if config.max_holes > 1 else 1
-    return np.stack([random_bbox(rng, height, width, config, square=square) for _ in range(count)])
+    height, width = config.max_size - delta_top, config.max_size - delta_left
+    return np.array([top + delta_top, left + delta_left, height, width], np.int32)
 
 
 def draw_boxes(boxes: Int32[np.ndarray, "n 4"], height: int, width: int) -> Mask:

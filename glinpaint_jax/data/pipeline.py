@@ -16,8 +16,6 @@ from jaxtyping import UInt8
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig
 from glinpaint_jax.data import masks
 from glinpaint_jax.data.holes import (
-    MAX_ATTEMPTS,
-    UnusableMask,
     find_paired_mask,
     hole_drawer,
     paired_mask_folder,
@@ -25,7 +23,7 @@ from glinpaint_jax.data.holes import (
     with_bbox,
 )
 from glinpaint_jax.data.mask_files import resize_hole
-from glinpaint_jax.data.sources import Image, Source, UndecodableImage
+from glinpaint_jax.data.sources import Image, Source, UnusableFile
 from glinpaint_jax.data.workers import (
     BUFFER_SIZE,
     check_shared_memory,
@@ -40,6 +38,7 @@ Batch = dict[str, np.ndarray]  # of stacked examples
 EVAL_SEED = 2017
 MAX_EXAMPLES = 2**48  # length of an "endless" stream
 MIN_INDEX_SHUFFLE = 2**16  # for fewer, grain's index shuffle is slow: 5 ms per index for 7 records
+MAX_ATTEMPTS = 4  # records to try per example until one can be used
 MAX_CROPS = 1000  # random crops to try until one shows a part of a paired mask's hole
 FAILED_BYTES = 1000  # that an example keeps of the names and reasons of unusable files
 # More unusable files than both of these end the run.
@@ -130,25 +129,25 @@ class MakeExample(grain.transforms.RandomMap):
         index, failed = int(element), []
         for _ in range(MAX_ATTEMPTS):
             try:
-                image, mask = self._crop(index, rng)
-                break
-            except UndecodableImage as error:
-                failed.append(f"cannot be decoded: {error}")
-            except UnusableMask as error:
-                failed.append(f"unusable mask: {error}")
-            others = max(len(self._source) - 1, 1)
-            index = (index + 1 + int(rng.integers(others))) % len(self._source)
-        else:
-            raise UserError(
-                f"{MAX_ATTEMPTS} images in a row cannot be decoded or have no usable mask, the "
-                f"last: {failed[-1]}"
-            )
+                example = self._make(index, rng)
+            except UnusableFile as error:
+                failed.append(str(error))
+                others = max(len(self._source) - 1, 1)
+                index = (index + 1 + int(rng.integers(others))) % len(self._source)
+            else:
+                text = "\n".join(failed).encode(errors="replace")
+                return example | {"failed": np.array(text, f"S{FAILED_BYTES}")}
+        raise UserError(
+            f"{MAX_ATTEMPTS} images in a row cannot be decoded or have no usable mask, the "
+            f"last: {failed[-1]}"
+        )
+
+    def _make(self, index: int, rng: np.random.Generator) -> Example:
+        image, mask = self._crop(index, rng)
         if self._flip and rng.integers(2):
             image = np.ascontiguousarray(image[:, ::-1])
             mask = mask if mask is None else np.ascontiguousarray(mask[:, ::-1])
-        hole = self._draw_hole(rng) if mask is None else with_bbox(mask)
-        text = "\n".join(failed + hole.pop("failed", [])).encode(errors="replace")
-        return {"image": image, "failed": np.array(text, f"S{FAILED_BYTES}")} | hole
+        return {"image": image} | (self._draw_hole(rng) if mask is None else with_bbox(mask))
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, masks.Mask | None]:
         """Returns a crop of an image and, if masks are paired, the same crop of its mask.
@@ -166,7 +165,7 @@ class MakeExample(grain.transforms.RandomMap):
             mask = resize_hole(cut, self._size, self._size)[..., None].astype(np.uint8)
             if mask.any():
                 return take_crop(image, crop, self._size), mask
-        raise UnusableMask(f"{path}: none of {MAX_CROPS} random crops shows its hole")
+        raise UnusableFile(f"{path}: none of {MAX_CROPS} random crops shows its hole")
 
 
 def crop_and_resize(

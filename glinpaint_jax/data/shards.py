@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm import tqdm
 
-from glinpaint_jax.data.sources import EncodedSource, FolderSource, UndecodableImage, decode
+from glinpaint_jax.data.folders import FolderSource
+from glinpaint_jax.data.sources import RecordSource, UnusableFile, decode
 from glinpaint_jax.data.workers import start_worker
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
@@ -34,6 +33,7 @@ VAL_FOLDER = "val"
 JPEG_QUALITY = 95
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
+EncodedSource = FolderSource | RecordSource  # `encoded(i)` returns the bytes of an image
 Entry = dict[str, Any]  # of a finished shard: file, count, bytes, rejected
 
 
@@ -66,27 +66,19 @@ def prepare(
     if entries:
         log(f"{len(entries)} of {plan.shards} shards are finished and kept")
     todo = [number for number in range(plan.shards) if plan.file(number) not in entries]
-    images = sum(len(plan.span(number)) for number in todo)
-    with (
-        report_unwritable(folder),
-        _open_pool(max(1, min(workers, len(todo)))) as pool,
-        tqdm(total=images, unit=" images", disable=None) as bar,
-    ):
+    with report_unwritable(folder), _open_pool(max(1, min(workers, len(todo)))) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         _write_manifest(folder, plan, entries)
         tasks = []
         for number in todo:
-            shard_images = _images_of(source, plan.span(number))
+            images = _images_of(source, plan.span(number))
             path = folder / plan.file(number)
-            tasks.append(pool.submit(write_shard, path, plan.max_side, *shard_images))
+            tasks.append(pool.submit(write_shard, path, plan.max_side, *images))
         for task in as_completed(tasks):
             entry = task.result()
             entries[entry["file"]] = entry
             _write_manifest(folder, plan, entries)
-            rejected = len(entry["rejected"])
-            bar.update(entry["count"] + rejected)
-            if bar.disable:
-                log(f"{entry['file']}: {entry['count']} images, {rejected} rejected")
+            log(f"{entry['file']}: {entry['count']} images, {len(entry['rejected'])} rejected")
     return list(entries.values())
 
 
@@ -120,18 +112,17 @@ def _images_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range
 
 def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range) -> Entry:
     """Writes a shard, moves it into place when it is whole, and returns its entry."""
+    from array_record.python.array_record_module import ArrayRecordWriter  # not on Windows
+
     temporary = path.with_name(f".{path.name}.tmp")  # a rerun replaces what a killed run left
     rejected = []
     try:
-        writer = ArrayRecordWriter(str(temporary), OPTIONS)
-        try:
+        with contextlib.closing(ArrayRecordWriter(str(temporary), OPTIONS)) as writer:
             for index in indices:
                 try:
                     writer.write(encode_record(source, index, max_side))
-                except UndecodableImage as error:
+                except UnusableFile as error:
                     rejected.append(str(error))
-        finally:
-            writer.close()
         size = temporary.stat().st_size
         temporary.replace(path)
     except RuntimeError as error:  # "write() failed: No space left on device; writing PATH; ..."
@@ -147,7 +138,7 @@ def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range
 def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
     """Returns the image file's own bytes, or shrinks it if a side exceeds `max_side` (0: never).
 
-    A shrunk image is upright; PNG stays PNG, all else becomes JPEG. Raises UndecodableImage.
+    A shrunk image is upright; PNG stays PNG, all else becomes JPEG. Raises UnusableFile.
     """
     encoded = source.encoded(index)
     pixels = decode(encoded, source.name(index))
@@ -187,8 +178,8 @@ def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
     if manifest is None:
         if any(folder.glob("*" + SUFFIX)):
             raise UserError(
-                f"{folder} holds other {SUFFIX} files, which would be trained on too; pass an "
-                "--output of its own"
+                f"{folder} holds other {SUFFIX} files, which would be trained on too; pass another "
+                "--output"
             )
         return {}
     for name, wanted in plan._asdict().items():
@@ -221,8 +212,7 @@ def check_shards(paths: list[str]) -> None:
         found = {Path(path).name for path in paths if Path(path).parent == folder}
         again = f"run `prepare` again with --output {folder}"
         if len(listed) < manifest["shards"]:
-            counts = f"{len(listed)} of {manifest['shards']}"
-            raise UserError(f"{folder} has only {counts} shards; {again} to write the others")
+            raise UserError(f"{folder} has {len(listed)} of {manifest['shards']} shards; {again}")
         for name in sorted(found | listed.keys()):
             size = _size(folder / name)
             if name not in listed:

@@ -1,12 +1,7 @@
 """Sources of photographs: random access to decoded uint8 RGB images. No jax."""
 
-import copy
 import functools
 import hashlib
-import itertools
-import os
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from glinpaint_jax.data.listing import SourceNotFoundError, find_base, find_images, read_list
+from glinpaint_jax.errors import UserError
 
 Image = UInt8[np.ndarray, "h w 3"]
 DAMAGE = ("Corrupted", "Invalid")  # first words of ArrayRecord's errors on damaged data
@@ -22,7 +17,7 @@ DAMAGE = ("Corrupted", "Invalid")  # first words of ArrayRecord's errors on dama
 
 @runtime_checkable
 class Source(Protocol):
-    """`source[i]` returns an image or raises UndecodableImage; `name(i)` is for messages.
+    """`source[i]` returns an image or raises UnusableFile; `name(i)` is for messages.
 
     `fingerprint()` identifies the images and their order, wherever they are, without reading them.
     """
@@ -36,8 +31,12 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class UndecodableImage(Exception):  # noqa: N818
-    """A record that is not an image; the message gives its name and the reason."""
+class SourceNotFoundError(UserError):
+    """The source does not exist."""
+
+
+class UnusableFile(Exception):  # noqa: N818
+    """An image that cannot be decoded, or no mask; the message gives its name and the reason."""
 
 
 def decode(encoded: bytes | np.ndarray, name: str) -> Image:
@@ -46,32 +45,24 @@ def decode(encoded: bytes | np.ndarray, name: str) -> Image:
     Converts gray to RGB and 16 bits to 8, drops alpha, applies the EXIF orientation.
     """
     data = np.frombuffer(encoded, np.uint8)
-    pixels = None
-    if data.size:
-        try:
-            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-        except cv2.error as error:
-            raise UndecodableImage(f"{name}: {error.err}") from None
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    except cv2.error as error:
+        raise UnusableFile(f"{name}: {error.err}") from None
     if pixels is None:
-        raise UndecodableImage(
-            f"{name}: not a whole JPEG, PNG, WebP, BMP or TIFF ({data.size} bytes)"
-        )
+        raise UnusableFile(f"{name}: not a whole JPEG, PNG, WebP, BMP or TIFF ({data.size} bytes)")
     return pixels
 
 
-def _digest(content: bytes | np.ndarray) -> str:
+def digest(content: bytes | np.ndarray) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read_photo(name: str) -> bytes:
+@functools.cache
+def _read_photo(name: str) -> Image:
     import skimage
 
-    return (Path(skimage.__file__).parent / "data" / name).read_bytes()
-
-
-@functools.cache
-def _decode_photo(name: str) -> Image:
-    return decode(_read_photo(name), name)
+    return decode((Path(skimage.__file__).parent / "data" / name).read_bytes(), name)
 
 
 class PhotoSource:
@@ -83,7 +74,7 @@ class PhotoSource:
     def __init__(self, names: tuple[str, ...], length: int | None = None):
         self._names = names
         self._length = length or len(names)
-        self._images = [_decode_photo(name) for name in names]
+        self._images = [_read_photo(name) for name in names]
 
     def __len__(self) -> int:
         return self._length
@@ -91,66 +82,11 @@ class PhotoSource:
     def __getitem__(self, index: int) -> Image:
         return self._images[index % len(self._images)]
 
-    def encoded(self, index: int) -> bytes:
-        return _read_photo(self._names[index % len(self._names)])
-
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"
 
     def fingerprint(self) -> str:
-        return _digest(repr((self._names, self._length)).encode())
-
-
-class FolderSource:
-    """Image files below a folder, in sorted order or in the order of a list file.
-
-    Names are kept in a fixed-width array, as wide as the longest: compact to keep and to pickle,
-    even with millions.
-    """
-
-    def __init__(self, folder: Path, list_file: Path | None = None):
-        if not folder.is_dir():
-            raise SourceNotFoundError(f"no folder {folder}")
-        self.folder = folder
-        self.left_out = Counter()  # numbers of things that `find_images` does not list
-        names = read_list(list_file) if list_file else find_images(folder, self.left_out)
-        self._names = np.array([os.fsencode(name) for name in names], dtype="S")
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: int) -> Image:
-        return decode(self.encoded(index), self.name(index))
-
-    def encoded(self, index: int) -> bytes:
-        name = self.name(index)
-        try:
-            return Path(name).read_bytes()
-        except OSError as error:
-            raise UndecodableImage(f"{name}: {error.strerror}") from None
-
-    def name(self, index: int) -> str:
-        return str(self.folder / os.fsdecode(self._names[index]))
-
-    def fingerprint(self) -> str:
-        # Not sizes: on a network disk, asking for those of a million files takes minutes.
-        return _digest(self._names.view(np.uint8))
-
-    def folders(self) -> Iterator[str]:
-        """Yields the folders of the images, relative to this one."""
-        for folder, _ in itertools.groupby(self._names, os.path.dirname):
-            yield os.fsdecode(folder)
-
-    def only(self, indices: range) -> "FolderSource":
-        """Returns a source of consecutive images alone, which is quick to pickle."""
-        fewer = copy.copy(self)
-        fewer._names = self._names[indices.start : indices.stop]
-        return fewer
-
-
-def open_listed(folders: list[Path], list_file: Path) -> FolderSource:
-    """The images of a list, relative to the first of the folders that holds them."""
-    return FolderSource(find_base(folders, list_file), list_file)
+        return digest(repr((self._names, self._length)).encode())
 
 
 class RecordSource:
@@ -177,18 +113,14 @@ class RecordSource:
         except RuntimeError as error:
             if not str(error).startswith(DAMAGE):
                 raise
-            raise UndecodableImage(f"{self.name(index)}: {str(error).split(',')[0]}") from None
+            raise UnusableFile(f"{self.name(index)}: {str(error).split(',')[0]}") from None
         return record if self._key is None else record[self._key]
 
     def name(self, index: int) -> str:
         return f"{self._description} record {index}"
 
     def fingerprint(self) -> str:
-        return _digest(self._identity.encode())
-
-
-# Sources of image files: `encoded(i)` returns the bytes of one or raises UndecodableImage.
-EncodedSource = PhotoSource | FolderSource | RecordSource
+        return digest(self._identity.encode())
 
 
 class HoldOut:
@@ -218,4 +150,4 @@ class HoldOut:
 
     def fingerprint(self) -> str:
         identity = (self._source.fingerprint(), self._count, self._held_out)
-        return _digest(repr(identity).encode())
+        return digest(repr(identity).encode())

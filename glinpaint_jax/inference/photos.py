@@ -14,7 +14,13 @@ import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
 from glinpaint_jax.data.images import DAMAGED, FORMATS, PhotoInput, open_image, unsupported
-from glinpaint_jax.data.mask_files import Hole, adjust_hole, describe_doubt, read_mask
+from glinpaint_jax.data.mask_files import (
+    Hole,
+    describe_doubt,
+    dilate_hole,
+    read_mask,
+    resize_hole,
+)
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
 
@@ -80,7 +86,8 @@ def read_pair(
             f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; "
             "make them the same size, or stretch the mask (--resize-mask)"
         )
-    hole = adjust_hole(hole, photo.image.size[::-1], invert, resize, dilate)
+    hole = resize_hole(~hole if invert else hole, photo.image.height, photo.image.width)
+    hole = dilate_hole(hole, dilate)
     return photo, hole, describe_doubt(hole)
 
 

@@ -27,8 +27,9 @@ from absl import flags
 
 from glinpaint_jax.config import Config, DataConfig
 from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS
+from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.pipeline import MakeExample, crop_and_resize, train_batches
-from glinpaint_jax.data.sources import FolderSource, PhotoSource, Source
+from glinpaint_jax.data.sources import PhotoSource, Source
 
 SIDE, GRAIN = 714, 2.8  # half a megapixel, about 110 kB
 PHOTOGRAPHS, BATCH, ROUNDS = 160, 16, 3

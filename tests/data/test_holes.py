@@ -1,6 +1,5 @@
 """Every kind of hole."""
 
-import dataclasses
 import hashlib
 from collections import Counter
 
@@ -10,13 +9,14 @@ import pytest
 
 from glinpaint_jax.config import DataConfig, FreeFormConfig, IrregularConfig, MaskConfig
 from glinpaint_jax.data import masks
+from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.holes import hole_drawer
 from glinpaint_jax.data.mask_files import read_mask
 from glinpaint_jax.data.pipeline import FailureLog, MakeExample, eval_batches
-from glinpaint_jax.data.sources import FolderSource, HoldOut
+from glinpaint_jax.data.sources import HoldOut
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered, assert_equal, take
+from tests.helpers.sources import Numbered, take
 
 
 def rng(seed=0):
@@ -65,25 +65,21 @@ def test_several_holes_are_boxes_drawn_one_after_the_other(kind):
     assert sorted(counts) == [1, 2, 3]
 
 
-def thickness(mask):
-    """Diameter of the largest disc inside the hole."""
-    return 2 * cv2.distanceTransform(np.pad(mask[..., 0], 1), cv2.DIST_L2, 5).max()
-
-
 def test_irregular_strokes_follow_number_length_and_width():
-    few = IrregularConfig(lines=(1, 1), length=(20, 20), width=(9, 9))
-    many = IrregularConfig(lines=(30, 30), length=(20, 20), width=(9, 9))
     limits = {"kind": "irregular", "min_area": 0.0001, "max_area": 0.9}
-    for hole in draw(30, irregular=few, **limits):
-        assert hole["bbox"][2:].max() <= 5 * 20 + 11  # at most 5 strokes in a line
-    areas = [
-        np.mean([hole["mask"].mean() for hole in draw(20, irregular=strokes, **limits)])
-        for strokes in (few, many, IrregularConfig(lines=(1, 1), length=(80, 80), width=(9, 9)))
-    ]
-    assert areas[1] > 10 * areas[0] and areas[2] > 2 * areas[0]
-    single = IrregularConfig(lines=(1, 1), length=(60, 60), width=(21, 21))
-    widths = [thickness(hole["mask"]) for hole in draw(20, irregular=single, **limits)]
-    assert min(widths) > 12 and max(widths) < 50  # a line may turn back on itself
+    few, many, long, wide = (
+        draw(30, irregular=IrregularConfig(lines, length, width), **limits)
+        for lines, length, width in (
+            ((1, 1), (20, 20), (9, 9)),
+            ((30, 30), (20, 20), (9, 9)),
+            ((1, 1), (80, 80), (9, 9)),
+            ((1, 1), (20, 20), (36, 36)),
+        )
+    )
+    assert max(hole["bbox"][2:].max() for hole in few) <= 5 * 20 + 11  # at most 5 strokes in a line
+    assert min(hole["bbox"][2:].max() for hole in wide) >= 32
+    areas = [np.mean([hole["mask"].mean() for hole in drawn]) for drawn in (few, many, long, wide)]
+    assert areas[1] > 10 * areas[0] and min(areas[2:]) > 2 * areas[0]
 
 
 def test_free_form_strokes_follow_number_length_and_width():
@@ -110,72 +106,53 @@ def write_mask(path, columns=slice(None), size=40):
     cv2.imwrite(str(path), pixels)
 
 
-def test_a_list_chooses_among_the_masks_of_the_folder(tmp_path):
+def test_masks_are_found_in_linked_folders_or_listed(tmp_path):
     """As MMagic's mask_mode='set': a list file and a prefix."""
-    write_mask(tmp_path / "sub" / "left.png", slice(0, 20))
-    write_mask(tmp_path / "right.png", slice(20, 40))
-    write_mask(tmp_path / "unlisted.png")
-    (tmp_path / "train_masks.txt").write_text("sub/left.png 1\n\nright.png\n")
-    for name in ("train_masks.txt", str(tmp_path / "train_masks.txt")):
-        holes = draw(40, 32, kind="files", folder=str(tmp_path), list=name)
+    folder = tmp_path / "masks"
+    write_mask(tmp_path / "more" / "left.png", slice(0, 20))
+    write_mask(folder / "right.png", slice(20, 40))
+    write_mask(folder / ".trash" / "full.png")
+    (folder / "linked").symlink_to(tmp_path / "more")
+    (folder / "train_masks.txt").write_text("linked/left.png 1\n\nright.png\n")
+    for name in ("", "train_masks.txt", f"{folder}/train_masks.txt"):
+        holes = draw(40, 32, kind="files", folder=str(folder), list=name)
         boxes = Counter(tuple(hole["bbox"].tolist()) for hole in holes)
         assert set(boxes) == {(0, 0, 32, 16), (0, 16, 32, 16)}
         assert min(boxes.values()) > 10
+        write_mask(folder / "unlisted.png")
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (None, r"no list file .*masks\.txt or masks\.txt"),
-        ("", r"config\.mask\.list=masks\.txt holds no mask images"),
+        ("", r"no masks in config\.mask\.folder=.*, config\.mask\.list='masks\.txt'; put \.jpg"),
         ("absent.png\n", "names absent.png, which is not in"),
         ("here.png\nhere\n", "line 2: 'here' does not start with the path of an image"),
     ],
 )
-def test_unusable_lists_are_rejected(content, expected, tmp_path):
+def test_unusable_lists_and_folders_are_rejected(content, expected, tmp_path):
     write_mask(tmp_path / "here.png")
     if content is not None:
         (tmp_path / "masks.txt").write_text(content)
     with pytest.raises(UserError, match=expected):
-        draw(20, 32, kind="files", folder=str(tmp_path), list="masks.txt")
-
-
-def test_masks_are_found_in_linked_folders(tmp_path):
-    write_mask(tmp_path / "masks" / "left.png", slice(0, 20))
-    write_mask(tmp_path / "more" / "right.png", slice(20, 40))
-    write_mask(tmp_path / "masks" / ".trash" / "full.png")
-    (tmp_path / "masks" / "linked").symlink_to(tmp_path / "more")
-    holes = draw(40, 32, kind="files", folder=str(tmp_path / "masks"))
-    boxes = {tuple(hole["bbox"].tolist()) for hole in holes}
-    assert boxes == {(0, 0, 32, 16), (0, 16, 32, 16)}
-
-
-def test_an_empty_mask_folder_is_rejected(tmp_path):
-    with pytest.raises(UserError, match="holds no mask images"):
+        draw(1, 32, kind="files", folder=str(tmp_path), list="masks.txt")
+    (tmp_path / "here.png").unlink()
+    with pytest.raises(UserError, match=rf"no masks in config\.mask\.folder={tmp_path}, "):
         draw(1, kind="files", folder=str(tmp_path))
     with pytest.raises(UserError, match=f"no folder {tmp_path}/none"):
         draw(1, kind="files", folder=str(tmp_path / "none"))
 
 
-def test_white_under_transparency_is_no_hole(tmp_path):
+def test_lines_survive_shrinking_and_white_under_transparency_is_no_hole(tmp_path):
     """Drawing programs keep the color of what is erased; `complete` reads alpha the same way."""
-    pixels = np.full((64, 64, 4), 255, np.uint8)
-    pixels[..., 3] = 0
-    pixels[10:30, 20:40, 3] = 255
-    cv2.imwrite(str(tmp_path / "mask.png"), pixels)
-    (hole,) = draw(1, 64, kind="files", folder=str(tmp_path))
-    np.testing.assert_array_equal(hole["mask"][..., 0] > 0, read_mask(tmp_path / "mask.png"))
-    assert hole["mask"].sum() == 400
-
-
-def test_lines_survive_shrinking(tmp_path):
-    """A pixel is a hole if any pixel that it stands for is one."""
-    pixels = np.zeros((1024, 1024), np.uint8)
-    cv2.line(pixels, (61, 60), (800, 310), 255, 1)
+    pixels = np.full((1024, 1024, 4), 255, np.uint8)
+    pixels[..., 3] = cv2.line(np.zeros((1024, 1024), np.uint8), (61, 60), (800, 310), 255, 1)
     cv2.imwrite(str(tmp_path / "mask.png"), pixels)
     (hole,) = draw(1, 256, kind="files", folder=str(tmp_path))
-    expected = pixels.reshape(256, 4, 256, 4).any(axis=(1, 3))
+    expected = pixels[..., 3].reshape(256, 4, 256, 4).any(axis=(1, 3))
     np.testing.assert_array_equal(hole["mask"][..., 0], expected)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), pixels[..., 3] > 0)
 
 
 @pytest.mark.parametrize("others", [20, 0])
@@ -185,19 +162,21 @@ def test_masks_that_cannot_be_used_are_replaced_and_named(others, tmp_path):
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((8, 8), np.uint8))
     cv2.imwrite(str(tmp_path / "photo.png"), rng().integers(60, 200, (40, 40), np.uint8))
     (tmp_path / "text.png").write_text("no image")
+    config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
     if not others:
-        with pytest.raises(UserError, match=r"4 masks in a row cannot be used, the last: .*png"):
-            draw(1, 32, kind="files", folder=str(tmp_path))
+        with pytest.raises(UserError, match=r"4 images in a row .* mask, the last: .*png"):
+            take(Numbered(9), config, 1)
         return
-    holes = draw(60, 32, kind="files", folder=str(tmp_path))
-    assert {tuple(hole["bbox"].tolist()) for hole in holes} == {(0, 0, 32, 16)}
-    named = sorted({line for hole in holes for line in hole["failed"]})
-    assert [line.partition(f"{tmp_path}/")[2].partition(" ")[0] for line in named] == [
-        "black.png",
-        "photo.png",
-        "text.png",
-    ]
-    assert "no hole" in named[0] and "wide areas of gray" in named[1]
+    batches, lines = take(Numbered(9), config, 30), []
+    assert {tuple(box) for batch in batches for box in batch["bbox"].tolist()} == {(0, 0, 32, 16)}
+    log = FailureLog(lines.append)
+    for batch in batches:
+        log.take(batch)
+    lines = [line.removeprefix(f"skipped, {tmp_path}/") for line in sorted(lines)]
+    assert len(lines) == 3
+    assert lines[0].startswith("black.png has no hole (no white)")
+    assert lines[1].startswith("photo.png has wide areas of gray")
+    assert lines[2].startswith("text.png is not an image")
 
 
 @pytest.mark.parametrize("kind", ["files", "paired"])
@@ -216,17 +195,10 @@ def test_inverted_masks_are_doubted_once(kind, tmp_path):
 def test_mixed_kinds_are_drawn_by_weight(tmp_path):
     """Squares, thin lines and large masks are told apart by their areas."""
     write_mask(tmp_path / "large.png", slice(0, 22))
-    changes = {
-        "mixed": "square:1,irregular:2,files:5",
-        "max_size": 16,
-        "max_delta": 4,
-        "margin": 2,
-        "min_area": 0.3,
-        "max_area": 0.5,
-        "folder": str(tmp_path),
-    }
-    counts = Counter()
-    for hole in draw(2000, 32, kind="mixed", **changes):
+    config = MaskConfig("mixed", 16, 4, 2, min_area=0.3, max_area=0.5, folder=str(tmp_path))
+    config.mixed = "square:1,irregular:2,files:5"
+    generator, draw_hole, counts = rng(), hole_drawer(config, 32), Counter()
+    for hole in (draw_hole(generator) for _ in range(2000)):
         mask, (top, left, height, width) = hole["mask"], hole["bbox"]
         assert mask.shape == (32, 32, 1) and mask.dtype == np.uint8
         assert mask[top : top + height, left : left + width].sum() == mask.sum()
@@ -234,17 +206,6 @@ def test_mixed_kinds_are_drawn_by_weight(tmp_path):
         counts["files" if area > 0.5 else "square" if area <= 0.25 else "irregular"] += 1
     shares = np.array([counts[kind] for kind in ("square", "irregular", "files")]) / 2000
     np.testing.assert_allclose(shares, np.array([1, 2, 5]) / 8, atol=0.03)
-
-
-def test_worker_processes_draw_the_same_mixed_masks(tmp_path):
-    write_mask(tmp_path / "mask.png", slice(0, 20))
-    mask = MaskConfig(kind="mixed", mixed="square,free_form,files", folder=str(tmp_path))
-    mask = dataclasses.replace(mask, max_size=16, max_delta=4, margin=2)
-    config = make_small_config(mask=mask)
-    threads = take(FolderSource(tmp_path), config, 4)
-    config.data.num_workers = 1
-    assert threads[0]["mask"].shape == (4, 32, 32, 1)
-    assert_equal(threads, take(FolderSource(tmp_path), config, 4))
 
 
 @pytest.fixture
@@ -295,20 +256,13 @@ def test_paired_masks_are_cropped_and_flipped_with_their_images(data, share, pai
     assert_masks_match(batches, share)
 
 
-def test_training_and_validation_parts_have_their_own_masks(pairs):
-    """masks/part0/0.bmp belongs to images/part0/0.png if part0 is the whole source."""
-    source = FolderSource(pairs / "images" / "part0")
-    assert_masks_match(take(source, paired_config(pairs, crop_size=32), 3))
-
-
-def test_paired_masks_may_have_another_size(pairs):
-    path = pairs / "masks" / "part0" / "0.bmp"
-    cv2.imwrite(str(path), np.full((5, 9), 255, np.uint8))
-    config = paired_config(pairs, crop_size=32)
-    batches = eval_batches(
-        FolderSource(pairs / "images"), config, local_batch_size=12, process=0, count=1
-    )
-    assert next(iter(batches))["mask"].all(axis=(1, 2, 3)).sum() == 1
+def test_masks_of_a_part_and_masks_of_another_size(pairs):
+    """masks/part0/0.bmp belongs to images/part0/0.png also if part0 is the whole source."""
+    config, source = paired_config(pairs, crop_size=32), FolderSource(pairs / "images" / "part0")
+    assert_masks_match(take(source, config, 3))
+    cv2.imwrite(str(pairs / "masks" / "part0" / "0.bmp"), np.full((5, 9), 255, np.uint8))
+    (batch,) = eval_batches(source, config, local_batch_size=6, process=0, count=1)
+    assert batch["mask"].all(axis=(1, 2, 3)).sum() == 1
 
 
 def test_a_pair_that_cannot_be_used_is_replaced_and_named(pairs):
@@ -331,7 +285,7 @@ def test_a_pair_that_cannot_be_used_is_replaced_and_named(pairs):
         "part1/3.bmp": "has no hole",
     }
     for name, reason in reasons.items():
-        prefix = f"skipped, unusable mask: {pairs}/masks/{name}"
+        prefix = f"skipped, {pairs}/masks/{name}"
         assert any(line.startswith(prefix) and reason in line for line in lines), lines
 
 

@@ -7,15 +7,8 @@ import pytest
 import skimage.data
 from skimage.morphology import dilation, disk
 
-from glinpaint_jax.data.mask_files import (
-    adjust_hole,
-    describe_doubt,
-    dilate,
-    read_mask,
-    resize_hole,
-)
+from glinpaint_jax.data.mask_files import describe_doubt, dilate_hole, read_mask, resize_hole
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.photos import Photo, read_photo, split_alpha
 from tests.helpers.completers import Whitener
 
 SIZE = (160, 200)
@@ -131,26 +124,12 @@ def test_a_transparent_hole_is_offered_as_mask(colors, tmp_path):
             read_mask(tmp_path / "cut.png", photo)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_becomes_the_hole(mode):
-    image = PIL.Image.fromarray(with_alpha(COFFEE)).convert(mode)
-    image.putpixel((0, 0), (*image.getpixel((0, 0))[:-1], 254))
-    photo, hole = split_alpha(Photo(image, "PNG", {"dpi": (72, 72)}), "a.png")
-    expected = box()
-    expected[0, 0] = True
-    np.testing.assert_array_equal(hole, expected)
-    assert photo.image.mode == mode[:-1] and photo.metadata == {"dpi": (72, 72)}
-    np.testing.assert_array_equal(np.array(photo.image), np.array(image)[..., :-1].squeeze())
-    with pytest.raises(UserError, match=r"a\.png has no alpha"):
-        split_alpha(photo, "a.png")
-
-
 @pytest.mark.parametrize("pixels", [0, 1, 2, 7, 30])
 def test_dilation_reaches_all_pixels_within_the_distance(pixels):
     hole = np.zeros((40, 60), bool)
     hole[[0, 20, 20, 39], [0, 30, 45, 20]] = True
-    np.testing.assert_array_equal(dilate(hole, pixels), dilation(hole, disk(pixels)))
-    assert not dilate(np.zeros((5, 6), bool), pixels).any()
+    np.testing.assert_array_equal(dilate_hole(hole, pixels), dilation(hole, disk(pixels)))
+    assert not dilate_hole(np.zeros((5, 6), bool), pixels).any()
 
 
 def test_a_shrunk_hole_has_every_pixel_that_it_touches():
@@ -173,15 +152,6 @@ def test_an_enlarged_hole_has_the_same_pixels():
     np.testing.assert_array_equal(resize_hole(hole, 10, 84), expected)
 
 
-def test_a_hole_is_inverted_then_resized_then_grown():
-    mask = np.ones((100, 200), bool)
-    mask[49] = False
-    hole = adjust_hole(mask, (50, 100), invert=True, resize=True, grow=2)
-    assert np.flatnonzero(hole.all(axis=1)).tolist() == [22, 23, 24, 25, 26] and hole.mean() == 0.1
-    with pytest.raises(UserError, match="the image is 100x50, its mask 200x100"):
-        adjust_hole(mask, (50, 100), invert=True, resize=False, grow=2)
-
-
 @pytest.mark.parametrize(
     ("share", "expected"),
     [(0, "there is no hole"), (0.01, None), (0.6, None), (0.61, "61%"), (1, "100%.*inverted")],
@@ -195,20 +165,3 @@ def test_unusual_holes_are_reported(share, expected):
     else:
         with pytest.warns(match=expected):
             Whitener()(image, hole)
-
-
-def test_the_completer_has_the_same_rules(tmp_path):
-    PIL.Image.fromarray(COFFEE).save(tmp_path / "a.png")
-    PIL.Image.fromarray(with_alpha(COFFEE)).save(tmp_path / "cut.png")
-    for image in (COFFEE, tmp_path / "a.png", PIL.Image.open(tmp_path / "a.png")):
-        with pytest.raises(UserError, match="photograph itself"):
-            Whitener()(image, tmp_path / "a.png")
-        with pytest.raises(UserError, match="transparent parts"):
-            Whitener()(image, str(tmp_path / "cut.png"))
-
-
-def test_a_photograph_keeps_its_colors_under_alpha(tmp_path):
-    PIL.Image.fromarray(with_alpha(COFFEE)).save(tmp_path / "cut.png")
-    photo, hole = split_alpha(read_photo(tmp_path / "cut.png"), "cut.png")
-    np.testing.assert_array_equal(photo.rgb, COFFEE)
-    np.testing.assert_array_equal(hole, box())

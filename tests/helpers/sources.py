@@ -2,17 +2,14 @@
 
 import io
 import itertools
+import warnings
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from glinpaint_jax.data.pipeline import (
-    train_batches,
-)
-from glinpaint_jax.data.sources import (
-    UndecodableImage,
-)
+from glinpaint_jax.data.pipeline import train_batches
+from glinpaint_jax.data.sources import UnusableFile
 
 
 class Numbered:
@@ -26,7 +23,7 @@ class Numbered:
 
     def __getitem__(self, index):
         if index in self._broken:
-            raise UndecodableImage(self.name(index))
+            raise UnusableFile(self.name(index))
         return np.full((40, 48, 3), index, np.uint8)
 
     def name(self, index):
@@ -85,3 +82,12 @@ class TinyPhotos(tfds.core.GeneratorBasedBuilder):
         for i in range(first, first + count):
             # Encoded here: TFDS would use tensorflow to encode an array.
             yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}
+
+
+def prepare_tiny_photos(folder, monkeypatch):
+    """Returns the folder of the dataset's files."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from tfds
+        TinyPhotos(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder / "tiny_photos" / "1.0.0"
