@@ -109,7 +109,7 @@ def test_the_generator_on_blocks_equals_the_one_on_pixels(monkeypatch):
         assert a.dtype == b.dtype == np.float64
         assert abs(a - b).max() <= 1e-12 * abs(b).max()
 
-    jax.tree.map(check, on_blocks, on_pixels)
+    jax.tree.map(check, *jax.device_get((on_blocks, on_pixels)))
 
 
 def test_a_step_uses_blocks_if_the_config_says_so(mesh1):
