@@ -32,8 +32,6 @@ class Parts(NamedTuple):
     count: int
 
     def join(self, batches: Sequence[Array]) -> Array:
-        if self.count == 1:
-            return batches[0]
         runs = [batch.reshape(self.devices, -1, *batch.shape[1:]) for batch in batches]
         return jnp.concatenate(runs, axis=1).reshape(-1, *batches[0].shape[1:])
 
@@ -73,7 +71,7 @@ class BatchNormRelu(nn.Module):
         split = x[:, None] if parts.count == 1 else x.reshape(*parts, -1, *x.shape[2:])
         y, means, variances = batch_norm_relu(split, scale, bias, running_mean.value)
         if not self.is_initializing():
-            n = x.size // means.size
+            n = x.size // means.size  # pixels of each part
             for mean, var in zip(means, variances * (n / max(n - 1, 1)), strict=True):
                 running_mean.value += MOMENTUM * (mean - running_mean.value)
                 running_var.value += MOMENTUM * (var - running_var.value)
@@ -97,7 +95,8 @@ def batch_norm_relu(
     The backward pass needs only x, in its own type. No gradient flows through mean and variance.
     """
     shifted = to_float32(x) - spread(shift, x)
-    offset, square = sum_pixels(shifted, jnp.square(shifted), channels=shift.size) / count(x, shift)
+    sums = sum_pixels(shifted, jnp.square(shifted), channels=shift.size)
+    offset, square = sums / (x.size // sums[0].size)
     mean, var = shift[None] + offset, jnp.maximum(square - jnp.square(offset), 0)
     return normalize_relu(x, scale, bias, mean, var), mean, var
 
@@ -127,7 +126,7 @@ def _batch_norm_relu_backward(residuals: Any, cotangents: Any) -> tuple[Array, A
     sums = sum_pixels(gradient, gradient * normalized, channels=scale.size)
     x, y_gradient, sums = separate((x, y_gradient, sums))
     gradient, normalized = relu_gradient(x, y_gradient)
-    bias_mean, scale_mean = sums / count(x, scale)
+    bias_mean, scale_mean = sums / (x.size // mean.size)
     centered = gradient - spread(bias_mean, x) - normalized * spread(scale_mean, x)
     x_gradient = (centered * spread(scale[None] * inverse, x)).astype(x.dtype)
     bias_gradient, scale_gradient = sums.sum(axis=1)
@@ -161,11 +160,6 @@ def sum_pixels(*arrays: Float[Array, "b parts h w cs"], channels: int) -> Float[
     sums = [lax.platform_dependent(array, cuda=in_two_steps, default=at_once) for array in arrays]
     pixels = jnp.stack(sums).reshape(len(arrays), arrays[0].shape[1], -1, channels)
     return pixels.sum(axis=2)  # of a block
-
-
-def count(x: Float[Array, "b parts h w cs"], vector: Float[Array, " c"]) -> int:
-    """The number of pixels of each part."""
-    return x.size // x.shape[1] // vector.size
 
 
 def to_float32(x: Array) -> Array:

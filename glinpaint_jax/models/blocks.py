@@ -49,7 +49,7 @@ def conv2d_on_blocks(
     # Each block of the kernel becomes 4 * channels inputs, as to_blocks arranges them.
     dense = jnp.concatenate(placed, axis=-1).reshape(taps, 2, taps, 2, channels, -1)
     dense = dense.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, 4 * channels, -1)
-    return conv(x, dense, ((before, taps - step - before),) * 2, step)
+    return conv(x, dense, (before, taps - step - before), step)
 
 
 def conv_transpose_to_blocks(
@@ -65,4 +65,4 @@ def conv_transpose_to_blocks(
         return jnp.pad(kernel[row::2, column::2], (*pads, (0, 0), (0, 0)))
 
     dense = jnp.concatenate([place(row, column) for row in (0, 1) for column in (0, 1)], axis=-1)
-    return conv(x, dense, ((1, 1), (1, 1)))
+    return conv(x, dense, (1, 1))

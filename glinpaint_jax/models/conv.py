@@ -4,6 +4,7 @@ The special forms give the same numbers. Why each exists was read in programs co
 H200s or v5es (`scripts/benchmarks/compile_steps.py`), or timed on a CPU.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,13 +15,11 @@ from jaxtyping import Float
 
 CPU_PIXELS = 1024  # of an image, in one matrix product: more would overflow the cache
 
-Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
-
 
 def conv(
     x: Float[Array, "b h w ci"],
     kernel: Float[Array, "kh kw ci co"],
-    pads: Pads,
+    pads: tuple[int, int],  # rows above and below, and as many columns left and right
     stride: int = 1,
     dilation: int = 1,
     zeros: int = 0,
@@ -30,7 +29,7 @@ def conv(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=pads,
+        padding=(pads, pads),
         lhs_dilation=(1 + zeros, 1 + zeros),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -46,7 +45,7 @@ def conv2d(
     padding: int = 0,
 ) -> Float[Array, "b ho wo co"]:
     """Cross-correlation with zero padding on all sides, as torch.nn.Conv2d."""
-    return conv(x, kernel, ((padding, padding),) * 2, stride, dilation)
+    return conv(x, kernel, (padding, padding), stride, dilation)
 
 
 @jax.custom_vjp
@@ -62,8 +61,8 @@ def conv_transpose_4x4_stride2(
         x,
         kernel,
         cpu=conv_transpose_by_parity,
-        cuda=lambda x, kernel: conv(x, hide_flips(kernel), ((2, 2), (2, 2)), zeros=1),
-        default=lambda x, kernel: conv(x, kernel, ((2, 2), (2, 2)), zeros=1),
+        cuda=lambda x, kernel: conv(x, hide_flips(kernel), (2, 2), zeros=1),
+        default=lambda x, kernel: conv(x, kernel, (2, 2), zeros=1),
     )
 
 
@@ -103,7 +102,7 @@ def conv_transpose_by_parity(x: Array, kernel: Array) -> Array:
     """conv_transpose_4x4_stride2 as one 2x2 convolution, whose channels hold the four parities."""
     b, h, w, ci = x.shape
     taps = kernel.reshape(2, 2, 2, 2, ci, -1).transpose(0, 2, 4, 1, 3, 5)
-    y = conv(x, taps.reshape(2, 2, ci, -1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
+    y = conv(x, taps.reshape(2, 2, ci, -1), (1, 1)).reshape(b, h + 1, w + 1, 2, 2, -1)
     # The taps of an odd row are those of the next even one, a pixel further up.
     rows = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
     pixels = jnp.stack([rows[:, :, :, :-1, 0], rows[:, :, :, 1:, 1]], axis=4)
@@ -120,12 +119,11 @@ def _conv_backward(
     """In forms that suit the platform."""
     shape = stride, dilation, padding
 
-    def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        pads = ((padding, padding),) * 2
-        return jax.vjp(lambda *a: conv(*a, pads, stride, dilation), x, kernel)[1](gradient)
+    def gradients_of(function: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+        return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
 
-    def by_patches(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return jax.vjp(lambda *a: conv_by_patches(*a, *shape), x, kernel)[1](gradient)
+    plain = gradients_of(lambda *a: conv(*a, (padding, padding), stride, dilation))
+    by_patches = gradients_of(lambda *a: conv_by_patches(*a, *shape))
 
     def by_taps(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         kernel_gradient = kernel_gradient_by_taps(x, gradient, kernel.shape[0], *shape)
@@ -133,7 +131,7 @@ def _conv_backward(
 
     def of_split_images(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         images, gradients = split_pixels(x, dilation), split_pixels(gradient, dilation)
-        pads = ((padding // dilation, padding // dilation),) * 2
+        pads = padding // dilation, padding // dilation
         pull_back = jax.vjp(lambda k: conv(images, k, pads), kernel)[1]
         return plain(x, kernel, gradient)[0], pull_back(gradients)[0]
 

@@ -22,13 +22,7 @@ GLOBAL_BRANCH = (  # [256, 256, 3]
     Layer("conv5", 8, kernel=5, stride=2),  # [8, 8, 512]
     Layer("conv6", 8, kernel=5, stride=2),  # [4, 4, 512]
 )
-LOCAL_BRANCH = (  # [128, 128, 3]
-    Layer("conv1", 1, kernel=5, stride=2),  # [64, 64, 64]
-    Layer("conv2", 2, kernel=5, stride=2),  # [32, 32, 128]
-    Layer("conv3", 4, kernel=5, stride=2),  # [16, 16, 256]
-    Layer("conv4", 8, kernel=5, stride=2),  # [8, 8, 512]
-    Layer("conv5", 8, kernel=5, stride=2),  # [4, 4, 512]
-)
+LOCAL_BRANCH = GLOBAL_BRANCH[:-1]  # [128, 128, 3] -> [4, 4, 512]
 # PyTorch multiplies linear layers, unlike convolutions, in full float32 by default.
 LINEAR = partial(
     nn.Dense, kernel_init=nn.initializers.normal(0.02), precision=jax.lax.Precision.HIGHEST

@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
 from glinpaint_jax.models.blocks import to_blocks, to_pixels
-from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
+from glinpaint_jax.models.layers import CONV_INIT, Conv, ConvNormRelu, Layer
 
 STRIDE = 4  # input sides must be multiples of it
 RGB_SIDE = 4  # of the blocks that the last layer returns, so that it has 48 channels, not 12
@@ -42,13 +42,12 @@ TO_RGB = Layer("dec7", 0, kernel=3, full_resolution=True)  # [h, w, 3], with bia
 
 
 class Stack(nn.Module):
-    """The layers of one table, in order; with `to_rgb`, then the convolution to RGB."""
+    """The layers of one table, in order; with `rgb_init`, then a convolution to RGB."""
 
     table: tuple[Layer, ...]
     width: int
     dtype: Any = None
     blocks: bool = False
-    to_rgb: bool = False
     rgb_init: Initializer | None = None
 
     @nn.compact
@@ -56,7 +55,7 @@ class Stack(nn.Module):
         for layer in self.table:
             blocks = 2 if self.blocks and layer.full_resolution else 0
             x = ConvNormRelu(layer, self.width, self.dtype, blocks, name=layer.name)(x, train=train)
-        if self.to_rgb:
+        if self.rgb_init:
             blocks = RGB_SIDE if self.blocks else 0
             # No dtype: the last layer computes in the parameters' own precision.
             x = Conv(TO_RGB, 3, True, self.rgb_init, blocks=blocks, name=TO_RGB.name)(x)
@@ -92,12 +91,12 @@ class Generator(nn.Module):
     ) -> Float[Array, "b h w 3"]:
         """`masked_image` in [-1, 1] with its hole filled, `mask` 1 = hole -> prediction [-1, 1]."""
         smooth, shared = self.base == "smooth", (self.width, self.dtype, self.blocks)
-        rgb_init = nn.initializers.zeros if smooth else None
+        rgb_init = nn.initializers.zeros if smooth else CONV_INIT
         x = jnp.concatenate([masked_image, mask], axis=-1)
         x = to_blocks(x) if self.blocks else x
         x = Stack(ENCODER, *shared, name="encoder")(x, train=train)
         x = Stack(DILATION_NECK, *shared, name="dilation_neck")(x, train=train)
-        x = Stack(DECODER, *shared, to_rgb=True, rgb_init=rgb_init, name="decoder")(x, train=train)
+        x = Stack(DECODER, *shared, rgb_init=rgb_init, name="decoder")(x, train=train)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)

@@ -6,7 +6,6 @@ for eight H200s with 12 images each (`scripts/benchmarks/compile_steps.py`). It 
 
 from typing import Any
 
-import jax
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -17,13 +16,7 @@ def separate(tree: Any) -> Any:
     In batch norm, it would keep masks of active pixels (1.3 GB). After the optimizer, it would also
     write kernels for the next convolution in the same loop, which then works on copies (0.2 GB).
     """
-    leaves, structure = jax.tree.flatten(tree)
-    leaves = lax.platform_dependent(
-        *leaves,
-        cuda=lambda *leaves: lax.optimization_barrier(leaves),
-        default=lambda *leaves: leaves,
-    )
-    return jax.tree.unflatten(structure, leaves)
+    return lax.platform_dependent(tree, cuda=lax.optimization_barrier, default=lambda tree: tree)
 
 
 def row_major(array: Array) -> Array:

@@ -64,30 +64,24 @@ def learning_rate_at(step: jax.Array, config: OptimizerConfig, num_steps: int) -
 
 
 def create_state(
-    config: Config,
-    generator_variables: Variables | None = None,
-    discriminator_variables: Variables | None = None,
+    config: Config, generator: Variables | None = None, discriminator: Variables | None = None
 ) -> TrainState:
     """Returns a new state for `config`; networks that are not given are initialized from its seed.
 
-    Call it under jit: eager initialisation is slow.
+    Call it under jit: eager initialization is slow.
     """
-    random_generator, random_discriminator = init_variables(config)
-    if generator_variables is None:
-        generator_variables = random_generator
-    if discriminator_variables is None:
-        discriminator_variables = random_discriminator
+    new_generator, new_discriminator = init_variables(config)
     optimizer = make_optimizer(config.optimizer)
 
-    def network_state(variables: dict[str, Any]) -> NetworkState:
+    def network_state(variables: Variables) -> NetworkState:
         params = variables["params"]
         return NetworkState(params, variables["batch_stats"], optimizer.init(params))
 
-    generator_state = network_state(generator_variables)
+    generator_state = network_state(generator or new_generator)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         generator=generator_state,
-        discriminator=network_state(discriminator_variables),
+        discriminator=network_state(discriminator or new_discriminator),
         # Copied: a donated state must not contain a buffer twice.
         ema=jax.tree.map(jnp.copy, generator_state.variables) if config.ema_decay else None,
         rng=jax.random.key(config.seed),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,25 +16,14 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.batch_norm import Parts
-from glinpaint_jax.models.inputs import (
-    Inputs,
-    composite,
-    cut_windows,
-    make_inputs,
-    window_origins,
-)
-from glinpaint_jax.models.networks import make_networks
+from glinpaint_jax.models.batch_norm import ONE_BATCH, Parts
+from glinpaint_jax.models.inputs import Inputs, composite, cut_windows, make_inputs, window_origins
+from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.models.platforms import row_major, separate
 from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
 from glinpaint_jax.training.phases import Phase
-from glinpaint_jax.training.state import (
-    NetworkState,
-    TrainState,
-    learning_rate_at,
-    make_optimizer,
-)
+from glinpaint_jax.training.state import NetworkState, TrainState, learning_rate_at, make_optimizer
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -54,7 +44,8 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     def compile(step: Callable[..., tuple[TrainState, Metrics]], **options: int) -> Step:
         @jax.default_matmul_precision(config.matmul_precision)
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return step(config, state, batch, **options)
+            inputs = make_inputs(batch, config.mask.fill, config.model.base)
+            return step(config, state, inputs, **options)
 
         run.__name__ = step.__name__  # in profiles
         return jax.jit(
@@ -72,14 +63,14 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     }
 
 
-def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def completion_step(
+    config: Config, state: TrainState, inputs: Inputs
+) -> tuple[TrainState, Metrics]:
     """Updates the generator with the reconstruction loss."""
-    inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        prediction, batch_stats = generator_forward(
-            config, params, state.generator.batch_stats, inputs
-        )
+        network = state.generator.replace(params=params)
+        prediction, batch_stats = generator_forward(config, network, inputs)
         total, terms = reconstruction_loss(config, prediction, inputs)
         return total, (terms, batch_stats)
 
@@ -87,34 +78,31 @@ def completion_step(config: Config, state: TrainState, batch: Batch) -> tuple[Tr
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
-    return next_state(config, state, generator), terms | {"skipped": skipped}
+    return next_state(config, state.replace(generator=generator)), terms | {"skipped": skipped}
 
 
 def discriminator_step(
-    config: Config, state: TrainState, batch: Batch, *, devices: int
+    config: Config, state: TrainState, inputs: Inputs, *, devices: int
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, and the generator's running statistics as MMagic does."""
-    inputs = make_inputs(batch, config.mask.fill, config.model.base)
-    prediction, batch_stats = generator_forward(
-        config, state.generator.params, state.generator.batch_stats, inputs
-    )
+    prediction, batch_stats = generator_forward(config, state.generator, inputs)
     discriminator, terms = update_discriminator(config, state, inputs, prediction, devices)
     batch_stats, _ = select_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
-    return next_state(config, state, generator, discriminator), terms
+    state = state.replace(generator=generator, discriminator=discriminator)
+    return next_state(config, state), terms
 
 
 def joint_step(
-    config: Config, state: TrainState, batch: Batch, *, devices: int
+    config: Config, state: TrainState, inputs: Inputs, *, devices: int
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, then the generator against the updated discriminator.
 
     Both updates share one forward pass of the generator.
     """
-    inputs = make_inputs(batch, config.mask.fill, config.model.base)
 
     def forward(params: Any) -> tuple[Array, Any]:
-        return generator_forward(config, params, state.generator.batch_stats, inputs)
+        return generator_forward(config, state.generator.replace(params=params), inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
     discriminator, discriminator_terms = update_discriminator(
@@ -124,8 +112,9 @@ def joint_step(
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
-        (logits,), discriminator_stats = discriminator_forward(
-            config, discriminator, discriminator.params, (completed, hole_origins(config, inputs))
+        windows = cut_windows(completed, hole_origins(config, inputs), config.local_size)
+        logits, discriminator_stats = discriminator_forward(
+            config, discriminator, completed, windows
         )
         terms["adversarial"] = losses.adversarial(
             logits, config.losses.adversarial_kind, real=True, discriminator=False
@@ -133,10 +122,8 @@ def joint_step(
         total += config.losses.adversarial * terms["adversarial"]
         return total, (terms, discriminator_stats)
 
-    prediction_gradient, (terms, discriminator_stats) = jax.grad(objective, has_aux=True)(
-        prediction
-    )
-    (gradients,) = pull_back(prediction_gradient)
+    gradient, (terms, discriminator_stats) = jax.grad(objective, has_aux=True)(prediction)
+    (gradients,) = pull_back(gradient)
     generator, skipped = apply_gradients(
         config, state, state.generator, gradients, batch_stats, terms
     )
@@ -144,81 +131,49 @@ def joint_step(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
     discriminator = discriminator.replace(batch_stats=discriminator_stats)
-    skipped = jnp.maximum(skipped, discriminator_terms["skipped"])
-    return next_state(config, state, generator, discriminator), discriminator_terms | terms | {
-        "skipped": skipped
-    }
+    terms["skipped"] = jnp.maximum(skipped, discriminator_terms["skipped"])
+    state = state.replace(generator=generator, discriminator=discriminator)
+    return next_state(config, state), discriminator_terms | terms
 
 
-def generator_forward(
-    config: Config, params: Any, batch_stats: Any, inputs: Inputs
-) -> tuple[Array, Any]:
+def generator_forward(config: Config, network: NetworkState, inputs: Inputs) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config, blocks=config.pixel_blocks == "on")
-    variables = {"params": params, "batch_stats": batch_stats}
-
-    def forward(masked_image: Array, mask: Array) -> tuple[Array, Any]:
-        return generator.apply(variables, masked_image, mask, train=True, mutable=["batch_stats"])
-
-    return in_microbatches(config, forward, inputs.masked_image, inputs.mask)
+    arrays = inputs.masked_image, inputs.mask
+    return apply_in_microbatches(config, generator, network.variables, *arrays)
 
 
 def discriminator_forward(
-    config: Config,
-    network: NetworkState,
-    params: Any,
-    *batches: tuple[Array, Array],
-    devices: int = 1,
-) -> tuple[list[Array], Any]:
-    """The discriminator in training mode -> (logits of each batch, new running statistics).
-
-    A batch is (images, origins of their local windows). All are computed at once, but each is
-    normalized by its own statistics. The running statistics see one batch after another.
-    """
+    config: Config, network: NetworkState, images: Array, windows: Array, parts: Parts = ONE_BATCH
+) -> tuple[Array, Any]:
+    """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    variables = {"params": params, "batch_stats": network.batch_stats}
-    parts = Parts(devices, len(batches))
-    images = [images for images, _ in batches]
-    windows = [cut_windows(*batch, config.local_size) for batch in batches]
-
-    def forward(images: list[Array], windows: list[Array]) -> tuple[list[Array], Any]:
-        logits, variables_after = discriminator.apply(
-            variables,
-            parts.join(images),
-            parts.join(windows),
-            train=True,
-            parts=parts,
-            mutable=["batch_stats"],
-        )
-        return parts.split(logits), variables_after
-
-    return in_microbatches(config, forward, images, windows)
+    arrays = images, windows
+    return apply_in_microbatches(config, discriminator, network.variables, *arrays, parts=parts)
 
 
-def in_microbatches(
-    config: Config, forward: Callable[..., tuple[Any, Any]], *arrays: Any
-) -> tuple[Any, Any]:
-    """Runs a network on config.microbatches parts of the batch, one after another.
+def apply_in_microbatches(
+    config: Config, network: nn.Module, variables: Variables, *arrays: Array, **options: Any
+) -> tuple[Array, Any]:
+    """Applies a network to config.microbatches parts of the batch, one after another.
 
     Image i belongs to part i % microbatches: all images of a device stay there. Returns the outputs
     and the mean of the parts' running statistics. Of each part, only the output is kept; the
     backward pass computes the rest again. Memory is that of one part.
     """
-    parts = config.microbatches
-    if parts == 1:
+    count = config.microbatches
+    forward = partial(network.apply, variables, train=True, mutable=["batch_stats"], **options)
+    if count == 1:
         outputs, variables = forward(*arrays)
         return outputs, variables["batch_stats"]
 
     def split(x: Array) -> Array:
-        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    def join(x: Array) -> Array:
-        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
     run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # a loop has no CSE
     outputs, variables = lax.map(run, jax.tree.map(split, arrays))
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
-    return jax.tree.map(join, outputs), batch_stats
+    return outputs.swapaxes(0, 1).reshape(-1, *outputs.shape[2:]), batch_stats
 
 
 def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
@@ -250,22 +205,18 @@ def update_discriminator(
     fake = composite(lax.stop_gradient(prediction), inputs.image, inputs.mask)
     fake_origins = real_origins = hole_origins(config, inputs)
     if config.losses.random_real_window:
-        real_origins = jax.random.randint(
-            jax.random.fold_in(state.rng, state.step),
-            (len(fake), 2),
-            0,
-            config.image_size - config.local_size + 1,
-        )
+        key = jax.random.fold_in(state.rng, state.step)
+        end = config.image_size - config.local_size + 1
+        real_origins = jax.random.randint(key, (len(fake), 2), 0, end)
+    batches = (fake, fake_origins), (inputs.image, real_origins)
+    parts = Parts(devices, len(batches))
+    images = parts.join([images for images, _ in batches])
+    windows = parts.join([cut_windows(*batch, config.local_size) for batch in batches])
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-        (fake_logits, real_logits), stats = discriminator_forward(
-            config,
-            network,
-            params,
-            (fake, fake_origins),
-            (inputs.image, real_origins),
-            devices=devices,
-        )
+        trained = network.replace(params=params)
+        logits, stats = discriminator_forward(config, trained, images, windows, parts)
+        fake_logits, real_logits = parts.split(logits)
         fake_loss = losses.adversarial(fake_logits, kind, real=False, discriminator=True)
         real_loss = losses.adversarial(real_logits, kind, real=True, discriminator=True)
         terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
@@ -315,22 +266,12 @@ def select_finite(new: Any, old: Any, checked: Any) -> tuple[Any, Array]:
     return jax.tree.map(partial(jnp.where, finite), new, old), 1 - finite.astype(jnp.float32)
 
 
-def next_state(
-    config: Config,
-    state: TrainState,
-    generator: NetworkState,
-    discriminator: NetworkState | None = None,
-) -> TrainState:
-    """Returns the state of the next step. The EMA follows the generator, faster in early steps."""
+def next_state(config: Config, state: TrainState) -> TrainState:
+    """Counts the step. The EMA follows the generator, faster in early steps."""
     ema = state.ema
     if ema is not None:
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(
-            lambda old, new: old + (1 - decay) * (new - old), ema, generator.variables
+            lambda old, new: old + (1 - decay) * (new - old), ema, state.generator.variables
         )
-    return state.replace(
-        step=state.step + 1,
-        generator=generator,
-        discriminator=state.discriminator if discriminator is None else discriminator,
-        ema=ema,
-    )
+    return state.replace(step=state.step + 1, ema=ema)

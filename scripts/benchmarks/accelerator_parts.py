@@ -113,7 +113,7 @@ def forms_of(layer: Layer, side: int) -> dict[str, Conv]:
 
 def conv_of_split_pixels(x: Array, kernel: Array, step: int) -> Array:
     """A 3x3 convolution with dilation `step`: a plain one of step**2 small images, joined."""
-    y = conv(split_pixels(x, step), kernel, ((1, 1), (1, 1)))
+    y = conv(split_pixels(x, step), kernel, (1, 1))
     _, height, width, channels = y.shape
     y = y.reshape(-1, step, step, height, width, channels).transpose(0, 3, 1, 4, 2, 5)
     return y.reshape(-1, step * height, step * width, channels)

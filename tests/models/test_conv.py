@@ -1,183 +1,123 @@
-"""Compares the convolutions' values and gradients with independent implementations."""
+"""Compares the convolutions' values and gradients with PyTorch's."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax import lax
 
 from glinpaint_jax.models import conv
+from glinpaint_jax.models.blocks import (
+    conv2d_on_blocks,
+    conv_transpose_to_blocks,
+    to_blocks,
+    to_pixels,
+)
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
-
-def naive_conv(x, kernel, stride, dilation, padding):
-    """Computes one output pixel at a time, in numpy."""
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    k = kernel.shape[0]
-    extent = dilation * (k - 1) + 1
-    height = (x.shape[1] - extent) // stride + 1
-    width = (x.shape[2] - extent) // stride + 1
-    out = np.zeros((x.shape[0], height, width, kernel.shape[3]))
-    for i in range(height):
-        for j in range(width):
-            top, left = i * stride, j * stride
-            patch = x[:, top : top + extent : dilation, left : left + extent : dilation]
-            out[:, i, j] = np.einsum("bhwc,hwco->bo", patch, kernel)
-    return out
-
-
-def naive_conv_transpose(x, kernel):
-    """PyTorch's definition: every input pixel adds a multiple of the flipped kernel."""
-    b, h, w, _ = x.shape
-    flipped = kernel[::-1, ::-1]
-    out = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[3]))
-    for i in range(h):
-        for j in range(w):
-            stamp = np.einsum("bc,hwco->bhwo", x[:, i, j], flipped)
-            out[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += stamp
-    return out[:, 1:-1, 1:-1]
-
-
+# Kernel, stride, dilation and padding.
 SHAPES = [(5, 1, 1, 2), (3, 2, 1, 1), (5, 2, 1, 2), (4, 2, 1, 1), (3, 1, 4, 4)]
+SIZES = [((8, 12), (3, 5)), ((9, 7), (6, 2)), ((4, 4), (3, 5)), ((2, 2), (3, 5))]
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), SHAPES)
-def test_conv2d_matches_naive_conv(kernel, stride, dilation, padding):
-    rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(2, 9, 10, 3)), rng.normal(size=(kernel, kernel, 3, 4))
-    with jax.enable_x64(True):
-        got = conv2d(
-            jnp.asarray(x), jnp.asarray(w), stride=stride, dilation=dilation, padding=padding
-        )
-        np.testing.assert_allclose(got, naive_conv(x, w, stride, dilation, padding), rtol=1e-10)
-
-
-def test_transposed_convolution_matches_naive():
-    rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(2, 5, 6, 3)), rng.normal(size=(4, 4, 3, 4))
-    with jax.enable_x64(True):
-        got = conv_transpose_4x4_stride2(jnp.asarray(x), jnp.asarray(w))
-        np.testing.assert_allclose(got, naive_conv_transpose(x, w), rtol=1e-10, atol=1e-12)
-
-
-def test_transposed_convolution_has_xlas_gradients():
-    def xla_conv_transpose(x, w):
-        return lax.conv_general_dilated(
-            x,
-            w,
-            (1, 1),
-            ((2, 2), (2, 2)),
-            lhs_dilation=(2, 2),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-    with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(0), 3)
-        x = jax.random.normal(keys[0], (2, 5, 6, 3))
-        w = jax.random.normal(keys[1], (4, 4, 3, 4))
-        cotangent = jax.random.normal(keys[2], (2, 10, 12, 4))
-
-        @jax.jit
-        def gradients(x, w):
-            functions = conv_transpose_4x4_stride2, xla_conv_transpose
-            return [jax.vjp(function, x, w)[1](cotangent) for function in functions]
-
-        for a, b in zip(*gradients(x, w), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-
-
-def xla_conv(x, w, stride, dilation, padding):
-    return lax.conv_general_dilated(
-        x,
-        w,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def our_conv(x, w, stride, dilation, padding):
-    return conv2d(x, w, stride=stride, dilation=dilation, padding=padding)
-
-
-def operands(size, channels, taps, dtype):
+def operands(size, channels, taps, dtype=jnp.float64):
     x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]), dtype)
     return x, jax.random.normal(jax.random.key(1), (taps, taps, *channels), dtype)
 
 
-def value_and_gradients(function, x, w, shape):
-    """The output, and its gradients for both operands with cotangents of varying sign."""
-    y, pull_back = jax.vjp(lambda x, w: function(x, w, *shape), x, w)
-    signs = jnp.sign(jnp.cos(jnp.arange(y.size))).reshape(y.shape)
-    return y, *pull_back(signs.astype(y.dtype))
+def signs(y):
+    """Cotangents of varying sign."""
+    return np.sign(np.cos(np.arange(y.size))).reshape(y.shape)
+
+
+def ours(function, *operands):
+    """The output, and its gradients."""
+
+    @jax.jit
+    def run(*operands):
+        y, pull_back = jax.vjp(function, *operands)
+        return y, *pull_back(jnp.asarray(signs(y), y.dtype))
+
+    return run(*operands)
+
+
+def pytorchs(x, kernel, stride=1, dilation=1, padding=0, *, transposed=False):
+    """The same, in float64, of torch.nn.functional.conv2d or conv_transpose2d."""
+    x, kernel = (torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in (x, kernel))
+    pixels = x.permute(0, 3, 1, 2)
+    if transposed:
+        flipped = kernel.flip(0, 1).permute(2, 3, 0, 1)
+        y = torch.nn.functional.conv_transpose2d(pixels, flipped, stride=2, padding=1)
+    else:
+        weight = kernel.permute(3, 2, 0, 1)
+        y = torch.nn.functional.conv2d(pixels, weight, None, stride, padding, dilation)
+    y = y.permute(0, 2, 3, 1)
+    y.backward(torch.from_numpy(signs(y.detach().numpy())))
+    return y.detach().numpy(), x.grad.numpy(), kernel.grad.numpy()
+
+
+def convolution(*shape):
+    return lambda x, kernel: conv2d(x, kernel, *shape)
+
+
+def assert_close(found, expected, dtype=np.float64, tolerance=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        assert abs(a - b).max() <= tolerance * max(abs(b).max(), 1)
 
 
 @pytest.mark.parametrize("cpu_pixels", [20, 1024])
-@pytest.mark.parametrize(
-    ("size", "channels"), [((8, 12), (3, 5)), ((9, 7), (6, 2)), ((4, 4), (3, 5)), ((2, 2), (3, 5))]
-)
+@pytest.mark.parametrize(("size", "channels"), SIZES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv2d_matches_xla_in_float64(shape, size, channels, cpu_pixels, monkeypatch):
-    """For all forms that a CPU runs."""
+def test_conv2d_matches_pytorch(shape, size, channels, cpu_pixels, monkeypatch):
+    """All forms that a CPU runs."""
     monkeypatch.setattr(conv, "CPU_PIXELS", cpu_pixels)
     taps, *shape = shape
-
-    @jax.jit
-    def both(x, w):
-        return [value_and_gradients(f, x, w, shape) for f in (our_conv, xla_conv)]
-
     with jax.enable_x64(True):
-        for a, b in zip(*both(*operands(size, channels, taps, jnp.float64)), strict=True):
-            assert a.dtype == b.dtype
-            assert abs(a - b).max() <= 1e-10 * max(abs(b).max(), 1)
+        arrays = operands(size, channels, taps)
+        assert_close(ours(convolution(*shape), *arrays), pytorchs(*arrays, *shape))
+
+
+def test_transposed_convolution_matches_pytorch():
+    with jax.enable_x64(True):
+        arrays = operands((5, 6), (3, 4), 4)
+        found = ours(conv_transpose_4x4_stride2, *arrays)
+        assert_close(found, pytorchs(*arrays, transposed=True))
 
 
 @pytest.mark.parametrize("cpu_pixels", [20, 1024])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_conv2d_in_float32_and_bfloat16(shape, cpu_pixels, monkeypatch):
-    """float32 matches XLA to rounding; bfloat16 rounds results, not sums."""
+    """float32 is exact to rounding; bfloat16 rounds results, not sums."""
     monkeypatch.setattr(conv, "CPU_PIXELS", cpu_pixels)
     taps, *shape = shape
-    x, w = operands((8, 12), (6, 2), taps, jnp.bfloat16)
-
-    @jax.jit
-    def all_three(x, w):
-        exact = [a.astype(jnp.float32) for a in (x, w)]
-        return (
-            value_and_gradients(our_conv, x, w, shape),
-            value_and_gradients(our_conv, *exact, shape),
-            value_and_gradients(xla_conv, *exact, shape),
-        )
-
-    for rounded, ours, xla in zip(*all_three(x, w), strict=True):
-        assert (rounded.dtype, ours.dtype) == (jnp.bfloat16, jnp.float32)
-        assert abs(ours - xla).max() <= 1e-5 * abs(xla).max()
-        np.testing.assert_allclose(rounded.astype(jnp.float32), xla, rtol=2**-8, atol=1e-4)
+    arrays = operands((8, 12), (6, 2), taps, jnp.bfloat16)
+    exact = [array.astype(jnp.float32) for array in arrays]
+    expected = pytorchs(*exact, *shape)
+    for a, b in zip(ours(convolution(*shape), *arrays), expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
+    for a, b in zip(ours(convolution(*shape), *exact), expected, strict=True):
+        assert a.dtype == jnp.float32
+        assert abs(a - b).max() <= 1e-5 * abs(b).max()
 
 
-def on_cpu_as_on_gpus(monkeypatch):
-    """Runs the forms for GPUs here."""
+@pytest.mark.parametrize(("size", "dilation"), [((8, 12), 4), ((8, 12), 2), ((9, 12), 4)])
+def test_the_forms_for_gpus_match_pytorch(size, dilation, monkeypatch):
+    """Also if the sides are no multiples of the dilation."""
 
     def choose(*arrays, default, cuda=None, cpu=None):
         return (cuda or default)(*arrays)
 
     monkeypatch.setattr(lax, "platform_dependent", choose)
-
-
-@pytest.mark.parametrize(("size", "dilation"), [((8, 12), 4), ((8, 12), 2), ((9, 12), 4)])
-def test_the_forms_for_gpus_match_xla(size, dilation, monkeypatch):
-    """Also if the sides are no multiples of the dilation."""
-    on_cpu_as_on_gpus(monkeypatch)
     shape = 1, dilation, dilation
     with jax.enable_x64(True):
-        x, w = operands(size, (3, 5), 3, jnp.float64)
-        ours, xla = (value_and_gradients(f, x, w, shape) for f in (our_conv, xla_conv))
-        for a, b in zip(ours, xla, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-        x, w = x[0, :4, :4][None], jax.random.normal(jax.random.key(2), (4, 4, 3, 4))
-        got = conv_transpose_4x4_stride2(x, w)
-        np.testing.assert_allclose(got, naive_conv_transpose(x, w), rtol=1e-10, atol=1e-12)
+        arrays = operands(size, (3, 5), 3)
+        assert_close(ours(convolution(*shape), *arrays), pytorchs(*arrays, *shape))
+        arrays = operands((4, 4), (3, 4), 4)
+        found = ours(conv_transpose_4x4_stride2, *arrays)
+        assert_close(found, pytorchs(*arrays, transposed=True))
 
 
 def test_gpus_get_no_convolution_of_another_shape():
@@ -191,10 +131,10 @@ def test_gpus_get_no_convolution_of_another_shape():
         return jax.jit(gradients).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
 
     x, w = jnp.ones((2, 64, 64, 3)), jnp.ones((3, 3, 3, 4))
-    dilated = program(lambda x, w: our_conv(x, w, 1, 16, 16), x, w)
+    dilated = program(convolution(1, 16, 16), x, w)
     assert "tensor<512x4x4x3xf32>" in dilated  # 16 * 16 images of every 16th pixel
     assert "stride = [16, 16]" not in dilated
-    small = program(lambda x, w: our_conv(x, w, 2, 1, 2), x[:, :8, :8], jnp.ones((5, 5, 3, 4)))
+    small = program(convolution(2, 1, 2), x[:, :8, :8], jnp.ones((5, 5, 3, 4)))
     assert small.count("stablehlo.convolution") == 0  # the forward pass is not needed
     assert small.count("stablehlo.dot_general") == 2
     transposed = jax.jit(conv_transpose_4x4_stride2).trace(x, jnp.ones((4, 4, 3, 4)))
@@ -202,14 +142,27 @@ def test_gpus_get_no_convolution_of_another_shape():
     assert text.count("stablehlo.optimization_barrier") == 1
 
 
-def test_gradients_work_under_vmap_and_remat():
-    x = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 3))
-    w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+def test_a_block_holds_its_pixels_row_by_row():
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    blocks = to_blocks(jnp.asarray(x))
+    assert blocks.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(blocks[1, 1, 2], x[1, 2:4, 4:6].ravel())
+    np.testing.assert_array_equal(to_pixels(blocks), x)
 
-    def loss(function):
-        def sum_of_squares(w):
-            return jax.vmap(lambda x: jnp.square(function(x, w, 2, 1, 1)).sum())(x).sum()
 
-        return jax.jit(jax.grad(jax.checkpoint(sum_of_squares)))(w)
+# Kernel, stride and side of the output's blocks: of enc1, dec6, dec7, enc2.
+@pytest.mark.parametrize(("taps", "stride", "side"), [(5, 1, 2), (3, 1, 2), (3, 1, 4), (3, 2, 1)])
+def test_convolutions_on_blocks_match_pytorch(taps, stride, side):
+    def on_blocks(x, kernel):
+        return to_pixels(conv2d_on_blocks(to_blocks(x), kernel, stride, side), side)
 
-    np.testing.assert_allclose(loss(our_conv), loss(xla_conv), rtol=1e-4, atol=1e-3)
+    with jax.enable_x64(True):
+        arrays = operands((8, 12), (3, 5), taps)
+        assert_close(ours(on_blocks, *arrays), pytorchs(*arrays, stride, 1, taps // 2))
+
+
+def test_transposed_convolutions_to_blocks_match_pytorch():
+    with jax.enable_x64(True):
+        arrays = operands((3, 4), (3, 5), 4)
+        found = ours(lambda *a: to_pixels(conv_transpose_to_blocks(*a)), *arrays)
+        assert_close(found, pytorchs(*arrays, transposed=True))

@@ -3,8 +3,6 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.models.inputs import (
-    bbox_mask,
-    composite,
     cut_windows,
     make_inputs,
     to_pixel_range,
@@ -13,22 +11,14 @@ from glinpaint_jax.models.inputs import (
 )
 
 
-def test_bbox_mask_is_one_inside_the_box():
-    boxes = np.array([[1, 2, 3, 4], [0, 0, 6, 8]], np.int32)
-    expected = np.zeros((2, 6, 8, 1), np.float32)
-    for mask, (top, left, height, width) in zip(expected, boxes, strict=True):
-        mask[top : top + height, left : left + width] = 1
-    np.testing.assert_array_equal(bbox_mask(jnp.asarray(boxes), 6, 8), expected)
-
-
 @pytest.mark.parametrize("fill", [(127.5, 127.5, 127.5), (0.0, 51.0, 255.0)])
 def test_make_inputs_scales_the_image_and_fills_holes(fill):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    bbox = np.array([[2, 3, 4, 2]] * 2, np.int32)
+    bbox = np.array([[2, 3, 4, 2], [0, 0, 8, 5]], np.int32)
     inputs = make_inputs({"image": jnp.asarray(image), "bbox": jnp.asarray(bbox)}, fill)
     filled = image.astype(np.float32)
-    filled[:, 2:6, 3:5] = fill
+    filled[0, 2:6, 3:5] = filled[1, :, :5] = fill
     np.testing.assert_allclose(to_pixel_range(inputs.masked_image), filled, atol=1e-4)
     np.testing.assert_allclose(inputs.image, (image / 127.5) - 1, atol=1e-6)
 
@@ -48,12 +38,6 @@ def test_pixel_and_unit_range_are_inverses_and_clip():
     pixels = jnp.arange(256.0)
     np.testing.assert_allclose(to_pixel_range(to_unit_range(pixels)), pixels, atol=1e-4)
     np.testing.assert_array_equal(to_pixel_range(jnp.array([-2.0, 2.0])), [0, 255])
-
-
-def test_composite_takes_the_prediction_in_the_hole_only():
-    mask = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0].set(1)
-    got = composite(jnp.full((1, 2, 2, 3), 5.0), jnp.full((1, 2, 2, 3), 7.0), mask)
-    np.testing.assert_array_equal(got[0, :, :, 0], [[5, 7], [7, 7]])
 
 
 @pytest.mark.parametrize(

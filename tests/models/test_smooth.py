@@ -12,6 +12,7 @@ from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.inputs import Inputs, make_inputs
 from glinpaint_jax.models.networks import init_variables, make_networks
 from glinpaint_jax.models.smooth import smooth_fill
+from glinpaint_jax.training.state import NetworkState
 from glinpaint_jax.training.step import generator_forward
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
@@ -128,9 +129,8 @@ def test_only_training_leaves_the_prediction_unclipped(generator_variables):
 
     @jax.jit
     def predict(variables):
-        trained, _ = generator_forward(
-            smooth_config(), variables["params"], variables["batch_stats"], inputs
-        )
+        network = NetworkState(**variables, opt_state=None)
+        trained, _ = generator_forward(smooth_config(), network, inputs)
         return trained, generator.apply(variables, outside, inputs.mask, train=False)
 
     trained, used = predict(generator_variables)

@@ -32,15 +32,6 @@ def test_phases_update_what_mmagic_updates(disc_step):
     assert got == mmagic_updates(4, 7, disc_step, 20)
 
 
-def test_phase_ends_are_inclusive():
-    phases = PhasesConfig(completion_end=90_000, discriminator_end=100_000)
-    assert phase_at(0, phases) is Phase.COMPLETION
-    assert phase_at(90_000, phases) is Phase.COMPLETION
-    assert phase_at(90_001, phases) is Phase.DISCRIMINATOR
-    assert phase_at(100_000, phases) is Phase.DISCRIMINATOR
-    assert phase_at(100_001, phases) is Phase.JOINT
-
-
 def test_stages_do_not_alternate_and_phases_are_listed_once():
     phases = PhasesConfig(completion_end=1, discriminator_end=3, disc_step=3)
     assert [phase_at(step, phases).value[0] for step in range(12)] == list("ccddjddjddjd")

@@ -1,4 +1,7 @@
-"""Training steps: losses, updated networks, 8 devices against 1, skipped updates, learning."""
+"""Training steps: the EMA, microbatches, skipped updates, learning, bfloat16.
+
+tests/interop/test_step_parity.py compares a step of each phase on eight devices with PyTorch.
+"""
 
 import dataclasses
 
@@ -14,9 +17,6 @@ from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.steps import make_batch, make_state, place
 
-RECONSTRUCTION = {"l1_hole", "mse_hole", "l1_valid", "tv"}
-DISCRIMINATION = {"discriminator_fake", "discriminator_real", "disc_shift"}
-
 
 def to_float64(leaf):
     return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
@@ -26,62 +26,13 @@ def assert_close(first, second, **tolerances):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), first, second)
 
 
-def moved(before, after):
-    """Returns whether any leaf differs, and whether all do."""
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    differ = [bool((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs]
-    return any(differ), all(differ)
-
-
-@pytest.mark.parametrize(
-    ("phase", "losses"),
-    [
-        (Phase.COMPLETION, RECONSTRUCTION),
-        (Phase.DISCRIMINATOR, DISCRIMINATION),
-        (Phase.JOINT, RECONSTRUCTION | DISCRIMINATION | {"adversarial"}),
-    ],
-)
-def test_each_phase_reports_its_losses_and_updates_its_networks(
-    phase, losses, steps, initial_state, step_config, mesh8
-):
-    batch = make_batch(0, step_config, mesh8)
-    state, metrics = steps[phase](place(initial_state, mesh8), batch)
-    assert set(metrics) == losses | {"skipped"}
-    assert metrics["skipped"] == 0
-    assert all(np.isfinite(value) and value.shape == () for value in metrics.values())
-    assert int(state.step) == 1
-
-    trains_generator = phase is not Phase.DISCRIMINATOR
-    trains_discriminator = phase is not Phase.COMPLETION
-    for network, trains in (
-        ("generator", trains_generator),
-        ("discriminator", trains_discriminator),
-    ):
-        before, after = getattr(initial_state, network), getattr(state, network)
-        any_moved, all_moved = moved(before.params, after.params)
-        assert (any_moved, all_moved) == (trains, trains), network
-        assert moved(before.opt_state, after.opt_state)[0] == trains, network
-    # As in MMagic, every phase updates the generator's running statistics.
-    assert moved(initial_state.generator.batch_stats, state.generator.batch_stats)[1]
-    assert (
-        moved(initial_state.discriminator.batch_stats, state.discriminator.batch_stats)[0]
-        == trains_discriminator
-    )
-    assert moved(initial_state.ema["params"], state.ema["params"])[0] == trains_generator
-
-
 def test_the_ema_follows_the_generator(steps, initial_state, step_config, mesh8):
-    state, _ = steps[Phase.COMPLETION](
-        place(initial_state, mesh8), make_batch(0, step_config, mesh8)
-    )
-    old, new = initial_state.ema, state.generator.variables
+    batch = make_batch(0, step_config, mesh8)
+    state, _ = steps[Phase.COMPLETION](place(initial_state, mesh8), batch)
+    old, new = initial_state.ema, jax.device_get(state.generator.variables)
     decay = 1 / 10  # min(0.9, (1 + 0) / (10 + 0))
-    expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, jax.device_get(new))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        jax.device_get(state.ema),
-        expected,
-    )
+    expected = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+    assert_close(jax.device_get(state.ema), expected, atol=1e-6)
     assert state.eval_variables is state.ema
 
 
@@ -95,26 +46,6 @@ def test_weights_that_see_only_padding_stay_zero(steps, initial_state, step_conf
         assert weights == [9, 9, 1, 1]  # of 8x8 inputs, dilations of 8 and 16 see only the middle
 
 
-def test_eight_devices_match_one(initial_state, step_config, mesh8, mesh1, soak):
-    """Compares several steps in float64, where rounding neither hides nor causes a difference.
-
-    One step of each phase on eight devices is compared with PyTorch, in test_step_parity.py.
-    """
-    phases = [*Phase, Phase.JOINT] if soak else [Phase.COMPLETION] * 3
-    with jax.enable_x64(True):
-        results = []
-        for mesh in (mesh8, mesh1):
-            state = place(jax.tree.map(to_float64, initial_state), mesh)
-            metrics = []
-            steps = make_steps(step_config, mesh)
-            for number, phase in enumerate(phases):
-                state, losses = steps[phase](state, make_batch(number, step_config, mesh))
-                metrics.append(losses)
-            state = state.replace(rng=jax.random.key_data(state.rng))
-            results.append(jax.device_get((state, metrics)))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *results)
-
-
 def run_in_float64(config, mesh, phase, images):
     """(networks' new states, metrics) after one step on these images of batch 0."""
     batch = jax.device_get(make_batch(0, make_small_config(global_batch_size=16), mesh))
@@ -125,7 +56,7 @@ def run_in_float64(config, mesh, phase, images):
     return jax.device_get(((state.generator, state.discriminator), metrics))
 
 
-def test_microbatches_are_parts_of_the_global_batch(initial_state, mesh8, mesh1, soak):
+def test_microbatches_are_parts_of_the_global_batch(mesh8, mesh1, soak):
     """The same on one device and eight; statistics are the mean of those of separate batches."""
     phase = Phase.JOINT if soak else Phase.COMPLETION  # the joint step takes a minute to compile
     config = make_small_config(global_batch_size=16, microbatches=2)
@@ -154,7 +85,6 @@ def test_non_finite_updates_are_skipped(
     phase, broken, skipped, moving, steps, initial_state, step_config, mesh8
 ):
     """One parameter of NaNs makes the losses and gradients NaN."""
-
     network = getattr(initial_state, broken)
     first, *rest = jax.tree.leaves(network.params)
     params = jax.tree.unflatten(
@@ -168,7 +98,8 @@ def test_non_finite_updates_are_skipped(
     for name in ("generator", "discriminator"):
         before, after = getattr(poisoned, name), getattr(state, name)
         if name in moving:
-            assert moved(before.batch_stats, after.batch_stats)[0]
+            pairs = zip(*map(jax.tree.leaves, (before.batch_stats, after.batch_stats)), strict=True)
+            assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
         else:
             jax.tree.map(np.testing.assert_array_equal, before, after)
         broken_leaves = [np.isnan(leaf).any() for leaf in jax.tree.leaves(after)]
@@ -188,24 +119,14 @@ def make_fast_learner(precision="float32"):
 def test_overfits_one_batch(mesh1):
     config = make_fast_learner()
     state, batch = make_state(config, mesh1), make_batch(0, config, mesh1)
-    smooth = jnp.broadcast_to(
-        jnp.arange(32, dtype=jnp.uint8)[None, :, None, None] * 8, batch["image"].shape
-    )
-    batch = batch | {"image": smooth}
+    rows = 8 * jnp.arange(32, dtype=jnp.uint8).reshape(1, 32, 1, 1)
+    batch["image"] = jnp.broadcast_to(rows, batch["image"].shape)
     step = make_steps(config, mesh1)[Phase.COMPLETION]
     losses = []
     for _ in range(60):
         state, metrics = step(state, batch)
         losses.append(float(metrics["l1_hole"]))
     assert losses[-1] < 0.25 * losses[0]
-
-
-def test_discriminator_learns_to_tell_real_from_fake(steps, initial_state, step_config, mesh8):
-    state, totals = place(initial_state, mesh8), []
-    for _ in range(15):
-        state, metrics = steps[Phase.DISCRIMINATOR](state, make_batch(0, step_config, mesh8))
-        totals.append(float(metrics["discriminator_fake"] + metrics["discriminator_real"]))
-    assert totals[-1] < 0.8 * totals[0]
 
 
 def test_bfloat16_keeps_the_state_in_float32_and_stays_close(mesh1):
