@@ -4,7 +4,7 @@
     curl -F photo=@photo.jpg -F mask=@mask.png -o filled.jpg http://127.0.0.1:7860/complete
 
 By default only this machine can open the page; --host 0.0.0.0 opens it to everyone who can reach
-this machine. There is no login. The server keeps no file after its answer.
+this machine. There is no login. The server keeps no files.
 """
 
 import argparse

@@ -276,8 +276,8 @@ def test_everything_is_in_sight_and_has_a_name(page, photo, width, height):
     assert 0.3 < float(page.find("mask").value_of_css_property("opacity")) < 0.7
     unnamed = page.run(
         "return [...document.querySelectorAll('button, select, input, [tabindex]')].filter((one) =>"
-        " !(one.ariaLabel || one.title || one.innerText || one.labels?.length || !one.checkVisibility()))"
-        ".map((one) => one.outerHTML)"
+        " !(one.ariaLabel || one.title || one.innerText || one.labels?.length))"
+        ".filter((one) => one.checkVisibility()).map((one) => one.outerHTML)"
     )
     assert unnamed == []
 
