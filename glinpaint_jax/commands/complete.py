@@ -50,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resize-mask", action="store_true", help="stretch masks of another size; thin holes stay")
     add("--invert-mask", action="store_true", help="fill the black of masks")
     add("--dilate-mask", type=number(0), default=0, metavar="N", help="grow holes by N pixels [0]")
-    add(
-        "--quality",
-        type=number(1, 100),
-        default=95,
-        metavar="N",
-        help="of JPEG and WebP, 1..100 [95]",
-    )
+    add("--quality", type=number(1, 100), default=95, metavar="1..100", help="of JPEG, WebP [95]")
     blends = ("auto", *KINDS)
     add("--blend", choices=blends, default="auto", help="what hides seams; auto: as needed [auto]")
     add("--scale", default="auto", help="auto shrinks holes larger than in training [auto]")
