@@ -4,8 +4,6 @@ Poisson blending keeps the completion's detail and shifts its colors to match th
 hole. Each hole is blended separately; the original pixels inside it are never read.
 """
 
-import math
-
 import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -38,7 +36,8 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Im
     blended = completed.copy()
     labels, boxes = label_holes(hole, MARGIN)  # so that none lies in the surroundings of another
     for label, box in enumerate(boxes, start=1):
-        if max_pixels is not None and math.prod(box.size) > max_pixels:
+        height, width = box.size
+        if max_pixels is not None and height * width > max_pixels:
             continue
         rows = slice(max(0, box.top - MARGIN), box.bottom + MARGIN)
         columns = slice(max(0, box.left - MARGIN), box.right + MARGIN)
