@@ -49,33 +49,25 @@ def test_places_and_celeba_follow_mmagic():
     [
         ("num_steps", 0, "at least 1"),
         ("num_steps", "5", "of type int, at least 1"),
-        ("num_steps", 1.5, "of type int"),
         ("data.source", 5, "of type str"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("image_size", 30, "a multiple of 4"),
         ("model.width", 5, "even"),
-        ("optimizer.name", "sgd", "one of adam, adadelta"),
         ("optimizer.learning_rate", 0.0, "positive"),
         ("optimizer.learning_rate", float("inf"), "of type float"),
         ("losses.l1_hole", float("nan"), "of type float, at least 0"),
-        ("max_skipped_updates", 0, "at least 1"),
         ("ema_decay", 1.0, "below 1"),
         ("phases.discriminator_end", 1, "at least phases.completion_end, 2"),
-        ("mask.kind", "round", "one of square"),
         ("mask.max_size", 30, "at most image_size - 2 * mask.margin - 1 = 27"),
         ("mask.max_delta", 32, "less than twice mask.max_size"),
-        ("model.base", "telea", "one of none, smooth"),
         ("mask.fill", (0.0, 0.0, 256.0), "3 numbers such as 127.5,127.5,127.5, 0 to 255"),
         ("mask.fill", (0.0, 0.0), "3 numbers"),
-        ("losses.adversarial", -1.0, "at least 0"),
         ("seed", -1, "0 to 4294967295"),
         ("seed", 2**32, "0 to 4294967295"),
         ("model.width", 10**9, "2 to 1024"),
         ("mask.fill", 5.0, "3 numbers"),
-        ("mask.fill", "mean", "3 numbers"),
         ("mask.min_area", 0.0, "positive"),
         ("mask.max_area", 0.95, "mask.min_area + 0.05, 0.2, to 0.9"),
-        ("mask.max_holes", 0, "at least 1"),
         ("mask.irregular.lines", (3, 2), "a range such as 4,8, at least 1"),
         ("mask.irregular.lines", (0, 2), "at least 1"),
         ("mask.irregular.width", (1.5, 2.0), "a range such as 10,39"),
@@ -148,10 +140,11 @@ def test_differences_name_leaf_fields():
     assert differences(old, old) == {}
 
 
-def test_missing_fields_of_saved_configs_get_defaults():
-    saved = to_dict(make_small_config(seed=3))
+def test_saved_configs_of_other_versions_are_read():
+    """Missing fields get defaults; removed ones are ignored."""
+    saved = to_dict(Config(seed=3)) | {"gradient_dtype": "float32", "batch_norm_devices": 0}
     del saved["ema_decay"], saved["losses"]["tv"]
-    assert from_dict(saved) == make_small_config(seed=3)
+    assert from_dict(saved) == Config(seed=3)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +161,3 @@ def test_saved_values_out_of_bounds_are_rejected():
         UserError, match=r"model\.width is 1000000000\.0, must be of type int, 2 to"
     ):
         from_dict({"model": {"width": 1e9}})
-
-
-def test_fields_of_earlier_versions_are_ignored():
-    saved = to_dict(Config(seed=3)) | {"gradient_dtype": "float32", "batch_norm_devices": 0}
-    assert from_dict(saved) == Config(seed=3)

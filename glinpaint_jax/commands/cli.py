@@ -16,6 +16,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -215,23 +216,16 @@ def read_config(path: Path) -> Config:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
-        raise UserError(_describe_failure(error, path)) from None
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, "lineno", None) or 1  # of a SyntaxError
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {reason}") from None
     if not isinstance(config, Config):
         raise UserError(
             f"{path} must define get_config() -> glinpaint_jax.config.Config, as our demo does"
         )
     return config
-
-
-def _describe_failure(error: Exception, path: Path) -> str:
-    """The file, line and reason of an error in a config file, in one line."""
-    if isinstance(error, SyntaxError):
-        file, line, reason = error.filename or path, error.lineno or 1, error.msg
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        file, line, reason = path, (lines or [1])[-1], " ".join(str(error).split())
-    return f"{file}, line {line}: {type(error).__name__}: {reason}"
 
 
 def local_path(text: str) -> Path:
@@ -240,7 +234,18 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """The type of a flag for whole numbers in minimum..maximum."""
+    allowed = "a positive integer" if minimum else "a whole number"
+    if maximum is not None:
+        allowed = f"a whole number in {minimum}..{maximum}"
+
+    def parse(text: str) -> int:
+        if text.isdecimal() and int(text) >= minimum and (not maximum or int(text) <= maximum):
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+
+    return parse
+
+
+positive_int = whole_number(1)

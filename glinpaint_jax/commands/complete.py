@@ -39,7 +39,7 @@ class Job(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, path = parser.add_argument, cli.local_path
+    add, path, number = parser.add_argument, cli.local_path, cli.whole_number
     cli.add_checkpoint_argument(parser, required=False)
     cli.add_method_argument(parser)
     add("--image", type=path, required=True, metavar="PATH", help="a file or a folder")
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
     add("--resize-mask", action="store_true", help="stretch masks of another size; thin holes stay")
     add("--invert-mask", action="store_true", help="fill the black of masks")
-    add("--dilate-mask", type=int, default=0, metavar="N", help="grow holes by N pixels [0]")
-    add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1..100 [95]")
+    add("--dilate-mask", type=number(0), default=0, metavar="N", help="grow holes by N pixels [0]")
+    add("--quality", type=number(1, 100), default=95, metavar="1..100", help="of JPEG, WebP [95]")
     blends = ("auto", *KINDS)
     add("--blend", choices=blends, default="auto", help="what hides seams; auto: as needed [auto]")
     add("--scale", default="auto", help="auto shrinks holes larger than in training [auto]")
@@ -62,10 +62,6 @@ def main(arguments: argparse.Namespace) -> None:
 
     if (arguments.mask is None) == (arguments.mask_from is None):
         raise UserError("pass either --mask or --mask-from alpha")
-    if arguments.quality not in range(1, 101):
-        raise UserError(f"--quality={arguments.quality} must be in 1..100")
-    if arguments.dilate_mask < 0:
-        raise UserError(f"--dilate-mask={arguments.dilate_mask} must be at least 0")
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     count = len(jobs) + len(failures)
     jobs, unwritable = split_jobs(jobs, arguments.overwrite)

@@ -1,5 +1,6 @@
 """Opens image files with PIL: photographs to complete, and all masks."""
 
+import io
 import struct
 import threading
 import warnings
@@ -23,7 +24,7 @@ ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
 # Suffixes of photographs in other formats.
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-PhotoInput = str | Path | PIL.Image.Image
+PhotoInput = str | Path | io.BytesIO | PIL.Image.Image  # str() of a BytesIO must be its name
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
 # warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
@@ -77,7 +78,7 @@ def open_image(
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise UserError(f"{source} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
-        suffix = Path(source).suffix.lower()
+        suffix = Path(str(source)).suffix.lower()
         if _is_heic(source):  # whatever its name
             suffix = ".heic"
         if suffix in UNSUPPORTED:
@@ -91,7 +92,10 @@ def open_image(
         raise UserError(f"{source} is a damaged image: {error}") from None
 
 
-def _is_heic(path: str | Path) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(12)
+def _is_heic(source: str | Path | io.BytesIO) -> bool:
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:12]
+    else:
+        with open(source, "rb") as file:
+            start = file.read(12)
     return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS

@@ -6,9 +6,9 @@ hole. Each hole is blended separately; the original pixels inside it are never r
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 from scipy.ndimage import distance_transform_edt
 
+from glinpaint_jax.inference.boxes import label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 
 KINDS = ("none", "poisson", "telea-poisson")
@@ -34,14 +34,14 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Im
     if kind == "none" or hole.all():
         return completed
     blended = completed.copy()
-    # Join holes that nearly touch, so that no hole lies in the surroundings of another.
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(_dilate(hole, MARGIN // 2))
-    for label, (left, top, width, height, _) in enumerate(boxes.tolist()[1:], start=1):
-        if max_pixels is not None and width * height > max_pixels:
+    labels, boxes = label_holes(hole, MARGIN)  # so that none lies in the surroundings of another
+    for label, box in enumerate(boxes, start=1):
+        height, width = box.size
+        if max_pixels is not None and height * width > max_pixels:
             continue
-        rows = slice(max(0, top - MARGIN), top + height + MARGIN)
-        columns = slice(max(0, left - MARGIN), left + width + MARGIN)
-        this_hole = hole[rows, columns] & (labels[rows, columns] == label)
+        rows = slice(max(0, box.top - MARGIN), box.bottom + MARGIN)
+        columns = slice(max(0, box.left - MARGIN), box.right + MARGIN)
+        this_hole = labels[rows, columns] == label
         result = _blend_one(completed[rows, columns], this_hole, kind)
         blended[rows, columns][this_hole] = result[this_hole]
     return blended
@@ -72,14 +72,10 @@ def _blend_one(completed: Image, hole: Hole, kind: str) -> Image:
         destination = source
         nearest = distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
         source = source[tuple(nearest)]
-        mask = _dilate(mask, ERODED + 1)
+        mask = cv2.dilate(mask, np.ones((2 * ERODED + 3,) * 2, np.uint8))
     column, row, columns, rows = cv2.boundingRect(mask)
     if min(columns, rows) <= 2 * ERODED:  # only rim; OpenCV fails for the narrowest masks
         return destination[top : top + height, left : left + width]
     center = (column + columns // 2, row + rows // 2)
     cloned = cv2.seamlessClone(source, destination, mask * 255, center, cv2.NORMAL_CLONE)
     return cloned[top : top + height, left : left + width]
-
-
-def _dilate(mask: np.ndarray, radius: int) -> UInt8[np.ndarray, "h w"]:
-    return cv2.dilate(mask.view(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8))

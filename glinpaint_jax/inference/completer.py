@@ -57,8 +57,6 @@ class Completer:
         scale: int | float | str = "auto",
         method: str | None = None,
     ):
-        if blend not in ("auto", *KINDS):
-            raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
         if weights is not None and method is not None:
@@ -67,15 +65,11 @@ class Completer:
             raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
         if weights is None and method is None:
             weights = load_weights(BUNDLED_FOLDER)
-        self._tile = tile
+        self._tile, self._method, self._trained_size = tile, method, None
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"
-        self._blend, self._max_blended = blend, None
-        if blend == "auto":
-            self._blend, self._max_blended = self.default_blend, MAX_BLENDED
+        self._blend, self._max_blended = check_blend(blend), None
         self._scale = check_scale(scale)
-        self._method = method
-        self._trained_size = None
         if weights is not None:
             self._prepare_generator(weights)
             self._trained_size = trained_size(weights.config)
@@ -110,9 +104,16 @@ class Completer:
         """
         return cls(load_weights(path), tile, blend, scale)
 
-    def at_scale(self, scale: int | float | str) -> "Completer":
-        """Returns a completer with another `scale` that shares these weights."""
+    def with_options(
+        self, blend: str, scale: int | float | str, max_blended: int | None = None
+    ) -> "Completer":
+        """Returns a completer with other options that shares these weights.
+
+        Holes whose bounding box has more than `max_blended` pixels are not blended; "auto" has its
+        own limit.
+        """
         other = copy.copy(self)
+        other._blend, other._max_blended = check_blend(blend), max_blended
         other._scale = check_scale(scale)
         return other
 
@@ -155,10 +156,10 @@ class Completer:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
         completed = self.fill_unscaled(*map(list, zip(*pairs, strict=True)))
-        return [
-            blend(*pair, self._blend, self._max_blended)
-            for pair in zip(completed, holes, strict=True)
-        ]
+        kind, limit = self._blend, self._max_blended
+        if kind == "auto":
+            kind, limit = self.default_blend, MAX_BLENDED
+        return [blend(*pair, kind, limit) for pair in zip(completed, holes, strict=True)]
 
     def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills holes that are too large at their working scale; returns the holes that are left.
@@ -218,6 +219,12 @@ class Completer:
                 )
                 for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
                     yield index, region, prediction[region.kept_in_crop]
+
+
+def check_blend(kind: str) -> str:
+    if kind not in ("auto", *KINDS):
+        raise UserError(f"blend={kind!r} must be one of auto, {', '.join(KINDS)}")
+    return kind
 
 
 def check_scale(scale: int | float | str) -> int | float | str:

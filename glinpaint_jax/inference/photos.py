@@ -34,7 +34,6 @@ XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
 Image = UInt8[np.ndarray, "h w 3"]
 LOSSLESS = ("PNG", "TIFF", "BMP")
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
-MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # of libjpeg and libwebp
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def _read_hole(source: Any, photo: Photo, max_pixels: int | None) -> Bool[np.nda
     return read_mask(source, photo.rgb, max_pixels)
 
 
-def _as_input(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
+def _as_input(given: Any) -> np.ndarray | PhotoInput:
     """Returns an array of any library, such as jax, as numpy's; paths and PIL images unchanged."""
     if isinstance(given, PhotoInput):
         return given
@@ -118,7 +117,7 @@ def _as_input(given: Any) -> np.ndarray | str | Path | PIL.Image.Image:
 
 
 def _name(source: Any, otherwise: str) -> str:
-    return str(source) if isinstance(source, str | Path) else otherwise
+    return str(source) if isinstance(source, str | Path | io.BytesIO) else otherwise
 
 
 def read_photo(source: Any, max_pixels: int | None = None) -> Photo:
@@ -185,7 +184,14 @@ def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str
 
 
 def write_photo(photo: Photo, path: Path, quality: int) -> None:
-    """Writes atomically, in the format of the path's suffix.
+    """Writes what `encode_photo` returns, atomically."""
+    content = encode_photo(photo, path, quality)
+    with report_unwritable(path):
+        write_atomically(path, content)
+
+
+def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
+    """Returns the content of a file in the format of the path's suffix.
 
     `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
     UserError if the suffix is unknown or the format cannot store the photo.
@@ -213,8 +219,7 @@ def write_photo(photo: Photo, path: Path, quality: int) -> None:
         raise UserError(
             f"{path} cannot be written as {file_format}: {error}; write a PNG"
         ) from None
-    with report_unwritable(path):
-        write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def output_format(path: Path) -> str:

@@ -10,31 +10,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.inference.boxes import Box, label_holes
 from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
 # A crop's height and width are multiples of this, or the image's, so that few shapes are compiled:
 # six heights and six widths for tiles of 512 pixels.
 SIZE_STEP = 128
-
-
-class Box(NamedTuple):
-    """Rows top..bottom and columns left..right, excluding bottom and right."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)"""
-        return self.bottom - self.top, self.right - self.left
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 class Region(NamedTuple):
@@ -58,11 +40,10 @@ def plan_regions(hole: Hole, tile: int) -> list[Region]:
     """
     height, width = hole.shape
     coarse = hole.reshape(height // STRIDE, STRIDE, width // STRIDE, STRIDE).any(axis=(1, 3))
-    reach = np.ones((RECEPTIVE_RADIUS // STRIDE,) * 2, np.uint8)
-    _, _, groups, _ = cv2.connectedComponentsWithStats(cv2.dilate(coarse.view(np.uint8), reach))
+    _, groups = label_holes(coarse, RECEPTIVE_RADIUS // STRIDE - 1)
     regions = []
-    for left, top, columns, rows in (STRIDE * groups[1:, :4]).tolist():
-        group = shrink_to_hole(Box(top, left, top + rows, left + columns), hole)
+    for group in groups:
+        group = shrink_to_hole(Box(*(STRIDE * edge for edge in group)), hole)
         for y in range(group.top, group.bottom, tile):
             for x in range(group.left, group.right, tile):
                 square = Box(y, x, min(y + tile, group.bottom), min(x + tile, group.right))
@@ -74,8 +55,7 @@ def plan_regions(hole: Hole, tile: int) -> list[Region]:
 
 def shrink_to_hole(box: Box, hole: Hole) -> Box:
     """The smallest box around the hole's pixels in `box`."""
-    inside = hole[box.slices].view(np.uint8)[..., None]
-    top, left, height, width = bounding_box(inside).tolist()
+    left, top, width, height = cv2.boundingRect(hole[box.slices].view(np.uint8))
     top, left = box.top + top, box.left + left
     return Box(top, left, top + height, left + width)
 

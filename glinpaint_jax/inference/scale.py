@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config
+from glinpaint_jax.inference.boxes import label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
@@ -33,9 +34,9 @@ def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, 
 
     A square at the border may extend beyond it: nothing is known there either.
     """
-    count, labels = cv2.connectedComponents(hole.view(np.uint8))
+    labels, boxes = label_holes(hole)
     distance = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_C, 3)
-    radii = ndimage.maximum(distance, labels, np.arange(1, count))
+    radii = ndimage.maximum(distance, labels, np.arange(1, len(boxes) + 1))
     return labels, np.asarray(2 * radii - 1, np.int32)
 
 

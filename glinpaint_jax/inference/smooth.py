@@ -1,12 +1,11 @@
 """The smooth fill of a whole photograph, computed only around its holes."""
 
-import cv2
 import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from glinpaint_jax.data.masks import bounding_box
+from glinpaint_jax.inference.boxes import label_holes
 from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.inputs import to_unit_range
 from glinpaint_jax.models.smooth import smooth_fill
@@ -23,20 +22,18 @@ def smooth_fill_photo(image: Shaped[np.ndarray, "h w 3"], hole: Hole) -> Float[n
     the pixels next to its hole, so the result is that of the whole image.
     """
     filled = image.astype(np.float32)
-    reach = np.ones((GAP + 1, GAP + 1), np.uint8)
-    count, groups = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), reach))
-    for group in range(1, count):
-        near = hole & (groups == group)
-        top, left, height, width = bounding_box(near[..., None].view(np.uint8)).tolist()
-        # Powers of two that hold the group and a pixel around it.
-        sides = [max(MIN_SIDE, 1 << (size + 1).bit_length()) for size in (height, width)]
+    labels, boxes = label_holes(hole, GAP)
+    for label, box in enumerate(boxes, start=1):
+        # Powers of two that hold the box and a pixel around it.
+        sides = [max(MIN_SIDE, 1 << (size + 1).bit_length()) for size in box.size]
         sides = [max(side, min(SQUARE, max(sides))) for side in sides]
         crop = tuple(
             slice(start := max(0, min(first - 1, length - side)), start + side)
-            for first, length, side in zip((top, left), hole.shape, sides, strict=True)
+            for first, length, side in zip(box[:2], hole.shape, sides, strict=True)
         )
-        values = np.asarray(_fill_crop(image[crop][None], near[crop][None, ..., None]))[0]
-        np.copyto(filled[crop], values, where=near[crop][..., None])
+        mask = (labels[crop] == label)[..., None]
+        values = np.asarray(_fill_crop(image[crop][None], mask[None]))[0]
+        np.copyto(filled[crop], values, where=mask)
     return filled
 
 

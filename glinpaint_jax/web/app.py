@@ -1,20 +1,19 @@
 """The web page and its API (the extra `web`). The server keeps nothing between requests.
 
 GET  /methods    what can fill holes, and the limits
-POST /complete   photo, mask and Options -> the completed file
+POST /complete   photo, mask and options -> the completed file
 POST /preview    photo -> PNG, for formats that browsers do not show, such as TIFF
-POST /mask       photo, mask and Options -> the hole: white on transparent (PNG)
+POST /mask       photo, mask and options -> the hole: white on transparent (PNG)
 POST /load       method -> 204 when it is ready; GET /methods tells the progress
 
 Errors are JSON: {"error": a sentence}.
 """
 
 import asyncio
+import io
 import logging
-import re
-import shutil
-import tempfile
-from collections.abc import Callable
+import mimetypes
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,11 +22,11 @@ import anyio.to_thread
 import PIL.Image
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -35,14 +34,11 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import Methods
-from glinpaint_jax.web.safety import HostCheck, UploadLimit
+from glinpaint_jax.web.safety import HostCheck
 
 STATIC = Path(__file__).parent / "static"
 FORM_BYTES = 100_000  # of a request besides its two files
 SHUTDOWN_SECONDS = 5  # for answers that are being sent
-
-# Answers a form; the folder is deleted after the response has been sent.
-Answer = Callable[[FormData, Path], Response]
 
 
 class Limits(NamedTuple):
@@ -51,32 +47,29 @@ class Limits(NamedTuple):
     queue: int  # waiting requests of each kind
 
 
-def make_app(
-    methods: Methods, folder: Path, limits: Limits, bound: str, allowed_hosts: list[str]
-) -> Starlette:
-    """Makes the ASGI application. Requests have temporary files in `folder`."""
+def make_app(methods: Methods, limits: Limits, bound: str, allowed_hosts: list[str]) -> Starlette:
+    """Makes the ASGI application."""
     max_bytes, max_pixels = limits.megabytes * 10**6, limits.megapixels * 10**6
 
-    def read_form(form: FormData, folder: Path) -> tuple[Path, Path, uploads.Options]:
-        fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
-        files = [save(form, name, folder, max_bytes) for name in ("photo", "mask")]
-        return *files, uploads.parse_options(fields, methods.default)
+    def read(form: FormData) -> uploads.Job:
+        return uploads.read_job(form, max_bytes, max_pixels)
 
-    def complete(form: FormData, folder: Path) -> Response:
-        path, summary = uploads.complete(methods, *read_form(form, folder), folder, max_pixels)
-        return FileResponse(path, headers={"X-Summary": quote(summary)}, filename=path.name)
+    def complete(form: FormData) -> Response:
+        content, name, summary = uploads.complete(methods, read(form))
+        disposition = f"attachment; filename*=utf-8''{quote(name)}"
+        if quote(name) == name:
+            disposition = f'attachment; filename="{name}"'
+        headers = {"X-Summary": quote(summary), "Content-Disposition": disposition}
+        return Response(content, headers=headers, media_type=mimetypes.guess_type(name)[0])
 
-    def preview(form: FormData, folder: Path) -> Response:
-        photo = read_photo(save(form, "photo", folder, max_bytes), max_pixels=max_pixels)
-        photo.image.save(folder / "preview.png", compress_level=1)
-        return FileResponse(folder / "preview.png")
+    def preview(form: FormData) -> Response:
+        photo = read_photo(uploads.read_upload(form, "photo", max_bytes), max_pixels)
+        return png(photo.image, compress_level=1)
 
-    def mask(form: FormData, folder: Path) -> Response:
-        _, hole = uploads.read_hole(*read_form(form, folder), max_pixels)
-        PIL.Image.fromarray(hole).save(folder / "hole.png", transparency=0)
-        return FileResponse(folder / "hole.png")
+    def mask(form: FormData) -> Response:
+        return png(PIL.Image.fromarray(read(form).hole), transparency=0)
 
-    def load(form: FormData, folder: Path) -> Response:
+    def load(form: FormData) -> Response:
         methods.get(str(form.get("method", "")))
         return Response(status_code=204)
 
@@ -85,16 +78,13 @@ def make_app(
         return JSONResponse(description | limits._asdict())
 
     forms = [
-        Route(f"/{answer.__name__}", FormEndpoint(answer, folder, limits.queue), methods=["POST"])
+        Route(f"/{answer.__name__}", form_endpoint(answer, limits), methods=["POST"])
         for answer in (complete, preview, mask, load)
     ]
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
     return Starlette(
         routes=[*forms, Route("/methods", describe), page],
-        middleware=[
-            Middleware(HostCheck, bound=bound, allowed=allowed_hosts),
-            Middleware(UploadLimit, max_bytes=2 * max_bytes + FORM_BYTES),
-        ],
+        middleware=[Middleware(HostCheck, bound=bound, allowed=allowed_hosts)],
         exception_handlers={HTTPException: show_error},
     )
 
@@ -120,59 +110,48 @@ async def show_error(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-class FormEndpoint:
-    """An ASGI endpoint for POST: reads a form, waits for its turn, answers in a thread.
+def form_endpoint(
+    answer: Callable[[FormData], Response], limits: Limits
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """Makes an endpoint that reads a form, waits for its turn, and answers in a thread.
 
-    Answers one request at a time; at most `queue` others wait. Uploads do not count until they are
+    Answers one request at a time; a queue of others waits. Uploads do not count until they are
     complete.
     """
+    max_bytes = 2 * limits.megabytes * 10**6 + FORM_BYTES
+    turn = anyio.CapacityLimiter(1)
 
-    def __init__(self, answer: Answer, folder: Path, queue: int):
-        self.answer = answer
-        self.folder = folder
-        self.turn = anyio.CapacityLimiter(1)
-        self.queue = queue
+    async def answer_in_turn(form: FormData, request: Request) -> Response:
+        if (waiting := turn.statistics().tasks_waiting) >= limits.queue:
+            full = f"{waiting} requests are waiting already; try again in a minute"
+            raise HTTPException(503, full, {"Retry-After": "60"})
+        await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
+        async with turn:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            try:
+                return await anyio.to_thread.run_sync(answer, form)
+            except UserError as error:
+                raise HTTPException(400, str(error)) from None
 
-    async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up
-        temporary = tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
+    async def endpoint(request: Request) -> Response:
+        size = request.headers.get("content-length", "")
+        if not size.isdecimal() or "transfer-encoding" in request.headers:
+            raise HTTPException(411, "the request must say its Content-Length")
+        if int(size) > max_bytes:
+            raise HTTPException(413, f"at most {max_bytes / 1e6:.0f} MB are allowed")
         try:
-            with temporary as folder:
-                response = await self._respond(Request(scope, receive), Path(folder))
-                await response(scope, receive, send)
+            async with request.form(max_files=2, max_fields=10, max_part_size=1000) as form:
+                return await answer_in_turn(form, request)
         except ClientDisconnect:
-            pass
+            return Response(status_code=204)  # nobody receives it
         except asyncio.CancelledError:
             raise HTTPException(503, "the server is stopping; try again later") from None
 
-    async def _respond(self, request: Request, folder: Path) -> Response:
-        async with request.form(max_files=2, max_fields=10, max_part_size=1000) as form:
-            if (waiting := self.turn.statistics().tasks_waiting) >= self.queue:
-                full = f"{waiting} requests are waiting already; try again in a minute"
-                raise HTTPException(503, full, {"Retry-After": "60"})
-            async with self.turn:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-                try:
-                    return await anyio.to_thread.run_sync(self.answer, form, folder)
-                except UserError as error:
-                    # Visitors see the names of their files, not the paths on this machine.
-                    shown = re.sub(rf"{re.escape(str(folder))}/((photo|mask)/)?", "", str(error))
-                    raise HTTPException(400, shown) from None
+    return endpoint
 
 
-def save(form: FormData, field: str, folder: Path, max_bytes: int) -> Path:
-    """Saves an uploaded file in a folder of its own; returns its path."""
-    upload = form.get(field)
-    if not isinstance(upload, UploadFile):
-        raise UserError(f"there is no {field}; send a file as the form's field {field!r}")
-    # The end of the visitor's name, without folders and control characters.
-    name = re.sub(r"[\0-\x1f]|.*[/\\]", "", upload.filename or "")[-50:].strip(".") or field
-    if (size := upload.size or 0) > max_bytes:
-        allowed = f"at most {max_bytes / 1e6:.0f} are allowed"
-        raise UserError(f"{name} has {size / 1e6:.1f} MB, {allowed}")
-    path = folder / field / name
-    path.parent.mkdir()
-    with path.open("xb") as file:
-        shutil.copyfileobj(upload.file, file)
-    return path
+def png(image: PIL.Image.Image, **options: int) -> Response:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return Response(buffer.getvalue(), media_type="image/png")

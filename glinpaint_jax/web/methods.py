@@ -31,7 +31,7 @@ class Methods:
         self.default = next(iter(completers))
         self._ready = dict(completers)
         if BUNDLED not in completers:
-            self._ready[BUNDLED] = Completer(blend="none")
+            self._ready[BUNDLED] = Completer()
         for name in METHODS:
             self._ready.setdefault(name, Completer(method=name))
         self._names = [*self._ready, *(name for name in OFFICIAL if name not in self._ready)]
@@ -66,7 +66,7 @@ class Methods:
 
         self._progress[name] = 0.0
         try:
-            self._ready[name] = Completer.load(locate(name, report), blend="none")
+            self._ready[name] = Completer.load(locate(name, report))
         except UserError as error:  # it may name a path on this machine
             print(f"error: {error}", file=sys.stderr, flush=True)
             reason = "cannot be loaded; the server's log says why"

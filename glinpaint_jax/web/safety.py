@@ -1,13 +1,11 @@
-"""Keeps strangers out: requests from other sites, and bodies that are too large."""
+"""Keeps requests from other sites out, and sets the headers that keep other sites off the page."""
 
-import ipaddress
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 HEADERS = {
@@ -21,29 +19,10 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+# An address, of IPv4 or IPv6, or a name; then a port.
+HOST = re.compile(r"(?:(?P<address>[\d.]+|\[[\da-f:.]+\])|(?P<name>[^:\[\]/]+))(?::\d+)?")
 App = Callable[..., Awaitable[None]]
 Message = dict[str, Any]
-
-
-class UploadLimit:
-    """ASGI middleware: answers 413 to a request whose body has more than `max_bytes`."""
-
-    def __init__(self, app: App, max_bytes: int):
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Message, receive: Callable, send: Callable) -> None:
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise HTTPException(413, f"at most {self.max_bytes / 1e6:.0f} MB are allowed")
-            return message
-
-        await self.app(scope, receive_counted, send)
 
 
 class HostCheck:
@@ -74,27 +53,15 @@ class HostCheck:
 
     def _find_reason(self, headers: Headers) -> str | None:
         """Returns why a request is refused, or None."""
-        host, origin = headers.get("host", ""), headers.get("origin")
-        name = _host_name(f"//{host}")
-        if name not in self.names and not _is_address(name):
+        host, origin = headers.get("host", "").lower(), headers.get("origin", "").lower()
+        called = HOST.fullmatch(host)
+        if not called or (called["name"] not in self.names and not called["address"]):
+            name = host.partition(":")[0]
             return f"this server is not called {name!r}; start it with --allow-host NAME"
         # A proxy may change Host, but not Origin.
-        is_own = origin is None or origin.lower().partition("://")[2] == host.lower()
-        if not is_own and _host_name(origin) not in self.allowed:
+        site = origin.partition("://")[2]
+        asked = HOST.fullmatch(site)
+        is_own = site == host or (asked is not None and asked["name"] in self.allowed)
+        if origin and not is_own:
             return f"requests from {origin!r} are not allowed; use this server's own page"
         return None
-
-
-def _host_name(url: str) -> str:
-    try:
-        return urlsplit(url.lower()).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

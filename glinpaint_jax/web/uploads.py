@@ -1,98 +1,112 @@
-"""Reads uploaded photographs, masks and options, and completes them."""
+"""Reads uploaded photographs, masks and options, and completes them. Nothing is a file on disk."""
 
-import contextlib
+import io
+import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from starlette.datastructures import FormData, UploadFile
+
 from glinpaint_jax.data.images import FORMATS
-from glinpaint_jax.data.mask_files import Hole, describe_doubt
+from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.completer import check_scale
-from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, read_pair, write_photo
+from glinpaint_jax.inference.blend import MAX_BLENDED
+from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, encode_photo, read_pair
 from glinpaint_jax.web.methods import TITLES, Methods
 
 
-class Options(NamedTuple):
-    """What a request may set, as `complete` does on the command line."""
+class Upload(io.BytesIO):
+    """An uploaded file; messages show its name."""
 
-    method: str
-    blend: str = "auto"
-    scale: float | str = "auto"
-    quality: int = 95
-    invert_mask: int = 0
-    dilate_mask: int = 0
-    resize_mask: int = 0
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
 
 
-BOUNDS = {
-    "quality": (1, 100),
-    "invert_mask": (0, 1),
-    "dilate_mask": (0, 200),
-    "resize_mask": (0, 1),
+# What a request may set, as `complete` does on the command line: defaults, and bounds of numbers.
+WORDS = {"method": None, "blend": "auto", "scale": "auto"}
+NUMBERS = {
+    "quality": (95, 1, 100),
+    "invert_mask": (0, 0, 1),
+    "dilate_mask": (0, 0, 200),
+    "resize_mask": (0, 0, 1),
 }
 
 
-def parse_options(fields: Mapping[str, str], default_method: str) -> Options:
-    """Raises UserError for unknown fields and values."""
-    if unknown := set(fields) - set(Options._fields):
-        allowed = ", ".join(Options._fields)
+class Job(NamedTuple):
+    name: str  # of the photograph's file
+    photo: Photo
+    hole: Hole
+    doubt: str | None  # what is unusual about the hole
+    options: dict[str, Any]
+
+
+def read_upload(form: FormData, field: str, max_bytes: int) -> Upload:
+    """Raises UserError if the form has no such file, or it is too large."""
+    upload = form.get(field)
+    if not isinstance(upload, UploadFile):
+        raise UserError(f"there is no {field}; send a file as the form's field {field!r}")
+    # The end of the visitor's name, without folders and control characters.
+    name = re.sub(r"[\0-\x1f]|.*[/\\]", "", upload.filename or "")[-50:].strip(".") or field
+    if (size := upload.size or 0) > max_bytes:
+        allowed = f"at most {max_bytes / 1e6:.0f} are allowed"
+        raise UserError(f"{name} has {size / 1e6:.1f} MB, {allowed}")
+    return Upload(upload.file.read(), name)
+
+
+def parse_options(fields: dict[str, str]) -> dict[str, Any]:
+    """Raises UserError for unknown fields and wrong numbers; the Completer checks the rest."""
+    if unknown := fields.keys() - WORDS.keys() - NUMBERS.keys():
+        allowed = ", ".join((*WORDS, *NUMBERS))
         raise UserError(f"unknown field {unknown.pop()!r}; allowed: photo, mask, {allowed}")
-    options: dict[str, Any] = {"method": default_method, "scale": "auto"} | dict(fields)
-    if (kind := options.get("blend", "auto")) not in ("auto", *KINDS):
-        raise UserError(f"blend={kind!r} must be one of auto, {', '.join(KINDS)}")
-    with contextlib.suppress(ValueError):
-        options["scale"] = float(options["scale"])
-    check_scale(options["scale"])
-    for name in BOUNDS.keys() & options.keys():
-        text, (minimum, maximum) = options[name], BOUNDS[name]
+    options = WORDS | fields
+    for name, (default, minimum, maximum) in NUMBERS.items():
+        text = fields.get(name, str(default))
         if not (text.isdecimal() and minimum <= int(text) <= maximum):
             raise UserError(f"{name}={text!r} must be a whole number in {minimum}..{maximum}")
         options[name] = int(text)
-    return Options(**options)
+    return options
 
 
-def read_hole(photo: Path, mask: Path, options: Options, max_pixels: int) -> tuple[Photo, Hole]:
-    """Returns a photograph and its hole. Raises UserError if one of the files is unusable."""
-    invert, resize = bool(options.invert_mask), bool(options.resize_mask)
-    return read_pair(photo, mask, invert, resize, options.dilate_mask, max_pixels)[:2]
+def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
+    """Raises UserError if a file or an option is missing, unusable or unknown."""
+    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
+    photo, mask = (read_upload(form, field, max_bytes) for field in ("photo", "mask"))
+    options = parse_options(fields)
+    invert, resize = bool(options["invert_mask"]), bool(options["resize_mask"])
+    pair = read_pair(photo, mask, invert, resize, options["dilate_mask"], max_pixels)
+    return Job(photo.name, *pair, options)
 
 
-def complete(
-    methods: Methods, photo: Path, mask: Path, options: Options, folder: Path, max_pixels: int
-) -> tuple[Path, str]:
-    """Completes a photograph; returns the file of the result, in the same format, and a summary.
+def complete(methods: Methods, job: Job) -> tuple[bytes, str, str]:
+    """Completes a photograph; returns a file in the same format, its name and a summary.
 
-    Raises UserError if there is nothing to complete, or the files are unsupported.
+    Raises UserError if there is nothing to complete.
     """
-    started = time.perf_counter()
-    original, hole = read_hole(photo, mask, options, max_pixels)
+    name, photo, hole, doubt, options = job
     if not hole.any():
         raise UserError("there is no hole yet; paint over what should go, or send a mask")
-    completer = methods.get(options.method)
-    kind = completer.default_blend if options.blend == "auto" else options.blend
-    filled = completer.at_scale(options.scale).fill([original.rgb], [hole])[0]
-    completed = original.with_hole_filled(blend(filled, hole, kind, MAX_BLENDED), hole)
+    method = options["method"] or methods.default
+    completer = methods.get(method).with_options(options["blend"], options["scale"], MAX_BLENDED)
+    started = time.perf_counter()
+    completed = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
+    seconds = time.perf_counter() - started
 
-    file_format = original.file_format
+    file_format = photo.file_format
     if file_format in OPAQUE and "A" in completed.image.mode:
         file_format = "PNG"
     suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)
-    path = folder / f"{photo.stem.removesuffix('-completed')}-completed{suffix}"
-    write_photo(completed, path, options.quality)
-    return path, summarize(options.method, hole, time.perf_counter() - started, file_format)
-
-
-def summarize(method: str, hole: Hole, seconds: float, file_format: str) -> str:
-    """Returns what was filled by what, and what is unusual about it."""
+    path = Path(f"{Path(name).stem.removesuffix('-completed')}-completed{suffix}")
     others = (
         "All other pixels are unchanged."
         if file_format in LOSSLESS
         else f"{file_format} is re-encoded, so other pixels may change slightly."
     )
-    doubt = describe_doubt(hole)
+    title = TITLES.get(method, method)
+    summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
     note = f" Note: {doubt}" if doubt else ""
-    filled = f"{100 * hole.mean():.3g} % filled in {seconds:.1f} s"
-    return f"{TITLES.get(method, method)}: {filled}. {others}{note}"
+    return encode_photo(completed, path, options["quality"]), path.name, summary + note

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
+from skimage.morphology import dilation, disk
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.commands import complete as command
@@ -24,33 +25,34 @@ LONG = 300 * "a" + ".png"
 
 @pytest.fixture
 def files(tmp_path):
-    """images/ and masks/ with three pairs."""
+    """images/ and masks/ with two pairs."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-    for name in ("coffee", "chelsea", "rocket"):
+    for name in ("coffee", "rocket"):
         image = getattr(skimage.data, name)()[:80, :100]
         PIL.Image.fromarray(image).save(tmp_path / "images" / f"{name}.png")
-        PIL.Image.fromarray(255 * HOLE.view(np.uint8)).save(tmp_path / "masks" / f"{name}.bmp")
+        PIL.Image.fromarray(HOLE).save(tmp_path / "masks" / f"{name}.bmp")
     return tmp_path
 
 
-def complete(finished_run, image, mask, output, *more):
-    masks = [] if mask is None else [f"--mask={mask}"]
-    arguments = [f"--checkpoint={finished_run[0]}", f"--image={image}", *masks]
-    return run_here("complete", *arguments, f"--output={output}", *more)
+def flags(files, image="images/coffee.png", mask="masks/coffee.bmp", output="out.png"):
+    masks = [] if mask is None else [f"--mask={files / mask}"]
+    return [f"--image={files / image}", *masks, f"--output={files / output}"]
 
 
 @pytest.fixture
-def whiten(monkeypatch, capsys):
+def whiten(files, monkeypatch, capsys):
     """Completes in this process, with a stand-in for the network; returns what stderr got."""
     monkeypatch.setattr(Completer, "load", lambda *_, **__: Whitener())
 
-    def whiten(image, mask, output, *more):
+    def whiten(*more, **paths):
         parser = cli.ArgumentParser("complete", "What it does.")
         command.add_arguments(parser)
-        masks = [] if mask is None else [f"--mask={mask}"]
-        paths = [f"--image={image}", *masks, f"--output={output}"]
-        command.main(parser.parse_args(["--checkpoint=none", *paths, *more]))
+        arguments = parser.parse_args(["--checkpoint=none", *flags(files, **paths), *more])
+        try:
+            command.main(arguments)
+        except SystemExit as end:
+            assert end.code == 1
         return capsys.readouterr().err
 
     return whiten
@@ -61,13 +63,23 @@ def pixels(path):
         return np.array(image)
 
 
+def changed(files, output="out.png", image="images/coffee.png"):
+    """Where a completion is white; all other pixels must be the image's."""
+    before, after = pixels(files / image), pixels(files / output)
+    white = (after == 255).all(axis=-1)
+    np.testing.assert_array_equal(after[~white], before[~white])
+    return white
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
 def test_one_image(finished_run, files):
-    source, output = files / "images" / "coffee.png", files / "out.png"
-    mask, workdir = files / "masks" / "coffee.bmp", finished_run[0]
-    flags = [f"--checkpoint={workdir}", f"--image={source}", f"--mask={mask}", f"--output={output}"]
-    result = run("glinpaint_jax", "complete", *flags)
+    arguments = [f"--checkpoint={finished_run[0]}", *flags(files)]
+    result = run("glinpaint_jax", "complete", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
-    before, after = pixels(source), pixels(output)
+    before, after = pixels(files / "images" / "coffee.png"), pixels(files / "out.png")
     assert (before[HOLE] != after[HOLE]).any()
     np.testing.assert_array_equal(after[~HOLE], before[~HOLE])
 
@@ -77,207 +89,159 @@ def test_it_runs_without_the_modules_that_windows_lacks(files):
         "import sys; sys.modules |= dict.fromkeys(['fcntl', 'grp', 'pwd', 'resource', 'termios'])\n"
         "from glinpaint_jax.__main__ import main; main()"
     )
-    names = {"image": "images/coffee.png", "mask": "masks/coffee.bmp", "output": "out.png"}
-    paths = [f"--{flag}={files / name}" for flag, name in names.items()]
-    result = execute([sys.executable, "-c", code, "complete", "--method=telea", *paths])
+    arguments = ["complete", "--method=telea", *flags(files)]
+    result = execute([sys.executable, "-c", code, *arguments])
     assert result.returncode == 0, result.stderr
     assert (pixels(files / "out.png") != pixels(files / "images" / "coffee.png")).any()
 
 
-def test_without_a_checkpoint_the_small_network_fills_and_is_named(files, capsys):
-    source, output = files / "images" / "coffee.png", files / "out.png"
-    parser = cli.ArgumentParser("complete", "What it does.")
-    command.add_arguments(parser)
-    mask = files / "masks" / "coffee.bmp"
-    paths = [f"--image={source}", f"--mask={mask}", f"--output={output}"]
-    command.main(parser.parse_args(paths))
-    assert capsys.readouterr().err == (
+def test_without_a_checkpoint_the_small_network_fills_and_is_named(files):
+    result = run_here("complete", *flags(files))
+    assert result.stderr == (
         "no --checkpoint: using 'small', a small network that comes with glinpaint_jax; for large "
         "holes, pass --checkpoint places\n"
     )
-    np.testing.assert_array_equal(pixels(output), Completer()(pixels(source), pixels(mask) > 127))
-    with pytest.raises(UserError, match="pass either --checkpoint or --method"):
-        arguments = [*paths, "--overwrite", "--checkpoint=x", "--method=smooth"]
-        command.main(parser.parse_args(arguments))
+    expected = Completer()(pixels(files / "images" / "coffee.png"), HOLE)
+    np.testing.assert_array_equal(pixels(files / "out.png"), expected)
+    both = run_here("complete", *flags(files, output="b.png"), "--checkpoint=x", "--method=smooth")
+    assert_rejected(both, "pass either --checkpoint or --method")
 
 
 def test_flags_are_those_of_the_completer(files):
-    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
-    for number, (tile, scale, kind) in enumerate(((16, 1, "none"), (512, 0.5, "poisson"))):
-        flags = f"--tile={tile}", f"--scale={scale}", f"--blend={kind}"
-        paths = f"--image={source}", f"--mask={mask}", f"--output={files}/{number}.png"
-        result = run_here("complete", "--checkpoint=small", *paths, *flags)
+    source = pixels(files / "images" / "coffee.png")
+    for tile, scale, kind in ((16, 1, "none"), (512, 0.5, "poisson")):
+        more = f"--tile={tile}", f"--scale={scale}", f"--blend={kind}"
+        paths = flags(files, output=f"{kind}.png")
+        result = run_here("complete", "--checkpoint=small", *paths, *more)
         assert (result.returncode, result.stderr) == (0, "")
-        completer = Completer.load("small", tile, kind, scale)
-        expected = completer(pixels(source), HOLE)
-        np.testing.assert_array_equal(pixels(files / f"{number}.png"), expected)
-    assert (expected != pixels(files / "0.png")).any()
+        expected = Completer.load("small", tile, kind, scale)(source, HOLE)
+        np.testing.assert_array_equal(pixels(files / f"{kind}.png"), expected)
+    assert (expected != pixels(files / "none.png")).any()
 
 
-def test_folders_skip_and_report_broken_images(finished_run, files):
-    (files / "images" / "text.jpg").write_text("no image")
-    (files / "images" / "empty.jpg").touch()
-    for name in ("notes.txt", "._coffee.png"):
-        (files / "images" / name).write_text("not looked at")
+def test_folders_skip_and_report_broken_images(whiten, files, capsys):
+    for name in ("text.jpg", "empty.jpg", "phone.HEIC", "notes.txt", "._coffee.png"):
+        (files / "images" / name).write_bytes(b"\0\0\0\x18ftypheic" * (name == "phone.HEIC"))
     PIL.Image.new("L", (100, 80)).save(files / "masks" / "text.png")
     PIL.Image.new("L", (50, 50), 255).save(files / "masks" / "rocket.bmp")
-    result = complete(finished_run, files / "images", files / "masks", files / "out")
-    assert result.returncode == 1
-    assert "2 of 5 images completed" in result.stdout
-    lines = result.stderr.splitlines()
-    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
-    text = result.stderr
-    assert "empty.jpg: no mask named empty.*" in text and "text.jpg is not an image" in text
-    assert "rocket.png" in text and "100x80" in text and "50x50" in text
-    assert sorted(path.name for path in (files / "out").iterdir()) == ["chelsea.png", "coffee.png"]
+    lines = whiten(image="images", mask="masks", output="out").splitlines()
+    assert len(lines) == 4 and all(line.startswith(f"error: {files}/images/") for line in lines)
+    assert lines[0].endswith(
+        "phone.HEIC is HEIC, must be JPEG, PNG, WebP, TIFF or BMP; save it as JPEG or PNG first"
+    )
+    assert f"empty.jpg: no mask named empty.* or empty_mask*.* in {files}/masks" in lines[1]
+    assert "rocket.png is 100x80" in lines[2] and "text.jpg is not an image" in lines[3]
+    assert names_in(files / "out") == ["coffee.png"]
 
 
 def test_an_empty_mask_copies_the_file_and_says_so(whiten, files):
     PIL.Image.new("L", (10, 8)).save(files / "black.png")
-    source, output = files / "images" / "coffee.png", files / "out.png"
-    said = whiten(source, files / "black.png", output, "--resize-mask")
-    assert (
-        said.startswith(f"warning: {files}/black.png: there is no hole") and said.count("\n") == 1
-    )
-    assert output.read_bytes() == source.read_bytes()
-
-
-def changed(files, output, image="coffee"):
-    """Where a completion is white; all other pixels must be the image's."""
-    before, after = pixels(files / "images" / f"{image}.png"), pixels(output)
-    white = (after == 255).all(axis=-1)
-    np.testing.assert_array_equal(after[~white], before[~white])
-    return white
+    said = whiten("--resize-mask", mask="black.png")
+    assert said.startswith(f"warning: {files}/black.png: there is no hole")
+    assert said.count("\n") == 1
+    assert (files / "out.png").read_bytes() == (files / "images" / "coffee.png").read_bytes()
 
 
 def test_masks_can_be_inverted_and_dilated(whiten, files):
-    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
-    inverted = files / "inverted.png"
-    PIL.Image.fromarray(~HOLE).save(inverted)
-    said = whiten(source, inverted, files / "a.png")
-    assert said == (
-        f"warning: {inverted}: the hole covers 92% of the image; is the mask inverted? If so, pass "
-        "--invert-mask.\n"
+    PIL.Image.fromarray(~HOLE).save(files / "inverted.png")
+    assert whiten(mask="inverted.png", output="a.png") == (
+        f"warning: {files}/inverted.png: the hole covers 92% of the image; is the mask inverted? "
+        "If so, pass --invert-mask.\n"
     )
-    assert whiten(source, inverted, files / "b.png", "--invert-mask") == ""
-    np.testing.assert_array_equal(changed(files, files / "b.png"), HOLE)
-
-    assert whiten(source, mask, files / "c.png", "--dilate-mask=3") == ""
-    grown = changed(files, files / "c.png")
-    assert grown[17:43, 30:60].all() and grown[20:40, 27:63].all() and not grown[17, 27]
-    assert grown.sum() < 26 * 36
+    assert whiten("--invert-mask", mask="inverted.png") == ""
+    np.testing.assert_array_equal(changed(files), HOLE)
+    assert whiten("--dilate-mask=3", output="b.png") == ""
+    np.testing.assert_array_equal(changed(files, "b.png"), dilation(HOLE, disk(3)))
 
 
 def test_alpha_as_mask(whiten, files):
-    image = pixels(files / "images" / "coffee.png")
     alpha = np.where(HOLE, 0, 255).astype(np.uint8)
-    PIL.Image.fromarray(np.dstack([image, alpha])).save(files / "cut.png")
-    for mask in (files / "cut.png", files / "images" / "coffee.png"):
-        with pytest.raises(UserError, match=r"--mask-from alpha|photograph itself"):
-            whiten(files / "cut.png", mask, files / "out.jpg")
-    assert whiten(files / "cut.png", None, files / "out.png", "--mask-from=alpha") == ""
-    assert pixels(files / "out.png").shape == (80, 100, 3)
-    np.testing.assert_array_equal(changed(files, files / "out.png"), alpha == 0)
+    image = np.dstack([pixels(files / "images" / "coffee.png"), alpha])
+    PIL.Image.fromarray(image).save(files / "cut.png")
+    with pytest.raises(UserError, match="--mask-from alpha"):
+        whiten(image="cut.png", mask="cut.png")
+    assert whiten("--mask-from=alpha", image="cut.png", mask=None) == ""
+    np.testing.assert_array_equal(changed(files), HOLE)
     with pytest.raises(UserError, match=r"coffee\.png has no alpha"):
-        whiten(files / "images" / "coffee.png", None, files / "b.png", "--mask-from=alpha")
+        whiten("--mask-from=alpha", mask=None, output="b.png")
 
 
-def test_lamas_names_in_one_folder(whiten, files):
-    folder = files / "lama"
-    folder.mkdir()
-    shutil.copy(files / "images" / "coffee.png", folder / "a.png")
-    shutil.copy(files / "images" / "chelsea.png", folder / "b_crop000.png")
-    shutil.copy(files / "images" / "rocket.png", folder / "venetian_mask.png")  # a photograph
-    for name in ("a_mask001", "a_mask002", "b_crop000_mask000"):
-        shutil.copy(files / "masks" / "coffee.bmp", folder / f"{name}.bmp")
-    with pytest.raises(SystemExit):
-        whiten(folder, folder, files / "out")
-    written = sorted(path.name for path in (files / "out").iterdir())
-    assert written == ["a_mask001.png", "a_mask002.png", "b_crop000_mask000.png"]
-    assert (changed(files, files / "out" / "a_mask001.png") >= HOLE).all()
-    assert (changed(files, files / "out" / "b_crop000_mask000.png", "chelsea") >= HOLE).all()
-
-
-def test_lamas_names_in_two_folders(whiten, files, capsys):
-    (files / "masks" / "coffee.bmp").rename(files / "masks" / "coffee_mask001.bmp")
-    (files / "images" / "rocket.png").rename(files / "images" / "chelsea_mask.png")
-    (files / "masks" / "rocket.bmp").rename(files / "masks" / "chelsea_mask.bmp")
-    assert whiten(files / "images", files / "masks", files / "out") == ""
-    assert sorted(path.name for path in (files / "out").iterdir()) == [
-        "chelsea.png",
-        "chelsea_mask.png",
-        "coffee_mask001.png",
-    ]
-
-
-def test_masks_that_would_share_an_output_are_reported(whiten, files, capsys):
-    folder = files / "lama"
-    folder.mkdir()
-    shutil.copy(files / "images" / "coffee.png", folder / "a.png")
-    PIL.Image.new("L", (100, 80), 255).save(folder / "a_mask001.png")
-    shutil.copy(files / "masks" / "coffee.bmp", folder / "a_mask001.bmp")
-    with pytest.raises(SystemExit):
-        whiten(folder, folder, files / "out", "--overwrite")
-    assert capsys.readouterr().err == (
-        f"error: {folder}/a_mask001.png has the output of {folder}/a_mask001.bmp; rename one of "
-        "them\n"
-    )
-    np.testing.assert_array_equal(changed(files, files / "out" / "a_mask001.png"), HOLE)
-
-
-def test_a_folder_without_masks_is_rejected(whiten, files, capsys):
-    """Images are not their own masks."""
-    with pytest.raises(SystemExit):
-        whiten(files / "images", files / "images", files / "out")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and f"no mask named coffee_mask*.* in {files}/images" in lines[1]
-
-
-def test_unsupported_photographs_in_a_folder_are_reported(whiten, files, capsys):
-    (files / "images" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(SystemExit):
-        whiten(files / "images", files / "masks", files / "out")
-    assert capsys.readouterr().err == (
-        f"error: {files}/images/phone.HEIC is HEIC, must be JPEG, PNG, WebP, TIFF or BMP; "
-        "save it as JPEG or PNG first\n"
-    )
-    assert len(list((files / "out").iterdir())) == 3
+@pytest.mark.parametrize(
+    ("images", "masks", "written", "errors"),
+    [
+        (
+            "a.png b_crop000.png a_mask001.bmp a_mask002.bmp b_crop000_mask000.bmp v_mask.png",
+            None,
+            ["a_mask001.png", "a_mask002.png", "b_crop000_mask000.png"],
+            ["v_mask.png: no mask named v_mask_mask*.*"],  # a photograph
+        ),
+        (
+            "a.png a_mask.png b.png",
+            "a.bmp a_mask.bmp b_mask001.bmp",
+            ["a.png", "a_mask.png", "b_mask001.png"],
+            [],
+        ),
+        (
+            "a.png a_mask001.png a_mask001.bmp",
+            None,
+            ["a_mask001.png"],
+            ["a_mask001.png has the output of "],
+        ),
+        # Images are not their own masks.
+        ("a.png b.png", None, [], ["a.png: no mask named a_mask*.* in ", "b.png: no mask named"]),
+    ],
+    ids=["one folder", "two folders", "same output", "no masks"],
+)
+def test_lamas_names(images, masks, written, errors, whiten, files):
+    for folder, names in (("lama", images), ("other", masks or "")):
+        (files / folder).mkdir()
+        for name in names.split():
+            source = "masks/coffee.bmp" if name.endswith("bmp") else "images/coffee.png"
+            shutil.copy(files / source, files / folder / name)
+    said = whiten("--overwrite", image="lama", mask="other" if masks else "lama", output="out")
+    assert names_in(files / "out") == written
+    for name in written:
+        np.testing.assert_array_equal(changed(files, f"out/{name}"), HOLE)
+    for line, text in zip(said.splitlines(), errors, strict=True):
+        assert line.startswith(f"error: {files}/lama/{text}")
 
 
 def test_new_folders_are_made(whiten, files):
-    source, mask = files / "images" / "coffee.png", files / "masks" / "coffee.bmp"
-    assert whiten(source, mask, files / "new" / "folder" / "x.png") == ""
+    assert whiten(output="new/folder/x.png") == ""
     assert (files / "new" / "folder" / "x.png").exists()
     (files / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png is not an image"):
-        whiten(files / "text.png", mask, files / "other" / "x.png")
+        whiten(image="text.png", output="other/x.png")
     assert not (files / "other").exists()
+
+
+COFFEE, MASK = "images/coffee.png", "masks/coffee.bmp"
 
 
 @pytest.mark.parametrize(
     ("image", "mask", "output", "more", "expected"),
     [
-        ("images/coffee.png", "masks/coffee.bmp", "images/coffee.png", ["--overwrite"], "never"),
-        ("images/coffee.png", "masks/coffee.bmp", "images/rocket.png", [], "--overwrite"),
-        ("images/coffee.png", "masks/none.bmp", "out.png", [], "masks/none.bmp"),
-        ("images/coffee.png", "masks", "out.png", [], "both must be the same"),
-        ("images/coffee.png", None, "out.png", [], "--mask-from alpha"),
-        (LONG, "masks/coffee.bmp", "out.png", [], LONG),
-        ("images/coffee.png", LONG, "out.png", [], LONG),
-        ("images/coffee.png", "masks/coffee.bmp", LONG, [], "too long"),
-        ("images/coffee.png", "masks/coffee.bmp", "o.png", ["--mask-from=alpha"], "pass either"),
-        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--quality=0"], "1..100"),
-        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--blend=no"], "telea-poisson"),
-        ("images/coffee.png", "masks/coffee.bmp", "out.jpg", ["--dilate-mask=-1"], "at least 0"),
-        ("images/coffee.png", "images/coffee.png", "out.png", [], "photograph itself"),
+        (COFFEE, MASK, "images/coffee.png", "--overwrite", "never"),
+        (COFFEE, MASK, "images/rocket.png", None, "--overwrite"),
+        (COFFEE, "masks/none.bmp", "out.png", None, "masks/none.bmp"),
+        (COFFEE, "masks", "out.png", None, "both must be the same"),
+        (COFFEE, None, "out.png", None, "--mask-from alpha"),
+        (LONG, MASK, "out.png", None, LONG),
+        (COFFEE, LONG, "out.png", None, LONG),
+        (COFFEE, MASK, LONG, None, "too long"),
+        (COFFEE, MASK, "out.png", "--mask-from=alpha", "pass either"),
+        (COFFEE, MASK, "out.jpg", "--quality=101", "'101' is not a whole number in 1..100"),
+        (COFFEE, MASK, "out.jpg", "--blend=no", "telea-poisson"),
+        (COFFEE, MASK, "out.jpg", "--dilate-mask=-1", "'-1' is not a whole number"),
+        (COFFEE, COFFEE, "out.png", None, "photograph itself"),
         # Found before the weights are loaded:
-        ("images/coffee.png", "masks/coffee.bmp", "out.gif", [], ".webp"),
-        ("images/coffee.png", "masks/coffee.bmp", "new/folder", [], "must end in"),
-        ("images/coffee.png", "masks/coffee.bmp", "busy", [], "busy/coffee.png is a folder"),
-        ("images", "masks", "images/coffee.png", [], "Not a directory"),
-        ("images/coffee.png", "masks/coffee.bmp", "masks/coffee.bmp/a.png", [], "Not a directory"),
-        ("images/coffee.png", "masks/coffee.bmp", "locked/new/a.png", [], "Permission denied"),
-        ("images", "masks", "locked", [], "Permission denied"),
+        (COFFEE, MASK, "out.gif", None, ".webp"),
+        (COFFEE, MASK, "new/folder", None, "must end in"),
+        (COFFEE, MASK, "busy", None, "busy/coffee.png is a folder"),
+        ("images", "masks", "images/coffee.png", None, "Not a directory"),
+        (COFFEE, MASK, "masks/coffee.bmp/a.png", None, "Not a directory"),
+        (COFFEE, MASK, "locked/new/a.png", None, "Permission denied"),
+        ("images", "masks", "locked", None, "Permission denied"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -295,22 +259,20 @@ def test_bad_input_is_rejected(image, mask, output, more, expected, whiten, file
     if expected in ("Not a directory", "Permission denied", "must end in", ".webp"):
         monkeypatch.delattr(Completer, "load")
     before = {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
-    mask = mask and files / mask
     with pytest.raises(UserError, match=re.escape(expected)) as error:
-        whiten(files / image, mask, files / output, *more)
+        whiten(*filter(None, [more]), image=image, mask=mask, output=output)
     assert "\n" not in str(error.value)
     assert {path: path.is_file() and path.read_bytes() for path in files.rglob("*")} == before
 
 
 def test_formats_are_checked_before_completing(whiten, files, monkeypatch):
-    PIL.Image.new("RGBA", (30, 20), 9).save(files / "in.png")
-    PIL.Image.fromarray(np.eye(20, 30) > 0).save(files / "m.png")
+    PIL.Image.new("RGBA", (100, 80), 9).save(files / "in.png")
     monkeypatch.delattr(Whitener, "fill")
     with pytest.raises(UserError, match="JPEG cannot store the image's alpha; write a PNG"):
-        whiten(files / "in.png", files / "m.png", files / "out.jpg")
+        whiten(image="in.png", output="out.jpg")
 
 
 def test_a_missing_checkpoint_is_rejected(files):
-    result = complete([files], files / "images", files / "masks", files / "out")
-    assert_rejected(result, "no checkpoint in")
+    paths = flags(files, "images", "masks", "out")
+    assert_rejected(run_here("complete", f"--checkpoint={files}", *paths), "no checkpoint in")
     assert not (files / "out").exists()

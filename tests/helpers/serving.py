@@ -11,9 +11,9 @@ LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
 
 
 @contextlib.contextmanager
-def serving(methods, folder, limits=LIMITS, allowed_hosts=()):
-    """Yields the address of a server whose temporary files are in `folder`."""
-    app = make_app(methods, folder, limits, "127.0.0.1", list(allowed_hosts))
+def serving(methods, limits=LIMITS, allowed_hosts=()):
+    """Yields the address of a server."""
+    app = make_app(methods, limits, "127.0.0.1", list(allowed_hosts))
     server = make_server(app)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -122,12 +122,13 @@ def test_pil_images_and_paths_return_pil_images(completer, tmp_path):
     expected = completer(image, hole)
     mask = PIL.Image.fromarray(hole)
     with_alpha = PIL.Image.fromarray(np.dstack([image, image[..., 0]]))
-    with_alpha.save(tmp_path / "a.png")
+    with_alpha.info["icc_profile"] = b"a profile"
+    with_alpha.save(tmp_path / "a.png", icc_profile=b"a profile")
     mask.save(tmp_path / "mask.png")
     for given in (with_alpha, tmp_path / "a.png", str(tmp_path / "a.png")):
         for given_mask in (mask, tmp_path / "mask.png", hole):
             completed = completer(given, given_mask)
-            assert completed.mode == "RGBA"
+            assert (completed.mode, completed.info["icc_profile"]) == ("RGBA", b"a profile")
             np.testing.assert_array_equal(np.array(completed)[..., :3], expected)
             np.testing.assert_array_equal(np.array(completed)[..., 3], image[..., 0])
 
@@ -169,13 +170,6 @@ def test_pairs_that_do_not_fit_end_a_batch(completer):
         next(completer.batch([image], [mask], batch_size=0))
 
 
-def test_pil_images_keep_their_profile(completer):
-    image = PIL.Image.fromarray(photo(40, 40))
-    image.info["icc_profile"] = b"a profile"
-    mask = np.zeros((40, 40), bool)
-    assert completer(image, mask).info["icc_profile"] == b"a profile"
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_original_pixels_in_the_hole_have_no_influence(kind, weights):
     hole = np.zeros((80, 80), bool)
@@ -193,12 +187,24 @@ def test_blending_is_optional(weights):
     blended = Completer(weights, blend="poisson")(image, hole)
     np.testing.assert_array_equal(blended, blend(plain, hole, "poisson", None))
     assert (blended != plain).any()
-    with pytest.raises(UserError, match="blend='no' must be one of auto, none, poisson"):
-        Completer(weights, blend="no")
-    with pytest.raises(UserError, match="pass either weights or method='telea'"):
-        Completer(weights, method="telea")
-    with pytest.raises(UserError, match="tile=8 must be at least 16"):
-        Completer(weights, tile=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blend": "no"}, "blend='no' must be one of auto, none, poisson"),
+        ({"weights": True, "method": "telea"}, "pass either weights or method='telea'"),
+        ({"method": "magic"}, "must be one of smooth, telea, navier-stokes"),
+        ({"tile": 8}, "tile=8 must be at least 16"),
+        *(({"scale": scale}, "auto or a number above 0 and up to 1") for scale in (0, 1.5, "half")),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_rejected(options, message, weights):
+    if "weights" in options:
+        options = options | {"weights": weights}
+    with pytest.raises(UserError, match=message):
+        Completer(**options)
 
 
 def test_corrections_of_a_smooth_fill_are_not_blended_by_default(weights):

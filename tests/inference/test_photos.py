@@ -9,7 +9,6 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 import skimage.data
-from PIL import ImageCms
 
 from glinpaint_jax.data.mask_files import read_mask
 from glinpaint_jax.errors import UserError
@@ -26,8 +25,9 @@ def write_two_pages(path):
     photo().save(path, save_all=True, append_images=[photo()])
 
 
-def save(photo, path, quality=95):
-    write_photo(photo, path, quality)
+def read_saved(image, path, **options):
+    image.save(path, **options)
+    return read_photo(path)
 
 
 def reopened(path):
@@ -62,74 +62,59 @@ def hole():
 def test_only_colors_in_the_hole_change(mode, suffix, hole, tmp_path):
     source = photo(mode)
     # Without `exact`, WebP changes the colors of transparent pixels.
-    source.save(tmp_path / f"in{suffix}", lossless=True, exact=True)
-    before = read_photo(tmp_path / f"in{suffix}")
+    before = read_saved(source, tmp_path / f"in{suffix}", lossless=True, exact=True)
     green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
-    save(before.with_hole_filled(green, hole), tmp_path / "out.png")
+    write_photo(before.with_hole_filled(green, hole), tmp_path / "out.png", 95)
     after = reopened(tmp_path / "out.png")
 
     assert after.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
-    got, expected = np.array(after), np.array(source.convert(after.mode))
+    got, expected = (
+        np.array(image).reshape(40, 60, -1) for image in (after, source.convert(after.mode))
+    )
     np.testing.assert_array_equal(got[~hole], expected[~hole])
-    filled = PIL.Image.new(
-        after.mode.removesuffix("A"), (60, 40), (0, 255, 0) if "RGB" in after.mode else 150
-    )
-    channels = len(filled.getbands())
-    np.testing.assert_array_equal(
-        got.reshape(40, 60, -1)[hole][:, :channels], np.array(filled).reshape(40, 60, -1)[hole]
-    )
+    color = (0, 255, 0) if "RGB" in after.mode else (150,)
+    assert (got[hole][:, : len(color)] == color).all()
     if after.mode.endswith("A"):
         np.testing.assert_array_equal(got[..., -1], expected[..., -1])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
-    image = photo()
     exif = PIL.Image.Exif()
-    exif[ORIENTATION] = orientation
-    exif[0x010F] = "a maker"
-    image.save(tmp_path / "a.png", exif=exif)
-    read = read_photo(tmp_path / "a.png")
+    exif[ORIENTATION], exif[0x010F] = orientation, "a maker"
+    read = read_saved(photo(), tmp_path / "a.png", exif=exif)
     # OpenCV applies it too.
-    np.testing.assert_array_equal(
-        read.rgb, cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
-    )
-    save(read, tmp_path / "b.png")
+    np.testing.assert_array_equal(read.rgb, cv2.imread(str(tmp_path / "a.png"))[..., ::-1])
+    write_photo(read, tmp_path / "b.png", 95)
     written = reopened(tmp_path / "b.png")
-    assert written.getexif().get(ORIENTATION, 1) == 1
-    assert written.getexif()[0x010F] == "a maker"
+    assert dict(written.getexif()) == {ORIENTATION: 1, 0x010F: "a maker"}
     np.testing.assert_array_equal(np.array(written), read.rgb)
 
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="a" tiff:Orientation="6">a title</x:xmpmeta>'
 
 
-def orientation_in_xmp(exif):
-    texts = PIL.PngImagePlugin.PngInfo()
+def orientation_in_xmp(exif, texts):
     texts.add_itxt("XML:com.adobe.xmp", XMP)
-    return {"pnginfo": texts}
 
 
-def orientation_in_raw_exif(exif):
+def orientation_in_raw_exif(exif, texts):
     """As ImageMagick writes it: a name, the length, lines of hexadecimal digits."""
     content = exif.tobytes()
     lines = [content[i : i + 36].hex() for i in range(0, len(content), 36)]
-    texts = PIL.PngImagePlugin.PngInfo()
-    texts.add_text(
-        "Raw profile type exif", "\n".join(["", "exif", f"{len(content):8}", *lines, ""])
-    )
-    return {"pnginfo": texts}
+    lines = ["", "exif", f"{len(content):8}", *lines, ""]
+    texts.add_text("Raw profile type exif", "\n".join(lines))
 
 
 @pytest.mark.parametrize("write", [orientation_in_xmp, orientation_in_raw_exif])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_an_orientation_in_the_texts_of_a_png_is_applied_once(write, suffix, tmp_path):
-    exif = PIL.Image.Exif()
+    exif, texts = PIL.Image.Exif(), PIL.PngImagePlugin.PngInfo()
     exif[ORIENTATION], exif[0x010F] = 6, "a maker"
-    photo().save(tmp_path / "a.png", **write(exif))
-    read = read_photo(tmp_path / "a.png")
+    write(exif, texts)
+    read = read_saved(photo(), tmp_path / "a.png", pnginfo=texts)
     np.testing.assert_array_equal(read.rgb, np.rot90(photo(), -1))
-    save(read, tmp_path / f"b{suffix}")
+    write_photo(read, tmp_path / f"b{suffix}", 95)
     written = reopened(tmp_path / f"b{suffix}")
     assert written.size == read_photo(tmp_path / f"b{suffix}").image.size == (40, 60)
     if write is orientation_in_xmp:
@@ -143,8 +128,8 @@ def test_an_orientation_in_the_texts_of_a_png_is_applied_once(write, suffix, tmp
 def test_the_orientation_in_exif_still_overrides_an_outdated_one_in_xmp(suffix, tmp_path):
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = 1
-    photo().save(tmp_path / "a.jpg", exif=exif, xmp=XMP)
-    save(read_photo(tmp_path / "a.jpg"), tmp_path / f"b{suffix}")
+    read = read_saved(photo(), tmp_path / "a.jpg", exif=exif, xmp=XMP)
+    write_photo(read, tmp_path / f"b{suffix}", 95)
     assert reopened(tmp_path / f"b{suffix}").info["xmp"] == XMP
     assert read_photo(tmp_path / f"b{suffix}").image.size == (60, 40)
 
@@ -167,10 +152,16 @@ def test_a_pair_is_upright_and_its_hole_inverted_stretched_and_grown(tmp_path):
     assert read_pair(read.image, ~expected)[2].startswith("the hole covers 100%")
 
 
-def test_without_a_mask_the_transparent_pixels_are_the_hole():
-    read, hole, _ = read_pair(photo("LA"))
-    assert read.image.mode == "L"
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_without_a_mask_the_transparent_pixels_are_the_hole(mode):
+    image = photo(mode)
+    image.info["dpi"] = (72, 72)
+    read, hole, _ = read_pair(image)
+    assert read.image.mode == mode[:-1] and read.metadata == {"dpi": (72, 72)}
     np.testing.assert_array_equal(hole, np.arange(2400).reshape(40, 60) % 256 < 255)
+    np.testing.assert_array_equal(np.array(read.image), np.array(image)[..., :-1].squeeze())
+    with pytest.raises(UserError, match="the image has no alpha"):
+        read_pair(read.image)
 
 
 def test_the_callers_image_is_not_modified():
@@ -191,26 +182,22 @@ def test_a_16_in_a_tiffs_offsets_is_not_16_bits(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_profile_and_metadata_are_kept(suffix, tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exif = PIL.Image.Exif()
+    exif, texts = PIL.Image.Exif(), PIL.PngImagePlugin.PngInfo()
     exif[0x8298] = "someone's"  # copyright
-    texts = PIL.PngImagePlugin.PngInfo()
     texts.add_text("Title", "Ünïcode")
-    options = {"icc_profile": profile, "exif": exif, "dpi": (300, 300)}
+    options = {"icc_profile": b"a profile", "exif": exif, "dpi": (300, 300)}
     if suffix == ".png":
         options["pnginfo"] = texts
     if suffix == ".jpg":
         options |= {"comment": b"a comment", "xmp": b"<x:xmpmeta/>"}
-    photo().save(tmp_path / f"a{suffix}", **options)
-    save(read_photo(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}")
+    write_photo(
+        read_saved(photo(), tmp_path / f"a{suffix}", **options), tmp_path / f"b{suffix}", 95
+    )
     first, second = (reopened(tmp_path / f"{name}{suffix}") for name in "ab")
-    assert second.info["icc_profile"] == profile
+    assert second.info["icc_profile"] == b"a profile"
     assert second.getexif()[0x8298] == "someone's"
-    for name in ("dpi", "comment", "xmp"):
-        if name in first.info:
-            kept = first.info[name]
-            kept = kept if isinstance(kept, bytes) else pytest.approx(kept, rel=1e-3)
-            assert second.info[name] == kept, name
+    for name in first.info.keys() & {"dpi", "comment", "xmp"}:
+        assert second.info[name] == first.info[name], name
     if suffix == ".png":
         assert second.text["Title"] == "Ünïcode"
 
@@ -223,27 +210,23 @@ def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
     (tmp_path / "a.tif").write_bytes(content.replace(resolution, bytes(8)))
     read = read_photo(tmp_path / "a.tif")
     assert "dpi" not in read.metadata
-    save(read, tmp_path / f"b{suffix}")
+    write_photo(read, tmp_path / f"b{suffix}", 95)
     assert reopened(tmp_path / f"b{suffix}").size == (60, 40)
 
 
 def test_quality_sets_size_and_error(tmp_path):
-    original = read_photo_from(photo(), tmp_path / "a.jpg", quality=95)
+    original = read_saved(photo(), tmp_path / "a.jpg", quality=95)
     sizes, errors = [], []
     for quality in (30, 60, 95):
-        save(original, tmp_path / "b.jpg", quality)
+        write_photo(original, tmp_path / "b.jpg", quality)
         sizes.append((tmp_path / "b.jpg").stat().st_size)
         difference = read_photo(tmp_path / "b.jpg").rgb.astype(int) - original.rgb
         errors.append(np.abs(difference).mean())
     assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
-    lossless = read_photo_from(photo(), tmp_path / "a.png")
-    save(lossless, tmp_path / "c.webp")
+    assert errors[-1] < 1  # a JPEG that is completed again and again stays nearly the same
+    lossless = read_saved(photo(), tmp_path / "a.png")
+    write_photo(lossless, tmp_path / "c.webp", 95)
     np.testing.assert_array_equal(read_photo(tmp_path / "c.webp").rgb, lossless.rgb)
-
-
-def read_photo_from(image, path, **options):
-    image.save(path, **options)
-    return read_photo(path)
 
 
 def write_bomb(path):
@@ -293,21 +276,18 @@ def test_other_formats_are_never_tried_whatever_their_name(read, file_format, tm
 def test_truncated_files_are_rejected(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match=rf"a\{suffix}"):
         read_photo(path)
 
 
-@pytest.mark.parametrize("read", [read_photo, read_mask])
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+@pytest.mark.parametrize("read", [read_photo, read_mask])
 def test_truncated_images_that_pil_has_opened_are_rejected(suffix, read, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
     path.write_bytes(path.read_bytes()[:-50])
-    with (
-        PIL.Image.open(path) as opened,
-        pytest.raises(UserError, match="cannot read the image: image file is truncated"),
-    ):
+    with PIL.Image.open(path) as opened, pytest.raises(UserError, match="cannot read the image"):
         read(opened)
 
 
@@ -322,9 +302,12 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
 
 
-def test_gray_masks_are_thresholded_at_half(tmp_path):
-    PIL.Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png").tolist() == [[False, False, True, True]]
+def test_gray_masks_are_thresholded_at_half_and_transparent_parts_are_valid():
+    """Drawing programs keep the white color of erased pixels."""
+    values = np.array([[0, 127, 128, 255]], np.uint8)
+    for mask in (values, np.dstack([np.full_like(values, 255), values])):
+        hole = read_mask(PIL.Image.fromarray(mask))
+        assert hole.tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.parametrize(
@@ -336,18 +319,8 @@ def test_gray_masks_are_thresholded_at_half(tmp_path):
 )
 def test_failed_writes_leave_nothing(mode, name, metadata, tmp_path):
     with pytest.raises(UserError, match=name):
-        save(Photo(photo(mode), "PNG", metadata), tmp_path / name)
+        write_photo(Photo(photo(mode), "PNG", metadata), tmp_path / name, 95)
     assert not list(tmp_path.iterdir())
-
-
-def test_transparent_parts_of_a_mask_are_valid(tmp_path):
-    """Drawing programs keep the white color of erased pixels."""
-    pixels = np.full((20, 30, 4), 255, np.uint8)
-    pixels[..., 3] = 0
-    pixels[5:10, 5:10, 3] = 255
-    PIL.Image.fromarray(pixels).save(tmp_path / "mask.png")
-    hole = read_mask(tmp_path / "mask.png")
-    assert hole[5:10, 5:10].all() and hole.sum() == 25
 
 
 @pytest.mark.parametrize(
@@ -379,10 +352,10 @@ def test_a_transparent_color_becomes_alpha(mode, tmp_path):
 
 def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
     """Phones append depth maps and the like; PIL calls these files MPO."""
-    photo().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo()], quality=95)
-    read = read_photo(tmp_path / "a.jpg")
+    extra = {"format": "MPO", "save_all": True, "append_images": [photo()], "quality": 95}
+    read = read_saved(photo(), tmp_path / "a.jpg", **extra)
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
-    save(read, tmp_path / "b.jpg")
+    write_photo(read, tmp_path / "b.jpg", 95)
     assert reopened(tmp_path / "b.jpg").format == "JPEG"
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from glinpaint_jax.inference.regions import SIZE_STEP, Box, crop_around, plan_regions
+from glinpaint_jax.inference.boxes import Box, label_holes
+from glinpaint_jax.inference.regions import SIZE_STEP, crop_around, plan_regions
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
 
@@ -19,6 +20,17 @@ def random_holes(seed, height, width):
         top, left = rng.integers(0, height), rng.integers(0, width)
         boxes.append((top, left, top + rng.integers(1, 300), left + rng.integers(1, 300)))
     return holes(height, width, *boxes)
+
+
+@pytest.mark.parametrize(("gap", "count"), [(0, 3), (3, 3), (4, 2), (9, 2), (10, 1)])
+def test_near_holes_share_a_label(gap, count):
+    hole = holes(20, 40, (2, 0, 8, 5), (5, 9, 12, 12), (0, 22, 6, 30))  # 4 and 10 pixels apart
+    labels, boxes = label_holes(hole, gap)
+    np.testing.assert_array_equal(labels > 0, hole)
+    assert len(boxes) == labels.max() == count
+    for label, box in enumerate(boxes, start=1):
+        rows, columns = np.nonzero(labels == label)
+        assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
 @pytest.mark.parametrize("seed", range(20))

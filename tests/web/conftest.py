@@ -8,12 +8,7 @@ from tests.helpers.serving import serving
 
 
 @pytest.fixture(scope="module")
-def server_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(server_folder):
+def server():
     """The address; photographs may have 1 megapixel and files 1 MB."""
-    with serving(Methods({"white": Whitener()}), server_folder, allowed_hosts=["proxy"]) as address:
+    with serving(Methods({"white": Whitener()}), allowed_hosts=["proxy"]) as address:
         yield address
