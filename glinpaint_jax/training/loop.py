@@ -92,7 +92,6 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         closing.callback(batches.close)
         steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
-        closing.callback(checkpoints.close)
         step = run_steps(config, mesh, sources, state, steps, batches, reporter, checkpoints, stop)
         checkpoints.finish()
         if step < config.num_steps:
@@ -148,7 +147,6 @@ def run_steps(
             raise failure
         if is_stopped:
             break
-        checkpoints.check_last_save()
     progress.close()
     return step
 

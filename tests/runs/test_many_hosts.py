@@ -73,7 +73,6 @@ try:
     checkpoints.finish()
 except UserError:
     print("failed in a row:", checkpoints._failed_saves)
-checkpoints.close()
 """
 
 

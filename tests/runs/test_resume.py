@@ -34,7 +34,6 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
         state = jax.device_put(initial_state, replicated(mesh1))
         fingerprint = Numbered(7).fingerprint()
         checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)}, fingerprint)
-    checkpoints.close()
     return workdir
 
 
