@@ -25,7 +25,7 @@ from glinpaint_jax.evaluation.evaluate import (
     make_generator_completion,
     sample_rows,
 )
-from glinpaint_jax.files import LOCK, in_bucket, lock_file, report_unwritable, write_atomically
+from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
 from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.processes import require_same
@@ -79,7 +79,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
         reporter = Reporter(workdir, start, config.num_steps, active=is_first)
-        closing.callback(reporter.close)
+        closing.callback(reporter.flush)
         if is_first:
             describe(config, workdir, mesh, state, sources.description)
         reporter.log(origin)
@@ -172,8 +172,6 @@ def evaluate_sets(
 
 
 def make_workdir(workdir: Path) -> None:
-    if in_bucket(workdir):  # it has no folders
-        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -49,7 +49,9 @@ def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
     numbered = initial_state.replace(step=np.asarray(3, np.int32))
     scores = {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}
     placed = jax.device_put(numbered, replicated(mesh8))
-    Checkpoints(tmp_path, pytest.fail).save(placed, step_config, 3, IMAGES, "completion", scores)
+    names = Numbered(IMAGES).fingerprint()
+    checkpoints = Checkpoints(tmp_path, pytest.fail)
+    checkpoints.save(placed, step_config, 3, IMAGES, "completion", scores, names)
     written = json.loads((tmp_path / FOLDER / "3" / "metrics" / "metrics").read_text())
     assert written == {"phase": "completion"} | scores
 

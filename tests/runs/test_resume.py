@@ -15,7 +15,6 @@ from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
 from glinpaint_jax.runs.resume import (
     SET_ASIDE,
     check_config_changes,
-    check_data_changes,
     recover_newest_step,
     restore,
 )
@@ -240,14 +239,6 @@ def test_a_source_may_move(workdir, step_config, mesh1):
     said = []
     restore(workdir, 5, moved, Numbered(7), abstract_state(step_config, mesh1), said.append)
     assert "was photos, is folder:/elsewhere" in said[0]
-
-
-def test_checkpoints_without_a_fingerprint_accept_any_names(step_config):
-    """Earlier versions saved none."""
-    for data in ({"images": 7}, {"images": 7, "fingerprint": None}):
-        assert check_data_changes(step_config, data, step_config, Renamed(7), False) == ""
-    data["fingerprint"] = Numbered(7).fingerprint()
-    assert check_data_changes(step_config, data, step_config, Numbered(7), False) == ""
 
 
 def test_loading_weights_skips_damaged_steps(workdir):
