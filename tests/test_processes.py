@@ -69,10 +69,12 @@ for arguments in {list(INCOMPLETE_OR_IMPOSSIBLE)}:
         assert expected in message
 
 
-def test_programs_reject_incomplete_flags_in_one_line():
-    assert_rejected(run("glinpaint_jax.main", *SMALL, "--distributed"), "--coordinator=HOST:PORT")
-    result = run("glinpaint_jax", "evaluate", *SMALL, "--checkpoint=x", "--process-count=2")
-    assert_rejected(result, "--coordinator=HOST:PORT")
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", *SMALL, "--distributed"], ["evaluate", "--checkpoint=x", "--process-count=2"]],
+)
+def test_programs_reject_incomplete_flags_in_one_line(arguments):
+    assert_rejected(run("glinpaint_jax", *arguments), "--coordinator=HOST:PORT")
 
 
 def test_coordinator_needs_a_free_port():
