@@ -95,20 +95,6 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("variables", "gpus"), [({}, "0"), ({"JAX_LOCAL_DEVICE_IDS": "0,1"}, "0,1")]
-)
-def test_slurm_is_detected_and_the_gpus_can_be_set(variables, gpus):
-    """jax gives a task the GPU with its local number, unless the variable says otherwise."""
-    code = (
-        "import jax; from glinpaint_jax import processes; processes.start(join=True); "
-        "print(jax.distributed.is_initialized(), jax.config.values['jax_cuda_visible_devices'])"
-    )
-    port = free_address().rpartition(":")[2]
-    result = execute([sys.executable, "-c", code], **SLURM, JAX_COORDINATOR_PORT=port, **variables)
-    assert result.stdout == f"True {gpus}\n", result.stderr
-
-
-@pytest.mark.parametrize(
     ("variables", "gpus"),
     [
         ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}, "0,1,2,3"),

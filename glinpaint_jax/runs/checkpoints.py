@@ -21,12 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    BestN,
-    EveryNSteps,
-    LatestN,
-)
+from orbax.checkpoint import checkpoint_managers as policies
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
@@ -168,17 +163,17 @@ def open_manager(folder: Path, config: Config) -> ocp.CheckpointManager:
         score = metrics[config.best_by]
         return metrics["phase"], -score if config.best_by == "l1" else score
 
-    policies = [
-        LatestN(KEPT_STEPS),
-        BestN(n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False),
+    kept = [
+        policies.LatestN(KEPT_STEPS),
+        policies.BestN(n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False),
     ]
     if config.keep_every:
-        policies.append(EveryNSteps(config.keep_every))
+        kept.append(policies.EveryNSteps(config.keep_every))
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
             best_fn=rank,  # without it, orbax writes no metrics
-            preservation_policy=AnyPreservationPolicy(policies),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
         ),
     )

@@ -59,10 +59,8 @@ def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))
     with report_unreadable(newest_path):
         newest = newest_path.read_bytes() if newest_path.exists() else None
-    # If only the first save of a run was interrupted, nothing is lost.
-    nothing_lost = newest == b"0\n" if newest is not None else not damaged
     damaged |= dict.fromkeys(interrupted, "its save was interrupted")
-    if not complete and not nothing_lost:
+    if not complete and newest not in (None, b"0\n"):  # else it was the first save
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
         raise UserError(
             f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "

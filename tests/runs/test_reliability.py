@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +18,6 @@ from tests.helpers.programs import (
     final_state,
     read_jsonl,
     run,
-    run_here,
     shared_run,
 )
 
@@ -187,26 +185,6 @@ def test_a_second_run_in_the_same_workdir_fails_and_workers_exit_with_their_run(
     while any(os.path.exists(f"/proc/{child}") for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def test_a_damaged_step_is_set_aside_and_the_previous_one_used(uninterrupted, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(uninterrupted, workdir)
-    state = workdir / "checkpoints" / str(STEPS) / "state"
-    largest = max((p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
-    verified = run_here("verify", workdir)
-    assert verified.returncode == 1
-    assert f"{state.relative_to(tmp_path).parent}: state/" in verified.stdout
-
-    result = run(*COMPLETION, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    assert f"checkpoint {STEPS} is damaged: state/" in result.stderr
-    assert f"resuming at step {STEPS - EVERY}" in result.stderr
-    assert_as_uninterrupted(workdir, uninterrupted)
-    assert (workdir / "set_aside" / str(STEPS)).is_dir()
 
 
 def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted):

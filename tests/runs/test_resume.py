@@ -20,6 +20,7 @@ from glinpaint_jax.runs.resume import (
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
+from tests.helpers.programs import run_here
 from tests.helpers.sources import Numbered
 
 
@@ -102,15 +103,11 @@ def test_damaged_steps_get_names_of_their_own_and_stay_on_their_disk(workdir, tm
     assert recover_newest_step(workdir, pytest.fail) is None  # a new run
 
 
-@pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder", "no manifests"])
+@pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder"])
 def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
     if how == "all damaged":
         for step in ("3", "5"):
             flip(workdir / FOLDER / step / "state" / "manifest.ocdbt")
-    elif how == "no manifests":  # as an earlier version wrote
-        (workdir / NEWEST).unlink()
-        for step in ("3", "5"):
-            (workdir / FOLDER / step / MANIFEST_NAME).unlink()
     else:
         shutil.rmtree(workdir / FOLDER)
         if how == "emptied":
@@ -211,8 +208,13 @@ def test_num_steps_may_change_only_without_a_schedule(step_config):
                 check_config_changes(saved, longer)
 
 
-def test_loading_weights_skips_damaged_steps(workdir):
+def test_verify_names_damaged_steps_and_loading_weights_skips_them(workdir):
     flip(workdir / FOLDER / "5" / "state" / "manifest.ocdbt")
+    verified = run_here("verify", workdir)
+    steps = [workdir / FOLDER / step for step in ("3", "5")]
+    damage = "state/manifest.ocdbt does not match its checksum"
+    assert verified.stdout == f"{steps[0]}: complete\n{steps[1]}: {damage}\n"
+    assert verified.returncode == 1
     with pytest.warns(UserWarning, match=r"5 is damaged: state/manifest\.ocdbt .* using step 3"):
         assert load_weights(workdir).step == 3
     with pytest.raises(UserError, match="5 is damaged"):
