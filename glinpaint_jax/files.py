@@ -136,12 +136,8 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Raises OSError, in a bucket too."""
     if in_bucket(path):
-        try:
-            path.write_bytes(content)
-        except Exception as error:
-            raise OSError(errno.EIO, describe(error)) from None
+        path.write_bytes(content)
         return
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(content)
