@@ -7,6 +7,7 @@ appears whole or not at all, and a bucket has no locks.
 import contextlib
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -118,12 +119,12 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
 
-    If anything fails, removes it instead. The hidden name starts with `prefix`. Only on disk.
+    If anything fails, removes it instead. Only on disk.
     """
-    temporary = path.with_name(f".{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -135,12 +136,8 @@ def replace_atomically(path: Path, prefix: str = "") -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Raises OSError, in a bucket too."""
     if in_bucket(path):
-        try:
-            path.write_bytes(content)
-        except Exception as error:
-            raise OSError(errno.EIO, describe(error)) from None
+        path.write_bytes(content)
         return
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(content)
@@ -148,8 +145,30 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def fsync_path(path: Path) -> None:
-    """Flushes a file or folder to disk, so that it survives a power failure."""
+def can_append(path: Path) -> bool:
+    return not in_bucket(path)
+
+
+def move_beside(path: Path, name: str) -> Path:
+    """Moves `path` to the folder `name` beside its own, with a number added if its name is taken.
+
+    If its own folder is a link, `name` is beside what the link leads to, on the same disk.
+    """
+    if in_bucket(path):  # which has folders only for objects
+        folder = path.parent.with_name(name)
+        write_atomically(folder / "README", b"Damaged steps and interrupted saves.\n")
+    else:
+        folder = path.parent.resolve().with_name(name)
+        folder.mkdir(exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    place = next(folder / name for name in names if not (folder / name).exists())
+    return path.rename(place)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Makes a file or folder survive a power failure."""
+    if in_bucket(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -195,21 +214,18 @@ def lock_file(path: Path) -> Iterator[None]:
         try:
             _flock(file, path, exclusive=True)
         except (OSError, ModuleNotFoundError) as error:
-            advice = (
-                f"cannot lock {path.parent} ({describe(error)}); make sure no second run uses it"
+            warnings.warn(
+                f"cannot lock {path.parent} ({describe(error)}); make sure no second run uses it",
+                stacklevel=3,
             )
-            warnings.warn(advice, stacklevel=3)
-        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
         with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
-            path.write_text(owner)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
 
 
 def require_unlocked(path: Path) -> None:
     """Raises UserError if another process holds the lock of `lock_file`."""
-    if in_bucket(path):
-        return
-    # A new workdir, or no locks.
+    # A new workdir, no locks, or a bucket.
     with contextlib.suppress(OSError, ModuleNotFoundError), path.open() as file:
         _flock(file, path, exclusive=False)
 
@@ -232,23 +248,21 @@ def write_manifest(folder: Path) -> None:
 
     First flushes the files to disk.
     """
-    files = [path for path in _files_below(folder) if path.name != MANIFEST_NAME]
+    below = list(_below(folder))
+    files = [path for path in below if not path.is_dir() and path.name != MANIFEST_NAME]
     lines = [f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    if not in_bucket(folder):
-        for path in (*folder.rglob("*"), folder.parent):
-            fsync_path(path)
+    for path in (*below, folder.parent):
+        flush_to_disk(path)
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
-    if not in_bucket(folder):
-        fsync_path(folder)
+    flush_to_disk(folder)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path) -> Iterator[Path]:
     """Like rglob, which paths in buckets lack."""
     for path in sorted(folder.iterdir()):
+        yield path
         if path.is_dir():
-            yield from _files_below(path)
-        else:
-            yield path
+            yield from _below(path)
 
 
 def find_damage(folder: Path) -> str | None:
@@ -257,13 +271,13 @@ def find_damage(folder: Path) -> str | None:
     Ignores files that are not listed: file managers and syncing tools add theirs. Raises UserError
     if a bucket cannot be read.
     """
-    if in_bucket(folder):
-        with report_unreadable(folder):
+    with report_unreadable(folder):
+        try:
             return _compare_with_manifest(folder)
-    try:
-        return _compare_with_manifest(folder)
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        return f"{folder.name} cannot be read: {describe(error)}"
+        except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+            if in_bucket(folder):
+                raise
+            return f"{folder.name} cannot be read: {describe(error)}"
 
 
 def _compare_with_manifest(folder: Path) -> str | None:

@@ -21,7 +21,6 @@ LISTING_TIMEOUT = 3600  # until all processes have listed their images
 
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
 PER_PROCESS_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
-MAX_DIFFERENCES = 5  # in an error message
 
 
 def start(
@@ -124,8 +123,7 @@ def describe_differences(found: list[dict[str, Any]]) -> str:
             if value != first:
                 differences.append(f"{name}: {first!r} on process 0, {value!r} on process {number}")
                 break
-    more = len(differences) - MAX_DIFFERENCES
-    return "; ".join(differences[:MAX_DIFFERENCES]) + f"; and {more} more" * (more > 0)
+    return "; ".join(differences)
 
 
 def exit_now(status: int) -> NoReturn:

@@ -49,6 +49,7 @@ def test_missing_truncated_and_emptied_files_are_reported(name, folder):
         assert name in find_damage(folder)
     (folder / name).unlink()
     assert name in find_damage(folder)
+    assert MANIFEST_NAME in find_damage(folder / "nowhere")
 
 
 def test_what_other_programs_add_to_a_folder_is_ignored(folder):
@@ -57,10 +58,6 @@ def test_what_other_programs_add_to_a_folder_is_ignored(folder):
     assert find_damage(folder) is None
     (folder / "a.txt").write_bytes(b"First")
     assert find_damage(folder) == "a.txt does not match its checksum"
-
-
-def test_a_missing_folder_is_reported(tmp_path):
-    assert MANIFEST_NAME in find_damage(tmp_path / "nowhere")
 
 
 def test_where_no_files_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):

@@ -14,12 +14,7 @@ from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, 
 
 def test_training_writes_checkpoints_metrics_and_samples(finished_run):
     workdir, written = finished_run
-    assert {path.name for path in workdir.iterdir()} >= {
-        "checkpoints",
-        "metrics.jsonl",
-        "curves.png",
-        "samples",
-    }
+    assert {path.name for path in workdir.iterdir()} >= {"checkpoints", "metrics.jsonl", "samples"}
     assert list(workdir.glob("events.*"))
     records = read_jsonl(workdir)
     trained = [record for record in records if "images_per_second" in record]
@@ -39,48 +34,23 @@ def test_training_writes_checkpoints_metrics_and_samples(finished_run):
 
 
 def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
+    """With the config of the checkpoint; its scores are those of the run."""
     workdir, _ = finished_run
-    scores_file = tmp_path / "scores.json"
-    result = run(
-        "glinpaint_jax",
-        "evaluate",
-        *SMALL,
-        f"--checkpoint={workdir}",
-        "--limit=4",
-        "--baselines",
-        f"--json={scores_file}",
-    )
-    assert result.returncode == 0, result.stderr
-    written = json.loads(scores_file.read_text())
-    assert written["step"] == 10
-    methods = written["scores"]["held_out"]
-    assert list(methods) == [
-        "model, step 10",
-        "mean color",
-        "Telea",
-        "Navier-Stokes",
-        "smooth fill",
-        "biharmonic",
-    ]
-    last = read_jsonl(workdir)[-1]
-    assert methods["model, step 10"]["l1"] == pytest.approx(last["eval/held_out/l1"], rel=1e-5)
-    assert f"{methods['Telea']['l1']:.3f}" in result.stdout
-    assert "new crops" in result.stdout
-
-
-def test_evaluate_uses_the_config_of_the_checkpoint(finished_run, tmp_path):
-    workdir, _ = finished_run
-    scores_file = tmp_path / "scores.json"
     arguments = ["glinpaint_jax", "evaluate", f"--checkpoint={workdir}"]
-    result = run(*arguments, f"--json={scores_file}")
+    result = run(*arguments, "--baselines", f"--json={tmp_path}/scores.json")
     assert result.returncode == 0, result.stderr
     assert "config of the checkpoint: data.source photos" in result.stderr
-    scores = json.loads(scores_file.read_text())["scores"]["held_out"]["model, step 10"]
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["step"] == 10
+    methods = written["scores"]["held_out"]
+    fills = ["mean color", "Telea", "Navier-Stokes", "smooth fill", "biharmonic"]
+    assert list(methods) == ["model, step 10", *fills]
     last = read_jsonl(workdir)[-1]
-    for metric, value in scores.items():
+    for metric, value in methods["model, step 10"].items():
         assert value == pytest.approx(last[f"eval/held_out/{metric}"], rel=1e-5)
+    assert f"{methods['Telea']['l1']:.3f}" in result.stdout
+    assert "new crops" in result.stdout
     assert_rejected(run(*arguments, "--config.data.source=folder:/nowhere"), "/nowhere")
-    assert_rejected(run(*arguments, "--config.image_size=50"), "50", "multiple of 4")
 
 
 def test_a_changed_config_is_not_resumed(finished_run):
@@ -133,17 +103,19 @@ sys.exit("jax" in sys.modules)
         assert f"usage: python -m glinpaint_jax {command} " in result.stdout
 
 
-def test_evaluate_needs_a_checkpoint(tmp_path):
-    result = run("glinpaint_jax", "evaluate", *SMALL, f"--checkpoint={tmp_path}")
-    assert_rejected(result, str(tmp_path), "no checkpoint")
-    assert_rejected(run("glinpaint_jax", "evaluate", *SMALL), "--checkpoint", "--help")
-
-
-def test_commands_are_known_or_rejected():
-    result = run("glinpaint_jax", "train", "--config=configs/demo.py", "--config.image_size=50")
-    assert_rejected(result, "50", "multiple of 4")  # the same program as main
-    assert_rejected(run("glinpaint_jax", "paint"), "paint", "--help")
-    assert_rejected(run("glinpaint_jax", "complet"), "did you mean complete?")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "--config=demo", "--config.image_size=50"], ["50", "multiple of 4"]),
+        (["evaluate", "--checkpoint=/nowhere"], ["/nowhere", "no checkpoint"]),
+        (["evaluate", *SMALL], ["--checkpoint", "--help"]),
+        (["paint"], ["paint", "--help"]),
+        (["complet"], ["did you mean complete?"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_commands_and_their_arguments_are_checked(arguments, expected):
+    assert_rejected(run("glinpaint_jax", *arguments), *expected)
 
 
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):

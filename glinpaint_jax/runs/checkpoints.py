@@ -4,15 +4,14 @@
     WORKDIR/newest_checkpoint    the last complete step; 0 before the first one
     WORKDIR/set_aside/           damaged steps and interrupted saves
 
-A step is complete if it has its manifest, which is written last. Saving is asynchronous. Orbax
-keeps the last two steps, the best of the phase evaluated last, and each multiple of
-config.keep_every; it deletes others once a new step is written.
+A step is complete if it has its manifest, which is written last. Orbax keeps the last two steps,
+the best of the phase evaluated last, and each multiple of config.keep_every; it deletes others once
+a new step is written.
 """
 
 import contextlib
 import errno
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    BestN,
-    EveryNSteps,
-    LatestN,
-)
+from orbax.checkpoint import checkpoint_managers as policies
 
 from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
@@ -50,7 +44,7 @@ DESCRIPTION_BYTES = 2**20  # upper bound for a step's files apart from its array
 
 
 class Checkpoints:
-    """Saves the checkpoints of one run.
+    """Saves the checkpoints of one run. All processes call it together; training waits meanwhile.
 
     A failed save causes a warning and is retried at the next step that is saved;
     `max_failed_saves` failures in a row raise UserError.
@@ -62,8 +56,6 @@ class Checkpoints:
         self._log = log
         self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
-        self._manager: ocp.CheckpointManager | None = None  # opened by the first save
-        self._saving: int | None = None  # the step being written
 
     def save(
         self,
@@ -75,13 +67,11 @@ class Checkpoints:
         scores: dict[str, float] | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        """Starts saving; returns once `state` may be donated.
+        """Saves a step, or nothing.
 
         `images` and `fingerprint` are those of the training source; `scores` rank the checkpoint
         among those of its `phase`.
         """
-        self.check_last_save(wait=True)
-        self._agree_on_failures()
         data = {"examples": step * config.global_batch_size, "images": images}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -89,106 +79,70 @@ class Checkpoints:
             data=ocp.args.JsonSave(data | {"fingerprint": fingerprint}),
         )
         metrics = None if scores is None else {"phase": phase} | scores
-        try:
-            self._prepare(state, step)
-            self._saving = step
-            self._manager = self._manager or open_manager(self._folder, config)
-            self._manager.save(step, args=items, metrics=metrics, force=True)
-        except Exception as error:  # orbax and tensorstore wrap a full disk in many types
-            self._handle_failure(step, error)
-
-    def check_last_save(self, *, wait: bool = False) -> None:
-        """Completes the last save if it is written; with `wait`, waits for it.
-
-        Raises UserError after too many failed saves in a row.
-        """
-        if self._saving is None or not (wait or not self._manager.is_saving_in_progress()):
-            return
-        step = self._saving
-        try:
-            self._complete(step)
-        except Exception as error:
-            self._handle_failure(step, error)
+        failure = attempt(self._prepare, state, step)
+        if failure is None:
+            failure = attempt(self._write, step, config, items, metrics)
+            if failure is not None:
+                self._remove_unfinished(step)
+        if failure is None:
+            self._failed_saves = 0
         else:
-            self._saving, self._failed_saves = None, 0
+            self._count_failure(step, failure)
 
     def finish(self) -> None:
-        """Waits for the last save. Raises UserError if it failed."""
-        self.check_last_save(wait=True)
-        self._agree_on_failures()
+        """Raises UserError if the last save failed."""
         if self._failed_saves:
             raise UserError(
                 f"the last step could not be saved; check {self._folder} and rerun the command"
             )
 
-    def close(self) -> None:
-        """Waits for a save in progress; a failure only causes a warning."""
-        self._max_failed_saves = sys.maxsize
-        self.check_last_save(wait=True)
-        self._close_manager()
-
     def _prepare(self, state: Any, step: int) -> None:
-        """Raises an error in every process if process 0 finds no room for the step, or the step."""
-        failure = None
-        if jax.process_index() == 0:
-            try:
-                self._folder.mkdir(exist_ok=True)
-                if (self._folder / str(step)).exists():  # orbax would replace it
-                    raise FileExistsError(errno.EEXIST, "it exists")
-                size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-                require_space(self._folder, size + DESCRIPTION_BYTES)
-                if not (self._workdir / NEWEST).exists():
-                    write_atomically(self._workdir / NEWEST, b"0\n")
-            except Exception as error:  # a bucket's are of many types
-                failure = error
-        number = 0 if failure is None else getattr(failure, "errno", None) or errno.EIO
-        number = max_of_processes(number)
-        if number:
-            raise failure or OSError(number, os.strerror(number))
+        """Raises OSError if there is no room for the step, or the step exists."""
+        if jax.process_index() > 0:
+            return
+        self._folder.mkdir(exist_ok=True)
+        if (self._folder / str(step)).exists():  # orbax would replace it
+            raise FileExistsError(errno.EEXIST, "it exists")
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        require_space(self._folder, size + DESCRIPTION_BYTES)
+        if not (self._workdir / NEWEST).exists():
+            write_atomically(self._workdir / NEWEST, b"0\n")
 
-    def _complete(self, step: int) -> None:
-        """Waits until the step is written, then writes its manifest.
+    def _write(
+        self, step: int, config: Config, items: ocp.args.Composite, metrics: dict[str, Any] | None
+    ) -> None:
+        """Writes a step, then its manifest.
 
-        Not orbax's post_finalization_callback: orbax changes _CHECKPOINT_METADATA after it.
+        Not in orbax's post_finalization_callback: orbax changes _CHECKPOINT_METADATA after it.
         """
         path = self._folder / str(step)
+        manager = open_manager(self._folder, config)
         try:
-            self._manager.wait_until_finished()
+            manager.save(step, args=items, metrics=metrics, force=True)
+            manager.wait_until_finished()
         except Exception as error:
             if not (path / COMMITTED).exists():
                 raise
             self._log(f"cannot delete old steps in {self._folder}: {describe(error)}")
+        finally:
+            with contextlib.suppress(Exception):  # the same error again
+                manager.close()
         if jax.process_index() == 0:
             write_manifest(path)
             write_atomically(self._workdir / NEWEST, f"{step}\n".encode())
 
-    def _agree_on_failures(self) -> None:
-        """Counts a save as failed in every process if it failed in any.
+    def _remove_unfinished(self, step: int) -> None:
+        """Removes what a failed save wrote."""
+        if jax.process_index() > 0:
+            return
+        with contextlib.suppress(Exception):  # a bucket may still be unavailable
+            for path in self._folder.iterdir():
+                is_mine = path.name.partition(".")[0] == str(step)
+                if is_mine and not (path / MANIFEST_NAME).exists():
+                    epath.Path(path).rmtree()
 
-        Only process 0 sees that a manifest cannot be written. All must open a new manager together,
-        which knows nothing of the failed step.
-        """
-        self._failed_saves = max_of_processes(self._failed_saves)
-        if self._failed_saves:
-            self._close_manager()
-
-    def _close_manager(self) -> None:
-        if self._manager is not None:
-            with contextlib.suppress(Exception):  # of a failed save, which is known
-                self._manager.close()
-            self._manager = None
-
-    def _handle_failure(self, step: int, error: Exception) -> None:
-        """Removes what the save wrote and warns; raises UserError after too many failures."""
+    def _count_failure(self, step: int, error: Exception) -> None:
         self._failed_saves += 1
-        self._close_manager()
-        if self._saving is not None and jax.process_index() == 0:
-            with contextlib.suppress(Exception):  # a bucket may still be unavailable
-                for path in self._folder.iterdir():
-                    is_mine = path.name.partition(".")[0] == str(step)
-                    if is_mine and not (path / MANIFEST_NAME).exists():
-                        epath.Path(path).rmtree()
-        self._saving = None
         message = (
             f"cannot save step {step} in {self._folder}: {describe(error)}; failed save "
             f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
@@ -204,25 +158,36 @@ def open_manager(folder: Path, config: Config) -> ocp.CheckpointManager:
     def rank(metrics: dict[str, Any]) -> tuple[str, float]:
         """By phase first: the reconstruction phase has the lowest errors and would always win.
 
-        The names of the phases are in alphabetical order; earlier versions wrote none.
+        The names of the phases are in alphabetical order.
         """
         score = metrics[config.best_by]
-        return metrics.get("phase") or "", -score if config.best_by == "l1" else score
+        return metrics["phase"], -score if config.best_by == "l1" else score
 
-    policies = [
-        LatestN(KEPT_STEPS),
-        BestN(n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False),
+    kept = [
+        policies.LatestN(KEPT_STEPS),
+        policies.BestN(n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False),
     ]
     if config.keep_every:
-        policies.append(EveryNSteps(config.keep_every))
+        kept.append(policies.EveryNSteps(config.keep_every))
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
             best_fn=rank,  # without it, orbax writes no metrics
-            preservation_policy=AnyPreservationPolicy(policies),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
         ),
     )
+
+
+def attempt(function: Callable[..., None], *arguments: Any) -> Exception | None:
+    """Calls a function in every process; returns an error in all of them if it fails in any."""
+    failure, number = None, 0
+    try:
+        function(*arguments)
+    except Exception as error:  # orbax, tensorstore and buckets wrap a full disk in many types
+        failure, number = error, getattr(error, "errno", None) or errno.EIO
+    number = max_of_processes(number)
+    return failure or (OSError(number, os.strerror(number)) if number else None)
 
 
 def max_of_processes(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Everything a run outputs: terminal, metrics.jsonl, TensorBoard, curves.png and samples/."""
+"""Everything a run outputs: terminal, metrics.jsonl, TensorBoard and samples/."""
 
 import contextlib
 import io
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from jaxtyping import UInt8
-from numpy import ndarray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from glinpaint_jax.files import in_bucket, write_atomically
-from glinpaint_jax.runs.pictures import draw_curves, mosaic
+from glinpaint_jax.files import can_append, describe, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+GAP = 4  # pixels between samples
 
 
 def log(line: str) -> None:
@@ -34,15 +34,14 @@ class Reporter:
 
     `start_step` is the step the run resumes from: records of later steps are dropped, since those
     steps are repeated. Records that cannot be written cause one warning and are written with the
-    next one; pictures are lost. In a bucket, which cannot append, only `flush` writes records.
+    next one; pictures are lost. Where files cannot be appended to, only `flush` writes records.
     """
 
     def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
         self._workdir, self._num_steps = workdir, num_steps
         self._active, self._has_failed = active, False
-        records = read_records(workdir) if active else []
-        self._records = [record for record in records if record["step"] <= start_step]
-        self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, self._records)))
+        kept = [record for record in read_records(workdir) if record["step"] <= start_step]
+        self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, kept)))
         # TensorBoard reads the files by name. This one hides what others hold of repeated steps.
         start = encode_event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         version = encode_event(file_version="brain.Event:2")
@@ -78,8 +77,8 @@ class Reporter:
             )
         self._add(step, phase, numbers)
 
-    def samples(self, step: int, rows: UInt8[ndarray, "3 columns h w 3"]) -> None:
-        """Saves a picture of `rows`: masked, completed, original. Redraws the curves."""
+    def samples(self, step: int, rows: UInt8[np.ndarray, "3 columns h w 3"]) -> None:
+        """Saves a picture of `rows`: masked, completed, original."""
         if not self._active:
             return
         picture = mosaic(rows)
@@ -92,7 +91,6 @@ class Reporter:
         with self._warn_on_error():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, png.tobytes())
-            draw_curves(self._records, self._workdir / "curves.png")
 
     def flush(self) -> None:
         """Writes all records that are not written yet."""
@@ -101,20 +99,13 @@ class Reporter:
                 self._metrics.flush()
                 self._events.flush()
 
-    def close(self) -> None:
-        self.flush()
-        if self._records:
-            with self._warn_on_error():
-                draw_curves(self._records, self._workdir / "curves.png")
-
     def _add(self, step: int, phase: str, numbers: dict[str, float]) -> None:
         if not self._active:
             return
-        self._records.append({"step": step, "phase": phase} | numbers)
-        self._metrics.add(to_line(self._records[-1]))
+        self._metrics.add(to_line({"step": step, "phase": phase} | numbers))
         values = (Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items())
         self._events.add(encode_summary(step, *values))
-        if not in_bucket(self._workdir):
+        if can_append(self._workdir):
             self.flush()
 
     @contextlib.contextmanager
@@ -124,7 +115,7 @@ class Reporter:
             yield
         except Exception as error:  # a bucket's errors are of many types
             if not self._has_failed:
-                reason = getattr(error, "strerror", None) or error
+                reason = describe(error)
                 self.log(f"cannot write records to {self._workdir}: {reason}; training continues")
             self._has_failed = True
         else:
@@ -143,15 +134,15 @@ class GrowingFile:
         self._has_news = True
 
     def flush(self) -> None:
-        """Writes what is new, or everything: in a bucket, or if the file is not as it was left."""
+        """Writes what is new, or everything if the file is not as it was left."""
         if not self._has_news:
             return
         path = self._path
-        if in_bucket(path) or not path.exists() or path.stat().st_size != self._size:
-            write_atomically(path, bytes(self._content))
-        else:
+        if can_append(path) and path.exists() and path.stat().st_size == self._size:
             with path.open("ab") as file:
                 file.write(self._content[self._size :])
+        else:
+            write_atomically(path, bytes(self._content))
         self._size, self._has_news = len(self._content), False
 
 
@@ -183,3 +174,14 @@ def encode_event(**fields: Any) -> bytes:
     buffer = io.BytesIO()
     RecordWriter(buffer).write(Event(wall_time=time.time(), **fields).SerializeToString())
     return buffer.getvalue()
+
+
+def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Tiles rows of images on white; images below 128 pixels are enlarged by whole pixels."""
+    factor = max(1, 128 // rows.shape[2])
+    rows = rows.repeat(factor, axis=2).repeat(factor, axis=3)
+    padding = ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0))
+    padded = np.pad(rows, padding, constant_values=255)
+    r, c, h, w, _ = padded.shape
+    joined = padded.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, 3)
+    return np.pad(joined, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)

@@ -1,6 +1,5 @@
 """Resuming a run: from its newest complete step, with the config changes that are allowed."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     absolute,
-    in_bucket,
+    move_beside,
     report_unreadable,
     report_unwritable,
     write_atomically,
@@ -49,6 +48,31 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     step = _recover(workdir, log) if jax.process_index() == 0 else None
     step = max_of_processes(-1 if step is None else step)
     return None if step < 0 else step
+
+
+def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
+    folder, newest_path = workdir / FOLDER, workdir / NEWEST
+    with report_unreadable(folder):
+        damages = {step: find_step_damage(folder / str(step)) for step in steps_in(workdir)}
+        complete = [step for step, damage in damages.items() if damage is None]
+        damaged = {folder / str(step): damage for step, damage in damages.items() if damage}
+        interrupted = list(folder.glob(f"*{TEMPORARY}*"))
+    with report_unreadable(newest_path):
+        newest = newest_path.read_bytes() if newest_path.exists() else None
+    damaged |= dict.fromkeys(interrupted, "its save was interrupted")
+    if not complete and newest not in (None, b"0\n"):  # else it was the first save
+        found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+        raise UserError(
+            f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
+            "is not restarted from scratch; restore a copy, or pass another --workdir"
+        )
+    with report_unwritable(workdir):
+        for path, damage in damaged.items():
+            place = move_beside(path, SET_ASIDE)
+            log(f"checkpoint {path.name} is damaged: {damage}; moved to {place}")
+        if complete and newest != (number := f"{complete[-1]}\n".encode()):
+            write_atomically(newest_path, number)
+    return complete[-1] if complete else None
 
 
 def restore(
@@ -100,13 +124,13 @@ def check_data_changes(
 ) -> str:
     """Returns a line that says what changed in the training images; empty if nothing did.
 
-    `data` is the checkpoint's; earlier versions saved no fingerprint. Raises UserError if the
-    number or the names of the images have changed, unless `accept`.
+    `data` is the checkpoint's. Raises UserError if the number or the names of the images have
+    changed, unless `accept`.
     """
     old, new = saved.data.source, config.data.source
     if data["images"] != len(source):
         change = f"has {len(source)} training images, but the run began with {data['images']}"
-    elif data.get("fingerprint") not in (None, source.fingerprint()):
+    elif data["fingerprint"] != source.fingerprint():
         change = f"has {len(source)} training images, as before, but their names differ"
     elif old != new:
         return f"config.data.source was {old}, is {new}: assuming that its images are the same"
@@ -119,53 +143,3 @@ def check_data_changes(
         f"{change}, so the data would differ; pass the old source, pass --accept-changed-data to "
         "go on with these images, or start in another --workdir with --config.init_from"
     )
-
-
-def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
-    complete, damaged = [], {}
-    with report_unreadable(workdir):
-        folder = workdir / FOLDER
-        if not in_bucket(folder):
-            folder = folder.resolve()  # behind a link, steps are set aside on their own disk
-        for step in steps_in(workdir):
-            damage = find_step_damage(folder / str(step))
-            if damage is None:
-                complete.append(step)
-            else:
-                damaged[folder / str(step)] = damage
-        newest = _read_newest(workdir / NEWEST)
-        # If only the first save of a run was interrupted, nothing is lost.
-        nothing_lost = newest == "0\n" if newest is not None else not damaged
-        interrupted = [path for path in folder.glob("*") if TEMPORARY in path.name]
-        damaged |= dict.fromkeys(interrupted, "its save was interrupted")
-    if not complete and not nothing_lost:
-        found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
-        raise UserError(
-            f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
-            "is not restarted from scratch; restore a copy, or pass another --workdir"
-        )
-    with report_unwritable(workdir):
-        for path, damage in damaged.items():
-            log(f"checkpoint {path.name} is damaged: {damage}; moved to {_set_aside(path)}")
-        if complete and newest != f"{complete[-1]}\n":
-            write_atomically(workdir / NEWEST, f"{complete[-1]}\n".encode())
-    return complete[-1] if complete else None
-
-
-def _read_newest(path: Path) -> str | None:
-    with report_unreadable(path):
-        try:
-            return path.read_bytes().decode(errors="replace")
-        except FileNotFoundError:
-            return None
-
-
-def _set_aside(path: Path) -> Path:
-    """Moves a checkpoint to set_aside/, with a number added if its name is taken."""
-    folder = path.parent.with_name(SET_ASIDE)
-    folder.mkdir(exist_ok=True)
-    if in_bucket(folder):  # which has folders only for objects
-        write_atomically(folder / "README", b"Damaged steps and interrupted saves.\n")
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    place = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(place)

@@ -25,7 +25,7 @@ from glinpaint_jax.evaluation.evaluate import (
     make_generator_completion,
     sample_rows,
 )
-from glinpaint_jax.files import LOCK, in_bucket, lock_file, report_unwritable, write_atomically
+from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
 from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.processes import require_same
@@ -75,7 +75,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
         reporter = Reporter(workdir, start, config.num_steps, active=is_first)
-        closing.callback(reporter.close)
+        closing.callback(reporter.flush)
         if is_first:
             describe(config, workdir, mesh, state, sources.description)
         reporter.log(origin)
@@ -88,7 +88,6 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         closing.callback(batches.close)
         steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
-        closing.callback(checkpoints.close)
         step = run_steps(config, mesh, sources, state, steps, batches, reporter, checkpoints, stop)
         checkpoints.finish()
         if step < config.num_steps:
@@ -144,7 +143,6 @@ def run_steps(
             raise failure
         if is_stopped:
             break
-        checkpoints.check_last_save()
     progress.close()
     return step
 
@@ -170,8 +168,6 @@ def evaluate_sets(
 
 
 def make_workdir(workdir: Path) -> None:
-    if in_bucket(workdir):  # it has no folders
-        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
