@@ -2,8 +2,6 @@
 
 import io
 import struct
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 PhotoInput = str | Path | io.BytesIO | PIL.Image.Image  # str() of a BytesIO must be its name
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
-# warnings.catch_warnings affects the whole process, so only one thread at a time may use it.
-OPENING = threading.Lock()
+MAX_PIXELS = 89_478_485  # Pillow's limit, beyond which it warns
 
 
 def unsupported(path: Any, file_format: str) -> str:
@@ -47,7 +44,7 @@ def _check_depth(image: PIL.Image.Image, name: Any) -> None:
 
 
 def open_image(
-    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int | None = None
+    source: PhotoInput, allow_16_bits: bool = False, max_pixels: int = MAX_PIXELS
 ) -> PIL.Image.Image:
     """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
     if isinstance(source, PIL.Image.Image):
@@ -59,12 +56,9 @@ def open_image(
             raise UserError(f"cannot read the image: {error}") from None
         return source
     try:
-        with OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
-            opened = PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
-        with opened as image:
-            if max_pixels is not None and (pixels := image.width * image.height) > max_pixels:
+        # PIL would pass an EPS file to Ghostscript, whatever the file's name.
+        with PIL.Image.open(source, formats=sorted({*FORMATS.values()})) as image:
+            if (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
                 raise UserError(
                     f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"

@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Bool, UInt8
 
-from glinpaint_jax.data.images import DAMAGED, PhotoInput, open_image
+from glinpaint_jax.data.images import DAMAGED, MAX_PIXELS, PhotoInput, open_image
 from glinpaint_jax.errors import UserError
 
 BLACK, WHITE = 48, 208  # values up to BLACK count as black, from WHITE on as white
@@ -35,7 +35,7 @@ Hole = Bool[np.ndarray, "h w"]
 def read_mask(
     source: PhotoInput,
     photo: UInt8[np.ndarray, "_ _ 3"] | None = None,
-    max_pixels: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Hole:
     """Returns True for pixels brighter than half of white, after compositing alpha onto black.
 

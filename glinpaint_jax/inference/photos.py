@@ -13,7 +13,14 @@ import PIL.ImageOps
 import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
-from glinpaint_jax.data.images import DAMAGED, FORMATS, PhotoInput, open_image, unsupported
+from glinpaint_jax.data.images import (
+    DAMAGED,
+    FORMATS,
+    MAX_PIXELS,
+    PhotoInput,
+    open_image,
+    unsupported,
+)
 from glinpaint_jax.data.mask_files import (
     Hole,
     describe_doubt,
@@ -66,7 +73,7 @@ def read_pair(
     invert: bool = False,
     resize: bool = False,
     dilate: int = 0,
-    max_pixels: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Photo, Hole, str | None]:
     """Reads a photograph and its hole; also returns what is unusual about the hole, or None.
 
@@ -90,7 +97,7 @@ def read_pair(
     return photo, hole, describe_doubt(hole)
 
 
-def _read_hole(source: Any, photo: Photo, max_pixels: int | None) -> Bool[np.ndarray, "_ _"]:
+def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
     source = _as_input(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
@@ -120,7 +127,7 @@ def _name(source: Any, otherwise: str) -> str:
     return str(source) if isinstance(source, str | Path | io.BytesIO) else otherwise
 
 
-def read_photo(source: Any, max_pixels: int | None = None) -> Photo:
+def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
     """Reads a path, a PIL image or an array, uint8 [h, w, 3].
 
     Raises UserError for files that are not images, too large, or in an unsupported mode.

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ DESCRIPTION_BYTES = 2**20  # upper bound for a step's files apart from its array
 
 
 class Checkpoints:
-    """Saves the checkpoints of one run. All processes call it together; training waits meanwhile.
+    """Saves the checkpoints of one run. All processes call it together.
 
-    A failed save causes a warning and is retried at the next step that is saved;
-    `max_failed_saves` failures in a row raise UserError.
+    A thread completes a step while training goes on. The next save waits for it: a failed save then
+    causes a warning, and `max_failed_saves` failures in a row raise UserError.
     """
 
     def __init__(self, workdir: Path, log: Callable[[str], Any], max_failed_saves: int = 1):
@@ -56,6 +57,8 @@ class Checkpoints:
         self._log = log
         self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: tuple[int, Future] | None = None  # the step that the thread completes
 
     def save(
         self,
@@ -67,11 +70,12 @@ class Checkpoints:
         scores: dict[str, float] | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        """Saves a step, or nothing.
+        """Starts saving; returns once `state` may be donated.
 
         `images` and `fingerprint` are those of the training source; `scores` rank the checkpoint
         among those of its `phase`.
         """
+        self.wait()
         data = {"examples": step * config.global_batch_size, "images": images}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -79,22 +83,43 @@ class Checkpoints:
             data=ocp.args.JsonSave(data | {"fingerprint": fingerprint}),
         )
         metrics = None if scores is None else {"phase": phase} | scores
-        failure = attempt(self._prepare, state, step)
-        if failure is None:
-            failure = attempt(self._write, step, config, items, metrics)
-            if failure is not None:
-                self._remove_unfinished(step)
-        if failure is None:
-            self._failed_saves = 0
-        else:
+
+        def start() -> None:
+            manager = open_manager(self._folder, config)
+            manager.save(step, args=items, metrics=metrics, force=True)
+            self._saving = step, self._thread.submit(self._complete, manager, step)
+
+        if failure := attempt(self._prepare, state, step):
+            self._count_failure(step, failure)
+        elif failure := attempt(start):
+            self._saving = None
+            self._remove_unfinished(step)
             self._count_failure(step, failure)
 
+    def wait(self) -> None:
+        """Waits for the last save. Raises UserError after too many failed saves in a row."""
+        if self._saving is None:
+            return
+        (step, result), self._saving = self._saving, None
+        if failure := attempt(result.result):
+            self._remove_unfinished(step)
+            self._count_failure(step, failure)
+        else:
+            self._failed_saves = 0
+
     def finish(self) -> None:
-        """Raises UserError if the last save failed."""
+        """Waits for the last save. Raises UserError if it failed."""
+        self.wait()
         if self._failed_saves:
             raise UserError(
                 f"the last step could not be saved; check {self._folder} and rerun the command"
             )
+
+    def close(self) -> None:
+        """Waits for a save in progress; a failure only causes a warning."""
+        self._thread.shutdown()
+        if self._saving and (error := self._saving[1].exception()):
+            self._log(f"cannot save step {self._saving[0]} in {self._folder}: {describe(error)}")
 
     def _prepare(self, state: Any, step: int) -> None:
         """Raises OSError if there is no room for the step, or the step exists."""
@@ -108,17 +133,13 @@ class Checkpoints:
         if not (self._workdir / NEWEST).exists():
             write_atomically(self._workdir / NEWEST, b"0\n")
 
-    def _write(
-        self, step: int, config: Config, items: ocp.args.Composite, metrics: dict[str, Any] | None
-    ) -> None:
-        """Writes a step, then its manifest.
+    def _complete(self, manager: ocp.CheckpointManager, step: int) -> None:
+        """Waits until a step is written, then writes its manifest.
 
-        Not in orbax's post_finalization_callback: orbax changes _CHECKPOINT_METADATA after it.
+        Not in orbax's post_finalization_callback, after which orbax renames the step.
         """
         path = self._folder / str(step)
-        manager = open_manager(self._folder, config)
         try:
-            manager.save(step, args=items, metrics=metrics, force=True)
             manager.wait_until_finished()
         except Exception as error:
             if not (path / COMMITTED).exists():
@@ -158,10 +179,10 @@ def open_manager(folder: Path, config: Config) -> ocp.CheckpointManager:
     def rank(metrics: dict[str, Any]) -> tuple[str, float]:
         """By phase first: the reconstruction phase has the lowest errors and would always win.
 
-        The names of the phases are in alphabetical order.
+        The names of the phases are in alphabetical order; earlier versions wrote none.
         """
         score = metrics[config.best_by]
-        return metrics["phase"], -score if config.best_by == "l1" else score
+        return metrics.get("phase") or "", -score if config.best_by == "l1" else score
 
     kept = [
         policies.LatestN(KEPT_STEPS),

@@ -59,8 +59,10 @@ def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))
     with report_unreadable(newest_path):
         newest = newest_path.read_bytes() if newest_path.exists() else None
+    # If only the first save of a run was interrupted, nothing is lost.
+    nothing_lost = newest == b"0\n" if newest is not None else not damaged
     damaged |= dict.fromkeys(interrupted, "its save was interrupted")
-    if not complete and newest not in (None, b"0\n"):  # else it was the first save
+    if not complete and not nothing_lost:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
         raise UserError(
             f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
@@ -124,13 +126,13 @@ def check_data_changes(
 ) -> str:
     """Returns a line that says what changed in the training images; empty if nothing did.
 
-    `data` is the checkpoint's. Raises UserError if the number or the names of the images have
-    changed, unless `accept`.
+    `data` is the checkpoint's; earlier versions saved no fingerprint. Raises UserError if the
+    number or the names of the images have changed, unless `accept`.
     """
     old, new = saved.data.source, config.data.source
     if data["images"] != len(source):
         change = f"has {len(source)} training images, but the run began with {data['images']}"
-    elif data["fingerprint"] != source.fingerprint():
+    elif data.get("fingerprint") not in (None, source.fingerprint()):
         change = f"has {len(source)} training images, as before, but their names differ"
     elif old != new:
         return f"config.data.source was {old}, is {new}: assuming that its images are the same"

@@ -34,6 +34,7 @@ from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, log
 from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.runs.stopping import EvaluationStopped, Stop, stop_on_signals
+from glinpaint_jax.step_folders import steps_in
 from glinpaint_jax.training.compile import compile_steps
 from glinpaint_jax.training.phases import Phase, phase_at, phases_between, stage_at
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
@@ -41,6 +42,7 @@ from glinpaint_jax.training.step import Step
 from glinpaint_jax.weights import load_weights
 
 SAMPLE_COLUMNS = 8
+InitialNetworks = tuple[Variables | None, Variables | None, str]
 
 
 def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
@@ -57,6 +59,8 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
     local_batch = local_batch_size(config.global_batch_size, config.microbatches, mesh)
     for source in sources.evaluation.values():
         paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
+    # Before anything is written. A run that resumes does not need them.
+    networks = None if steps_in(workdir) else initial_networks(config)
     make_workdir(workdir)
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
@@ -65,7 +69,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
 
         newest = recover_newest_step(workdir, log)
         if newest is None:
-            state, origin = new_run(config, mesh)
+            state, origin = new_run(config, mesh, networks or initial_networks(config))
             examples = 0
         else:
             abstract = abstract_state(config, mesh)
@@ -88,6 +92,7 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         closing.callback(batches.close)
         steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
+        closing.callback(checkpoints.close)
         step = run_steps(config, mesh, sources, state, steps, batches, reporter, checkpoints, stop)
         checkpoints.finish()
         if step < config.num_steps:
@@ -176,15 +181,15 @@ def make_workdir(workdir: Path) -> None:
         ) from None
 
 
-def new_run(config: Config, mesh: Mesh) -> tuple[TrainState, str]:
+def new_run(config: Config, mesh: Mesh, initial: InitialNetworks) -> tuple[TrainState, str]:
     """Returns the state of a new run, and a line that says where it starts."""
-    *networks, origin = initial_networks(config)
+    *networks, origin = initial
     create, everywhere = functools.partial(create_state, config), replicated(mesh)
     create = jax.jit(create, in_shardings=everywhere, out_shardings=everywhere)
     return create(*networks), origin
 
 
-def initial_networks(config: Config) -> tuple[Variables | None, Variables | None, str]:
+def initial_networks(config: Config) -> InitialNetworks:
     """Returns config.init_from's networks, None for random weights, and a line that says so.
 
     Raises UserError if its generator does not fit the config.
