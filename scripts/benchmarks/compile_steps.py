@@ -85,8 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     # Otherwise libtpu asks the cloud's metadata server, and waits.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several of these programs at a time
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.update(ALLOW_MULTIPLE_LIBTPU_LOAD="1", CUDA_VISIBLE_DEVICES="")
     jax.config.update("jax_platforms", "cpu")
     axes = options.chips, options.precisions, options.images, options.phases
     for case in itertools.product(*axes):

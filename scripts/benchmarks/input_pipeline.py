@@ -6,8 +6,7 @@
 Both use the same functions to read half-megapixel JPEGs from a folder, decode, crop 384x384, resize
 to 256x256 and draw a hole, and deliver batches of 16: first in one process on one core, then from
 worker processes. They take turns, so that noise affects both. Prints the medians (slowest-fastest).
-Our workers avoid an allocator cost that torch's may pay (workers._keep_freed_memory). Without
-torch, measures only ours. Linux only.
+Without torch, measures only ours. Linux only.
 """
 
 import argparse
