@@ -166,9 +166,7 @@ def test_paint_erase_complete_go_on_undo_redo_start_over(page, photo):
     page.click("brush")
     page.drag((100, 200), (200, 200))
     page.complete()
-    second = page.download("download", "cup-completed.png")
-    assert (second[200, 100:200] == 255).all()
-    np.testing.assert_array_equal(second[:140], first[:140])
+    assert page.is_white(150, 200) and page.is_white(110, 100)
 
     page.click("undo")  # the completion
     assert page.is_masked(150, 200) and not page.is_white(150, 200) and page.is_white(110, 100)
