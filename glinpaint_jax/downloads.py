@@ -6,7 +6,6 @@ import re
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -44,21 +43,20 @@ CHECKPOINT_HELP = (
 MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
 TIMEOUT = 30  # seconds without a byte
-Report = Callable[[int, int | None], None]
 
 
-def locate(spec: str | Path, report: Report | None = None) -> Path:
+def locate(spec: str | Path) -> Path:
     """Returns the path of the file or folder that `spec` (see CHECKPOINT_HELP) stands for.
 
-    Downloads what is not in the cache yet; `report` is called with the bytes received so far and
-    the size, if known. An existing file or folder wins over a name. A path need not exist. Raises
-    UserError if the download fails, or if a file cannot be the weight file of its name.
+    Downloads what is not in the cache yet. An existing file or folder wins over a name. A path need
+    not exist. Raises UserError if the download fails, or if a file cannot be the weight file of its
+    name.
     """
     text = str(spec)
     if text.startswith(HUB_SCHEME):
         return _locate_in_hub(text)
     if "://" in text and not text.startswith("gs://"):
-        return _locate_url(text, report)
+        return _locate_url(text)
     path = as_path(spec)
     with report_unreadable(path):  # its name may be too long
         exists = path.exists()
@@ -66,7 +64,7 @@ def locate(spec: str | Path, report: Report | None = None) -> Path:
         return BUNDLED_FOLDER
     if not exists and text in OFFICIAL:
         base = os.environ.get(BASE_VARIABLE) or BASE_URL
-        return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text]}", report)
+        return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text]}")
     if path.is_file():
         if "://" in text:
             raise UserError(f"{path} is in a bucket; copy the file to disk and pass its path")
@@ -117,7 +115,7 @@ def hide_secrets(text: str) -> str:
     return re.sub(r"(://.*?)\?\S*", r"\1?...", re.sub(r"://[^/\s]*@", "://", text))
 
 
-def _locate_url(url: str, report: Report | None) -> Path:
+def _locate_url(url: str) -> Path:
     try:
         scheme, host, path, *_ = urlsplit(url)
     except ValueError as error:
@@ -134,7 +132,7 @@ def _locate_url(url: str, report: Report | None) -> Path:
     folder = "" if checksum_in(name) else hashlib.sha256(os.fsencode(url)).hexdigest()[:8]
     cached = cache_folder() / folder / name
     if not os.path.isfile(cached) or find_fault(cached, name):
-        download(url, cached, report)
+        download(url, cached)
     return cached
 
 
@@ -158,7 +156,7 @@ def _locate_in_hub(spec: str) -> Path:
         ) from None
 
 
-def download(url: str, path: Path, report: Report | None = None) -> None:
+def download(url: str, path: Path) -> None:
     """Downloads a weight file to `path`, with a progress bar on a terminal.
 
     Raises UserError and keeps nothing if the download fails or is not a whole weight file with the
@@ -171,7 +169,7 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
             if unfinished.stat().st_mtime < time.time() - 2 * TIMEOUT:  # its process was killed
                 unfinished.unlink(missing_ok=True)
         with replace_atomically(path) as temporary:
-            reason = _receive(url, temporary, path.name, report) or find_fault(temporary, path.name)
+            reason = _receive(url, temporary, path.name) or find_fault(temporary, path.name)
             if reason:
                 raise UserError(
                     f"cannot download {hide_secrets(url)}: {reason}; try again, or put the file "
@@ -179,7 +177,7 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
                 )
 
 
-def _receive(url: str, path: Path, name: str, report: Report | None) -> str:
+def _receive(url: str, path: Path, name: str) -> str:
     """Writes what the server sends to `path`; returns why that failed, or ""."""
     import requests  # takes a while
 
@@ -192,8 +190,6 @@ def _receive(url: str, path: Path, name: str, report: Report | None) -> str:
                 for chunk in response.iter_content(CHUNK):
                     received += file.write(chunk)
                     bar.update(len(chunk))
-                    if report is not None:
-                        report(received, size)
                     if received > MAX_BYTES:
                         return f"it is larger than {MAX_BYTES / 1e9:g} GB, the most allowed"
     except requests.RequestException as error:

@@ -4,7 +4,6 @@ GET  /methods    what can fill holes, and the limits
 POST /complete   photo, mask and options -> the completed file
 POST /preview    photo -> PNG, for formats that browsers do not show, such as TIFF
 POST /mask       photo, mask and options -> the hole: white on transparent (PNG)
-POST /load       method -> 204 when it is ready; GET /methods tells the progress
 
 Errors are JSON: {"error": a sentence}.
 """
@@ -31,9 +30,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
-from glinpaint_jax.web.methods import Methods
+from glinpaint_jax.web.methods import TITLES
 from glinpaint_jax.web.safety import HostCheck
 
 STATIC = Path(__file__).parent / "static"
@@ -47,8 +47,10 @@ class Limits(NamedTuple):
     queue: int  # waiting requests of each kind
 
 
-def make_app(methods: Methods, limits: Limits, bound: str, allowed_hosts: list[str]) -> Starlette:
-    """Makes the ASGI application."""
+def make_app(
+    methods: dict[str, Completer], limits: Limits, bound: str, allowed_hosts: list[str]
+) -> Starlette:
+    """Makes the ASGI application. The page chooses the first method at the start."""
     max_bytes, max_pixels = limits.megabytes * 10**6, limits.megapixels * 10**6
 
     def read(form: FormData) -> uploads.Job:
@@ -69,17 +71,13 @@ def make_app(methods: Methods, limits: Limits, bound: str, allowed_hosts: list[s
     def mask(form: FormData) -> Response:
         return png(PIL.Image.fromarray(read(form).hole), transparency=0)
 
-    def load(form: FormData) -> Response:
-        methods.get(str(form.get("method", "")))
-        return Response(status_code=204)
-
     def describe(_: Request) -> Response:
-        description = {"methods": methods.describe(), "default": methods.default}
-        return JSONResponse(description | limits._asdict())
+        titled = [{"name": name, "title": TITLES.get(name, name)} for name in methods]
+        return JSONResponse({"methods": titled} | limits._asdict())
 
     forms = [
         Route(f"/{answer.__name__}", form_endpoint(answer, limits), methods=["POST"])
-        for answer in (complete, preview, mask, load)
+        for answer in (complete, preview, mask)
     ]
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
     return Starlette(
@@ -122,10 +120,11 @@ def form_endpoint(
     turn = anyio.CapacityLimiter(1)
 
     async def answer_in_turn(form: FormData, request: Request) -> Response:
+        await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
+        # Nothing may be awaited between this check and the queue.
         if (waiting := turn.statistics().tasks_waiting) >= limits.queue:
             full = f"{waiting} requests are waiting already; try again in a minute"
             raise HTTPException(503, full, {"Retry-After": "60"})
-        await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
         async with turn:
             if await request.is_disconnected():
                 raise ClientDisconnect

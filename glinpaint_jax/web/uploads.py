@@ -12,8 +12,9 @@ from glinpaint_jax.data.images import FORMATS
 from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import MAX_BLENDED
+from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, encode_photo, read_pair
-from glinpaint_jax.web.methods import TITLES, Methods
+from glinpaint_jax.web.methods import TITLES
 
 
 class Upload(io.BytesIO):
@@ -82,16 +83,18 @@ def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
     return Job(photo.name, *pair, options)
 
 
-def complete(methods: Methods, job: Job) -> tuple[bytes, str, str]:
+def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
     """Completes a photograph; returns a file in the same format, its name and a summary.
 
-    Raises UserError if there is nothing to complete.
+    Raises UserError if there is no hole, or no such method.
     """
     name, photo, hole, doubt, options = job
     if not hole.any():
         raise UserError("there is no hole yet; paint over what should go, or send a mask")
-    method = options["method"] or methods.default
-    completer = methods.get(method).with_options(options["blend"], options["scale"], MAX_BLENDED)
+    method = options["method"] or next(iter(methods))
+    if method not in methods:
+        raise UserError(f"method={method!r} must be one of {', '.join(methods)}")
+    completer = methods[method].with_options(options["blend"], options["scale"], MAX_BLENDED)
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
     seconds = time.perf_counter() - started

@@ -1,20 +1,29 @@
 """Runs the web server in this process."""
 
 import contextlib
+import io
 import socket
 import threading
 import time
+
+import PIL.Image
 
 from glinpaint_jax.web.app import Limits, make_app, make_server
 
 LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
 
 
+def encode(pixels, file_format="PNG", **options):
+    """Returns the content of an image file."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
 @contextlib.contextmanager
 def serving(methods, limits=LIMITS, allowed_hosts=()):
     """Yields the address of a server."""
-    app = make_app(methods, limits, "127.0.0.1", list(allowed_hosts))
-    server = make_server(app)
+    server = make_server(make_app(methods, limits, "127.0.0.1", list(allowed_hosts)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

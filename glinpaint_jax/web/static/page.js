@@ -4,7 +4,6 @@ import { Refusal, complete, openPhoto, send } from "./api.js";
 import { Brush } from "./brush.js";
 import { History } from "./history.js";
 import { listenToFiles, listenToKeys } from "./keys.js";
-import { Methods } from "./methods.js";
 import { Sheet } from "./sheet.js";
 
 const HINT = "Paint over what should go, then press Complete.";
@@ -12,8 +11,8 @@ const find = (id) => document.getElementById(id);
 const stage = find("stage");
 const history = new History();
 const sheet = new Sheet(stage);
-const methods = new Methods(find("method"));
 const brush = new Brush(sheet, () => Boolean(history.photo) && !running, add, () => sheet.draw(history.marks));
+let server = {}; // its methods and limits
 let running = null; // the AbortController of what the page waits for
 let downloaded = null; // the last photograph downloaded
 
@@ -60,17 +59,16 @@ function fail(text) {
   find("error").querySelector("p").textContent = text;
 }
 
-// Runs `work(signal)` with `text()` and the seconds in the status line. Returns whether it
-// succeeded; shows what goes wrong.
+// Runs `work(signal)` with `text` and the seconds in the status line; shows what goes wrong.
 async function wait(text, work) {
-  if (running) return false;
+  if (running) return;
   fail("");
   running = new AbortController();
   const started = Date.now();
   const idle = find("status").textContent;
   const tick = () => {
     const seconds = Math.floor((Date.now() - started) / 1000);
-    say(`${text()} …`);
+    say(`${text} …`);
     find("seconds").textContent = seconds > 1 ? `${seconds} s` : "";
   };
   update();
@@ -78,12 +76,10 @@ async function wait(text, work) {
   const timer = setInterval(tick, 500);
   try {
     await work(running.signal);
-    return true;
   } catch (error) {
-    if (error.name === "AbortError") return false;
+    if (error.name === "AbortError") return;
     fail(error.message);
     if (!(error instanceof Refusal)) throw error;
-    return false;
   } finally {
     clearInterval(timer);
     find("seconds").textContent = "";
@@ -102,16 +98,16 @@ function check(file, amount, allowed, unit) {
 }
 
 async function read(file) {
-  check(file, file.size / 1e6, methods.megabytes, "MB");
+  check(file, file.size / 1e6, server.megabytes, "MB");
   // A copy, because the file on the disk may change.
   return new File([await file.arrayBuffer()], file.name || "photo.png", { type: file.type });
 }
 
 function open(file) {
   if (!file) return;
-  return wait(() => `Opening ${file.name}`, async (signal) => {
+  return wait(`Opening ${file.name}`, async (signal) => {
     const photo = await openPhoto(await read(file), signal);
-    check(file, photo.width * photo.height / 1e6, methods.megapixels, "megapixels");
+    check(file, photo.width * photo.height / 1e6, server.megapixels, "megapixels");
     add({ ...photo, opened: true });
     sheet.fit();
   });
@@ -120,7 +116,7 @@ function open(file) {
 // Draws a mask file, in place of `old`, the same file with other options.
 function openMask(file, old = null) {
   if (!file) return;
-  return wait(() => `Opening ${file.name}`, async (signal) => {
+  return wait(`Opening ${file.name}`, async (signal) => {
     const options = { invert_mask: Number(find("invert").checked), dilate_mask: find("grow").value || 0 };
     const fields = { photo: history.photo.file, mask: old?.file ?? await read(file), ...options };
     const response = await send("mask", fields, signal);
@@ -137,11 +133,11 @@ function reopenMask() {
 function fill() {
   const { photo, marks } = history;
   if (!marks.length) return fail("There is no hole yet; paint over what should go, or open a mask under More.");
-  return wait(() => `Filling with ${methods.title}`, async (signal) => {
+  return wait(`Filling with ${find("method").selectedOptions[0].text}`, async (signal) => {
     add(await complete({
       photo: photo.file,
       mask: await sheet.toFile(sheet.width, sheet.height, "mask.png"),
-      method: methods.chosen,
+      method: find("method").value,
       blend: find("blend").value,
       scale: find("scale").value,
       resize_mask: Number(photo.width !== sheet.width),
@@ -226,7 +222,6 @@ for (const [id, act] of Object.entries(CLICKS)) {
   });
 }
 const CHANGES = {
-  method: ({ value }) => methods.choose(value, wait),
   invert: reopenMask,
   grow: reopenMask,
   "photo-file": ({ files }) => open(files[0]),
@@ -265,7 +260,8 @@ window.addEventListener("beforeunload", (event) => {
   if (![original, downloaded].includes(photo)) event.preventDefault();
 });
 
-await methods.load();
+server = await (await fetch("methods")).json();
+find("method").replaceChildren(...server.methods.map(({ name, title }) => new Option(title, name)));
 find("limits").textContent =
-  `JPEG, PNG, WebP, TIFF or BMP, up to ${methods.megapixels} megapixels and ${methods.megabytes} MB. The server keeps no copy.`;
+  `JPEG, PNG, WebP, TIFF or BMP, up to ${server.megapixels} megapixels and ${server.megabytes} MB. The server keeps no copy.`;
 document.documentElement.dataset.ready = "";
