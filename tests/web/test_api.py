@@ -17,7 +17,8 @@ from glinpaint_jax import Completer
 from glinpaint_jax.web.app import STATIC
 from glinpaint_jax.web.methods import Methods
 from tests.helpers.completers import Whitener
-from tests.helpers.serving import LIMITS, serving, wait_for
+from tests.helpers.programs import wait_for
+from tests.helpers.serving import LIMITS, serving
 
 
 def encode(image, file_format="PNG"):
