@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import (
-    Config,
-    FreeFormConfig,
-    IrregularConfig,
-    MaskConfig,
-    differences,
-    from_dict,
-    set_value,
-    to_dict,
-)
+from glinpaint_jax.config import Config, MaskConfig, differences, from_dict, set_value, to_dict
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 
@@ -48,7 +39,6 @@ def test_places_and_celeba_follow_mmagic():
     ("path", "value", "expected"),
     [
         ("num_steps", 0, "at least 1"),
-        ("num_steps", "5", "of type int, at least 1"),
         ("data.source", 5, "of type str"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("image_size", 30, "a multiple of 4"),
@@ -61,18 +51,14 @@ def test_places_and_celeba_follow_mmagic():
         ("mask.max_size", 30, "at most image_size - 2 * mask.margin - 1 = 27"),
         ("mask.max_delta", 32, "less than twice mask.max_size"),
         ("mask.fill", (0.0, 0.0, 256.0), "3 numbers such as 127.5,127.5,127.5, 0 to 255"),
-        ("mask.fill", (0.0, 0.0), "3 numbers"),
-        ("seed", -1, "0 to 4294967295"),
         ("seed", 2**32, "0 to 4294967295"),
-        ("model.width", 10**9, "2 to 1024"),
+        ("model.width", 1e9, "of type int, 2 to 1024"),
         ("mask.fill", 5.0, "3 numbers"),
         ("mask.min_area", 0.0, "positive"),
         ("mask.max_area", 0.95, "mask.min_area + 0.05, 0.2, to 0.9"),
         ("mask.irregular.lines", (3, 2), "a range such as 4,8, at least 1"),
-        ("mask.irregular.lines", (0, 2), "at least 1"),
         ("mask.irregular.width", (1.5, 2.0), "a range such as 10,39"),
         ("mask.free_form.width", (1.0, float("inf")), "a range such as 12.0,40.0"),
-        ("mask.free_form.strokes", (1, 2, 3), "a range such as 1,4"),
         ("mask.free_form.strokes", 3, "a range such as 1,4"),
         ("data.horizontal_flip", "yes", "of type bool"),
     ],
@@ -121,18 +107,6 @@ def test_kinds_have_weights():
     assert MaskConfig(kind="irregular").kinds == {"irregular": 1}
 
 
-def test_masks_of_every_setting_survive_json(small_config):
-    small_config.mask = MaskConfig(
-        kind="mixed",
-        mixed="irregular,free_form",
-        fill=(1.0, 2.5, 3.0),
-        irregular=IrregularConfig(lines=(1, 2)),
-        free_form=FreeFormConfig(width=(1.0, 2.5)),
-    )
-    saved = json.loads(json.dumps(to_dict(small_config.validate())))
-    assert from_dict(saved) == small_config
-
-
 def test_differences_name_leaf_fields():
     old, new = make_small_config(), make_small_config(seed=3)
     new.optimizer.learning_rate = 0.5
@@ -154,10 +128,3 @@ def test_saved_configs_of_other_versions_are_read():
 def test_unknown_fields_of_saved_configs_are_rejected(changes, named):
     with pytest.raises(UserError, match=f"does not know: {named}$"):
         from_dict(to_dict(Config()) | changes)
-
-
-def test_saved_values_out_of_bounds_are_rejected():
-    with pytest.raises(
-        UserError, match=r"model\.width is 1000000000\.0, must be of type int, 2 to"
-    ):
-        from_dict({"model": {"width": 1e9}})

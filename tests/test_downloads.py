@@ -17,7 +17,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import replace_atomically
 from glinpaint_jax.inference.completer import Completer
 from tests.helpers.downloads import file, redirect, serve, stall
-from tests.helpers.programs import assert_rejected, execute, run_here
+from tests.helpers.programs import execute
 
 
 def saved_by_torch(**options):
@@ -95,28 +95,24 @@ def test_redirects_are_followed_and_files_of_one_name_stay_apart():
 NO_WEIGHTS = "it is not a weight file (.pth or .safetensors), or is damaged"
 
 
+ANSWERS = {
+    "cut off": (file(CONTENT[:-1], length=len(CONTENT)), "IncompleteRead"),
+    "404": (lambda handler: handler.send_error(404), "the server answered 404 Not Found"),
+    "503": (lambda handler: handler.send_error(503), "the server answered 503 Service Unavailable"),
+    "closed": (lambda handler: None, "Remote end closed connection without response"),
+    "stalled": (stall(CONTENT), "timed out"),
+    "to a file": (redirect("file:///etc/hostname"), "InvalidSchema"),
+    "endless": (file(CONTENT * 2, length=""), "larger than 0.0003 GB, the most allowed"),
+    "text": (file(b"rate limit exceeded"), NO_WEIGHTS),
+    "json": (file(b'{"message": "Not Found"}'), NO_WEIGHTS),
+    "empty": (file(b""), NO_WEIGHTS),
+    "half a pth": (file(CONTENT[: len(CONTENT) // 2], length=""), NO_WEIGHTS),
+    "half a safetensors": (file(SAFETENSORS[:-1], length=""), NO_WEIGHTS),
+}
+
+
 @pytest.mark.parametrize("name", [NAME, "model.pth"], ids=["checksum", "no checksum"])
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (file(CONTENT[:-1], length=len(CONTENT)), "IncompleteRead"),
-        (lambda handler: handler.send_error(404), "the server answered 404 Not Found"),
-        (lambda handler: handler.send_error(503), "the server answered 503 Service Unavailable"),
-        (lambda handler: None, "Remote end closed connection without response"),
-        (stall(CONTENT), "timed out"),
-        (redirect("file:///etc/hostname"), "InvalidSchema"),
-        (file(CONTENT * 2, length=""), "larger than 0.0003 GB, the most allowed"),
-        (file(b"rate limit exceeded"), NO_WEIGHTS),
-        (file(b'{"message": "Not Found"}'), NO_WEIGHTS),
-        (file(b""), NO_WEIGHTS),
-        (file(CONTENT[: len(CONTENT) // 2], length=""), NO_WEIGHTS),
-        (file(SAFETENSORS[:-1], length=""), NO_WEIGHTS),
-    ],
-    ids=[
-        "cut off", "404", "503", "closed", "stalled", "to a file", "endless", "text", "json",
-        "empty", "half a pth", "half a safetensors",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("answer", "expected"), ANSWERS.values(), ids=ANSWERS)
 def test_failed_downloads_give_one_line_and_keep_nothing(
     answer, expected, name, cache, monkeypatch
 ):
@@ -128,11 +124,13 @@ def test_failed_downloads_give_one_line_and_keep_nothing(
     assert files_in(cache) == []
 
 
-def test_a_download_with_another_checksum_is_not_kept(cache):
+def test_a_file_with_another_checksum_than_its_name_is_rejected_and_not_kept(cache, tmp_path):
+    expected = f"it has sha256 {hashlib.sha256(SAFETENSORS).hexdigest()[:8]}..., not the one in its"
     with serve({f"/{NAME}": file(SAFETENSORS)}) as (url, _):
-        digits = hashlib.sha256(SAFETENSORS).hexdigest()[:8]
-        assert_fails(f"{url}/{NAME}", f"it has sha256 {digits}..., not the one in its name")
+        assert_fails(f"{url}/{NAME}", expected)
     assert files_in(cache) == []
+    (tmp_path / NAME).write_bytes(SAFETENSORS)
+    assert_fails(tmp_path / NAME, NAME, expected)
 
 
 @pytest.mark.parametrize("name", [NAME, "model.pth"])
@@ -150,7 +148,7 @@ def test_passwords_and_keys_in_urls_are_not_printed(capsys):
         url = url.replace("http://", "http://me:secret@")
         assert locate(f"{url}/x.pth?key=secret").read_bytes() == CONTENT
         assert_fails(f"{url}/y.pth?key=secret", "the server answered 404")
-    assert_fails(f"{url}/y.pth?key=secret", "Connection refused")
+    assert_fails(f"{url}/y.pth?key=secret", "Connection refused", "put the file at")
     assert_fails("ftp://me:secret@host/y.pth?key=secret", "ftp://host/y.pth?... must be http:")
     assert_fails("http://me:secret@h ost/y.pth?key=secret", "invalid character")
     assert "secret" not in capsys.readouterr().err
@@ -173,36 +171,16 @@ def test_leftovers_of_killed_downloads_are_removed(cache):
     assert recent and not old  # another process may be writing the recent one
 
 
-def test_offline_the_error_names_the_file_to_put_there(cache):
-    with serve({}) as (url, _):
-        pass  # now gone
-    assert_fails(f"{url}/{NAME}", "Connection refused", f"put the file at {cache / NAME}")
-    (cache / NAME).write_bytes(CONTENT)
-    assert locate(f"{url}/{NAME}") == cache / NAME
-
-
-@pytest.mark.parametrize("scheme", ["http", "file"])
-def test_names_are_found_below_the_base_url(scheme, cache, tmp_path, monkeypatch):
+def test_names_are_found_at_mmagics_address_or_below_another(cache, tmp_path, monkeypatch):
+    assert OFFICIAL.keys() == {"places", "celeba_hq"}
+    assert downloads.BASE_URL.startswith("https://download.openmmlab.com/")
     monkeypatch.setitem(OFFICIAL, "places", NAME)
-    (tmp_path / NAME).write_bytes(CONTENT)
     with serve({f"/base/{NAME}": file(CONTENT)}) as (url, _):
-        base = f"{url}/base/" if scheme == "http" else tmp_path.as_uri()
-        monkeypatch.setenv(downloads.BASE_VARIABLE, base)
-        path = locate("places")
-    assert path == (cache / NAME if scheme == "http" else tmp_path / NAME)
-
-
-def test_names_stand_for_mmagics_addresses(monkeypatch):
-    """As in MMagic's configs/global_local/metafile.yml."""
-    asked = []
-    monkeypatch.setattr(downloads, "download", lambda url, path: asked.append(url))
-    for name in OFFICIAL:
-        locate(name)
-    base = "https://download.openmmlab.com/mmediting/inpainting/global_local"
-    assert asked == [
-        f"{base}/gl_256x256_8x12_places_20200619-52a040a8.pth",
-        f"{base}/gl_256x256_8x12_celeba_20200619-5af0493f.pth",
-    ]
+        monkeypatch.setattr(downloads, "BASE_URL", f"{url}/base/")
+        assert locate("places") == cache / NAME
+    (tmp_path / NAME).write_bytes(CONTENT)
+    monkeypatch.setenv(downloads.BASE_VARIABLE, tmp_path.as_uri())
+    assert locate("places") == tmp_path / NAME
 
 
 def locate_in_new_process(place, **environment):
@@ -278,13 +256,3 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with serve({f"/{NAME}": file(CONTENT)}) as (url, _):
         assert_fails(f"{url}/{NAME}", f"cannot write {tmp_path / 'file'}")
-
-
-def test_a_command_prints_one_error_line_and_exits_with_1(tmp_path):
-    with serve({}) as (url, _):
-        result = run_here("export", f"{url}/{NAME}", "--format=onnx", f"--output={tmp_path}/x")
-    first, error = result.stderr.splitlines()
-    assert first.startswith("downloading ")
-    result.stderr = error
-    assert_rejected(result, f"cannot download {url}/{NAME}: the server answered 404")
-    assert files_in(tmp_path) == []

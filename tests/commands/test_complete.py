@@ -1,22 +1,21 @@
-"""complete: files, folders, masks, rejected input. With a network, it runs as a program."""
+"""The complete command: files, folders, masks, rejected input."""
 
 import re
 import shutil
 import sys
-import tempfile
 
 import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
-from skimage.morphology import dilation, disk
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.commands import complete as command
+from glinpaint_jax.data.mask_files import dilate_hole
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from tests.helpers.completers import Whitener
-from tests.helpers.programs import assert_rejected, execute, run, run_here
+from tests.helpers.programs import execute, run_here
 
 HOLE = np.zeros((80, 100), bool)
 HOLE[20:40, 30:60] = True
@@ -35,7 +34,10 @@ def files(tmp_path):
     return tmp_path
 
 
-def flags(files, image="images/coffee.png", mask="masks/coffee.bmp", output="out.png"):
+COFFEE, MASK = "images/coffee.png", "masks/coffee.bmp"
+
+
+def flags(files, image=COFFEE, mask=MASK, output="out.png"):
     masks = [] if mask is None else [f"--mask={files / mask}"]
     return [f"--image={files / image}", *masks, f"--output={files / output}"]
 
@@ -63,58 +65,39 @@ def pixels(path):
         return np.array(image)
 
 
-def changed(files, output="out.png", image="images/coffee.png"):
-    """Where a completion is white; all other pixels must be the image's."""
-    before, after = pixels(files / image), pixels(files / output)
+def changed(files, output="out.png"):
+    """Where a completion is white; all other pixels must be the photograph's."""
+    before, after = pixels(files / COFFEE), pixels(files / output)
     white = (after == 255).all(axis=-1)
     np.testing.assert_array_equal(after[~white], before[~white])
     return white
 
 
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-def test_one_image(finished_run, files):
-    arguments = [f"--checkpoint={finished_run[0]}", *flags(files)]
-    result = run("glinpaint_jax", "complete", *arguments)
-    assert (result.returncode, result.stderr) == (0, "")
-    before, after = pixels(files / "images" / "coffee.png"), pixels(files / "out.png")
-    assert (before[HOLE] != after[HOLE]).any()
-    np.testing.assert_array_equal(after[~HOLE], before[~HOLE])
-
-
-def test_it_runs_without_the_modules_that_windows_lacks(files):
+def test_without_a_checkpoint_the_small_network_fills_and_is_named(files):
+    """As a program, without the modules that Windows lacks."""
     code = (
         "import sys; sys.modules |= dict.fromkeys(['fcntl', 'grp', 'pwd', 'resource', 'termios'])\n"
         "from glinpaint_jax.__main__ import main; main()"
     )
-    arguments = ["complete", "--method=telea", *flags(files)]
-    result = execute([sys.executable, "-c", code, *arguments])
-    assert result.returncode == 0, result.stderr
-    assert (pixels(files / "out.png") != pixels(files / "images" / "coffee.png")).any()
-
-
-def test_without_a_checkpoint_the_small_network_fills_and_is_named(files):
-    result = run_here("complete", *flags(files))
-    assert result.stderr == (
+    result = execute([sys.executable, "-c", code, "complete", *flags(files)])
+    assert (result.returncode, result.stdout) == (0, f"1 of 1 images completed: {files}/out.png\n")
+    assert result.stderr.endswith(  # after a warning of filelock, which misses fcntl
         "no --checkpoint: using 'small', a small network that comes with glinpaint_jax; for large "
         "holes, pass --checkpoint places\n"
     )
-    expected = Completer()(pixels(files / "images" / "coffee.png"), HOLE)
-    np.testing.assert_array_equal(pixels(files / "out.png"), expected)
-    both = run_here("complete", *flags(files, output="b.png"), "--checkpoint=x", "--method=smooth")
-    assert_rejected(both, "pass either --checkpoint or --method")
+    expected = Completer()(pixels(files / COFFEE), HOLE).astype(int)
+    # With another number of devices, sums have another order.
+    np.testing.assert_allclose(pixels(files / "out.png"), expected, atol=1)
 
 
 def test_flags_are_those_of_the_completer(files):
-    source = pixels(files / "images" / "coffee.png")
+    source = pixels(files / COFFEE)
     for tile, scale, kind in ((16, 1, "none"), (512, 0.5, "poisson")):
         more = f"--tile={tile}", f"--scale={scale}", f"--blend={kind}"
         paths = flags(files, output=f"{kind}.png")
         result = run_here("complete", "--checkpoint=small", *paths, *more)
         assert (result.returncode, result.stderr) == (0, "")
-        expected = Completer.load("small", tile, kind, scale)(source, HOLE)
+        expected = Completer(None, tile, kind, scale)(source, HOLE)
         np.testing.assert_array_equal(pixels(files / f"{kind}.png"), expected)
     assert (expected != pixels(files / "none.png")).any()
 
@@ -131,7 +114,7 @@ def test_folders_skip_and_report_broken_images(whiten, files, capsys):
     )
     assert f"empty.jpg: no mask named empty.* or empty_mask*.* in {files}/masks" in lines[1]
     assert "rocket.png is 100x80" in lines[2] and "text.jpg is not an image" in lines[3]
-    assert names_in(files / "out") == ["coffee.png"]
+    assert [path.name for path in (files / "out").iterdir()] == ["coffee.png"]
 
 
 def test_an_empty_mask_copies_the_file_and_says_so(whiten, files):
@@ -139,31 +122,25 @@ def test_an_empty_mask_copies_the_file_and_says_so(whiten, files):
     said = whiten("--resize-mask", mask="black.png")
     assert said.startswith(f"warning: {files}/black.png: there is no hole")
     assert said.count("\n") == 1
-    assert (files / "out.png").read_bytes() == (files / "images" / "coffee.png").read_bytes()
+    assert (files / "out.png").read_bytes() == (files / COFFEE).read_bytes()
 
 
-def test_masks_can_be_inverted_and_dilated(whiten, files):
+def test_masks_can_be_inverted_and_dilated_and_be_the_alpha(whiten, files):
+    source = pixels(files / COFFEE)
+    alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack([source, alpha])).save(files / "cut.png")
     PIL.Image.fromarray(~HOLE).save(files / "inverted.png")
-    assert whiten(mask="inverted.png", output="a.png") == (
+    for flag, paths, expected in (
+        ("--invert-mask", {"mask": "inverted.png"}, HOLE),
+        ("--dilate-mask=3", {}, dilate_hole(HOLE, 3)),
+        ("--mask-from=alpha", {"mask": None, "image": "cut.png"}, HOLE),
+    ):
+        assert whiten(flag, "--overwrite", output="new/folder/a.png", **paths) == ""
+        np.testing.assert_array_equal(changed(files, "new/folder/a.png"), expected)
+    assert whiten(mask="inverted.png") == (
         f"warning: {files}/inverted.png: the hole covers 92% of the image; is the mask inverted? "
         "If so, pass --invert-mask.\n"
     )
-    assert whiten("--invert-mask", mask="inverted.png") == ""
-    np.testing.assert_array_equal(changed(files), HOLE)
-    assert whiten("--dilate-mask=3", output="b.png") == ""
-    np.testing.assert_array_equal(changed(files, "b.png"), dilation(HOLE, disk(3)))
-
-
-def test_alpha_as_mask(whiten, files):
-    alpha = np.where(HOLE, 0, 255).astype(np.uint8)
-    image = np.dstack([pixels(files / "images" / "coffee.png"), alpha])
-    PIL.Image.fromarray(image).save(files / "cut.png")
-    with pytest.raises(UserError, match="--mask-from alpha"):
-        whiten(image="cut.png", mask="cut.png")
-    assert whiten("--mask-from=alpha", image="cut.png", mask=None) == ""
-    np.testing.assert_array_equal(changed(files), HOLE)
-    with pytest.raises(UserError, match=r"coffee\.png has no alpha"):
-        whiten("--mask-from=alpha", mask=None, output="b.png")
 
 
 @pytest.mark.parametrize(
@@ -196,26 +173,14 @@ def test_lamas_names(images, masks, written, errors, whiten, files):
     for folder, names in (("lama", images), ("other", masks or "")):
         (files / folder).mkdir()
         for name in names.split():
-            source = "masks/coffee.bmp" if name.endswith("bmp") else "images/coffee.png"
+            source = MASK if name.endswith("bmp") else COFFEE
             shutil.copy(files / source, files / folder / name)
     said = whiten("--overwrite", image="lama", mask="other" if masks else "lama", output="out")
-    assert names_in(files / "out") == written
+    assert sorted(path.name for path in files.glob("out/*")) == written
     for name in written:
         np.testing.assert_array_equal(changed(files, f"out/{name}"), HOLE)
     for line, text in zip(said.splitlines(), errors, strict=True):
         assert line.startswith(f"error: {files}/lama/{text}")
-
-
-def test_new_folders_are_made(whiten, files):
-    assert whiten(output="new/folder/x.png") == ""
-    assert (files / "new" / "folder" / "x.png").exists()
-    (files / "text.png").write_text("no image")
-    with pytest.raises(UserError, match=r"text\.png is not an image"):
-        whiten(image="text.png", output="other/x.png")
-    assert not (files / "other").exists()
-
-
-COFFEE, MASK = "images/coffee.png", "masks/coffee.bmp"
 
 
 @pytest.mark.parametrize(
@@ -231,32 +196,24 @@ COFFEE, MASK = "images/coffee.png", "masks/coffee.bmp"
         (COFFEE, MASK, LONG, None, "too long"),
         (COFFEE, MASK, "out.png", "--mask-from=alpha", "pass either"),
         (COFFEE, MASK, "out.jpg", "--quality=101", "'101' is not a whole number in 1..100"),
-        (COFFEE, MASK, "out.jpg", "--blend=no", "telea-poisson"),
-        (COFFEE, MASK, "out.jpg", "--dilate-mask=-1", "'-1' is not a whole number"),
+        (COFFEE, MASK, "out.png", "--method=smooth", "pass either --checkpoint or --method"),
         (COFFEE, COFFEE, "out.png", None, "photograph itself"),
+        ("text.png", MASK, "new/folder/a.png", None, "text.png is not an image"),
         # Found before the weights are loaded:
         (COFFEE, MASK, "out.gif", None, ".webp"),
         (COFFEE, MASK, "new/folder", None, "must end in"),
         (COFFEE, MASK, "busy", None, "busy/coffee.png is a folder"),
         ("images", "masks", "images/coffee.png", None, "Not a directory"),
         (COFFEE, MASK, "masks/coffee.bmp/a.png", None, "Not a directory"),
-        (COFFEE, MASK, "locked/new/a.png", None, "Permission denied"),
-        ("images", "masks", "locked", None, "Permission denied"),
+        (COFFEE, MASK, "/proc/new/a.png", None, "cannot write /proc"),
+        ("images", "masks", "/proc", None, "cannot write /proc"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_bad_input_is_rejected(image, mask, output, more, expected, whiten, files, monkeypatch):
     (files / "busy" / "coffee.png").mkdir(parents=True)
-    (files / "locked").mkdir()
-    make = tempfile.TemporaryFile
-
-    def make_unless_locked(dir):
-        if dir.name == "locked":  # root may write anywhere
-            raise PermissionError(13, "Permission denied")
-        return make(dir=dir)
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", make_unless_locked)
-    if expected in ("Not a directory", "Permission denied", "must end in", ".webp"):
+    (files / "text.png").write_text("no image")
+    if expected in ("Not a directory", "cannot write /proc", "must end in", ".webp"):
         monkeypatch.delattr(Completer, "load")
     before = {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
     with pytest.raises(UserError, match=re.escape(expected)) as error:
@@ -270,9 +227,3 @@ def test_formats_are_checked_before_completing(whiten, files, monkeypatch):
     monkeypatch.delattr(Whitener, "fill")
     with pytest.raises(UserError, match="JPEG cannot store the image's alpha; write a PNG"):
         whiten(image="in.png", output="out.jpg")
-
-
-def test_a_missing_checkpoint_is_rejected(files):
-    paths = flags(files, "images", "masks", "out")
-    assert_rejected(run_here("complete", f"--checkpoint={files}", *paths), "no checkpoint in")
-    assert not (files / "out").exists()

@@ -14,13 +14,6 @@ from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
 
 TRAINED_FILL = (9.0, 8.0, 7.0)
-CONFIG = """
-from tests.helpers.configs import make_small_config
-def get_config():
-    config = make_small_config()
-    config.data.source = {source!r}
-    return config
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +25,7 @@ def content():
 
 @pytest.fixture
 def folder(content, tmp_path, monkeypatch):
-    """Weights, a config, and data in the layout of Places365."""
+    """Weights, and data in the layout of Places365."""
     (tmp_path / "a.safetensors").write_bytes(content)
     monkeypatch.setattr(cli, "start", lambda _: None)  # jax has started
     rng = np.random.default_rng(0)
@@ -41,14 +34,13 @@ def folder(content, tmp_path, monkeypatch):
         for number in range(count):
             image = cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (100, 120))
             cv2.imwrite(str(tmp_path / "data" / part / "a b" / f"Val {number}.png"), image)
-    (tmp_path / "config.py").write_text(CONFIG.format(source=f"folder:{tmp_path}/data"))
     return tmp_path
 
 
 def run(folder, *arguments):
     parser = cli.ArgumentParser("program", evaluate.__doc__)
     evaluate.add_arguments(parser)
-    own = [f"--checkpoint={folder}/a.safetensors", f"--config={folder}/config.py"]
+    own = [f"--checkpoint={folder}/a.safetensors", f"--config.data.source=folder:{folder}/data"]
     evaluate.main(parser.parse_args([*own, *arguments]))
 
 
@@ -95,16 +87,16 @@ def test_pictures_overwrite_nothing(name, folder):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [([], TRAINED_FILL), (["--config.mask.fill=1,2,3"], (1, 2, 3))]
+    ("flag", "expected"), [("--config=demo", TRAINED_FILL), ("--config.mask.fill=1,2,3", (1, 2, 3))]
 )
 def test_holes_have_the_color_that_the_network_was_trained_with(
-    flags, expected, folder, monkeypatch
+    flag, expected, folder, monkeypatch
 ):
     used = []
     monkeypatch.setattr(
         evaluate, "score", lambda _, config, *others: used.append(config.mask.fill) or {}
     )
-    run(folder, *flags)
+    run(folder, flag)
     assert used == [expected]
 
 

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -6,30 +5,21 @@ import pytest
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.evaluation.baselines import BASELINES, biharmonic, mean_fill
+from glinpaint_jax.evaluation.baselines import BASELINES, mean_fill
 from glinpaint_jax.evaluation.evaluate import (
     draw_masks,
     evaluate,
     make_baseline_completion,
     make_generator_completion,
-    make_score,
     sample_rows,
 )
-from glinpaint_jax.models.generator import Generator
+from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
+from tests.helpers.networks import make_weights
 
 
 def no_failures():
     return FailureLog(pytest.fail)
-
-
-@pytest.fixture(scope="module")
-def generator_and_variables():
-    generator = Generator(width=4)
-    image, mask = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 1))
-    return generator, jax.jit(
-        lambda: generator.init(jax.random.key(0, impl="rbg"), image, mask, train=True)
-    )()
 
 
 def open_held_out(config):
@@ -65,10 +55,10 @@ def test_means_are_exact_with_a_partial_last_batch(kind, images, mesh8, mesh1):
         np.testing.assert_allclose(list(scores.values()), expected, rtol=1e-5)
 
 
-def test_generator_completions_change_only_the_hole(generator_and_variables, mesh8, mesh1):
-    generator, variables = generator_and_variables
+def test_generator_completions_change_only_the_hole(mesh8, mesh1):
     config = make_small_config()
-    scores = []
+    generator, _ = make_networks(config)
+    variables, scores = make_weights(config).generator, []
     for mesh in (mesh8, mesh1):
         complete_batch = make_generator_completion(config, generator, mesh)(variables)
         scores.append(evaluate(complete_batch, open_held_out(config), config, mesh, no_failures()))
@@ -81,12 +71,6 @@ def test_generator_completions_change_only_the_hole(generator_and_variables, mes
         np.testing.assert_array_equal(completed[outside], original[outside])
         assert (completed[~outside] != original[~outside]).mean() > 0.9
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-4)
-
-
-def test_evaluating_again_compiles_nothing(mesh1):
-    """Evaluations share one jitted function."""
-    first, second = (make_score(make_small_config().mask.fill, mesh1) for _ in range(2))
-    assert first is second
 
 
 def test_baselines_use_only_valid_pixels():
@@ -108,12 +92,3 @@ def test_without_valid_pixels_baselines_fill_with_gray(name):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     filled = BASELINES[name](image, np.ones((16, 16, 1), np.uint8))
     np.testing.assert_array_equal(filled, np.full_like(image, 128))
-
-
-def test_biharmonic_inpainting_continues_slopes():
-    y, x = np.mgrid[:20, :24]
-    image = np.stack([5 * y + 3 * x, 200 - 4 * y, 7 * x], axis=-1).astype(np.uint8)
-    mask = np.zeros((20, 24, 1), np.uint8)
-    mask[5:13, 6:19] = 1
-    broken = np.where(mask, np.uint8(0), image)
-    np.testing.assert_allclose(biharmonic(broken, mask), image.astype(int), atol=1)

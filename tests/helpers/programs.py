@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import ClassVar
@@ -115,6 +116,17 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def wait_for(condition, seconds=60, errors=()):
+    """Polls `condition()`, which may raise `errors`, and returns its first true value."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(*errors):
+            if value := condition():
+                return value
+        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
+        time.sleep(0.03)
+
+
 def run_processes(count, *arguments, devices=1, **changes):
     """Like `run`, but in `count` processes that join each other, with `devices` devices each."""
     started = start_processes(count, *arguments, devices=devices, **changes)
@@ -154,6 +166,7 @@ class Started:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -186,6 +199,7 @@ class Started:
             self.process.kill()
             raise
         self._reader.join(seconds)
+        assert not self._reader.is_alive(), "a process that it started is still running"
         errors = "".join(line + "\n" for line in self.lines)
         return subprocess.CompletedProcess(
             self.process.args, self.process.returncode, stderr=errors

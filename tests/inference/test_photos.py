@@ -30,7 +30,9 @@ def read_saved(image, path, **options):
     return read_photo(path)
 
 
-def reopened(path):
+def written(photo, path):
+    """Writes a photo; returns the image in the file."""
+    write_photo(photo, path, 95)
     with PIL.Image.open(path) as image:
         image.load()
     return image
@@ -64,8 +66,7 @@ def test_only_colors_in_the_hole_change(mode, suffix, hole, tmp_path):
     # Without `exact`, WebP changes the colors of transparent pixels.
     before = read_saved(source, tmp_path / f"in{suffix}", lossless=True, exact=True)
     green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
-    write_photo(before.with_hole_filled(green, hole), tmp_path / "out.png", 95)
-    after = reopened(tmp_path / "out.png")
+    after = written(before.with_hole_filled(green, hole), tmp_path / "out.png")
 
     assert after.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
     got, expected = (
@@ -85,10 +86,9 @@ def test_the_orientation_is_applied_and_reset(orientation, tmp_path):
     read = read_saved(photo(), tmp_path / "a.png", exif=exif)
     # OpenCV applies it too.
     np.testing.assert_array_equal(read.rgb, cv2.imread(str(tmp_path / "a.png"))[..., ::-1])
-    write_photo(read, tmp_path / "b.png", 95)
-    written = reopened(tmp_path / "b.png")
-    assert dict(written.getexif()) == {ORIENTATION: 1, 0x010F: "a maker"}
-    np.testing.assert_array_equal(np.array(written), read.rgb)
+    again = written(read, tmp_path / "b.png")
+    assert dict(again.getexif()) == {ORIENTATION: 1, 0x010F: "a maker"}
+    np.testing.assert_array_equal(np.array(again), read.rgb)
 
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="a" tiff:Orientation="6">a title</x:xmpmeta>'
@@ -114,14 +114,13 @@ def test_an_orientation_in_the_texts_of_a_png_is_applied_once(write, suffix, tmp
     write(exif, texts)
     read = read_saved(photo(), tmp_path / "a.png", pnginfo=texts)
     np.testing.assert_array_equal(read.rgb, np.rot90(photo(), -1))
-    write_photo(read, tmp_path / f"b{suffix}", 95)
-    written = reopened(tmp_path / f"b{suffix}")
-    assert written.size == read_photo(tmp_path / f"b{suffix}").image.size == (40, 60)
+    again = written(read, tmp_path / f"b{suffix}")
+    assert again.size == read_photo(tmp_path / f"b{suffix}").image.size == (40, 60)
     if write is orientation_in_xmp:
-        assert written.info["xmp"] == XMP.replace(b'tiff:Orientation="6"', b"")
+        assert again.info["xmp"] == XMP.replace(b'tiff:Orientation="6"', b"")
     else:
-        assert "Raw profile type exif" not in written.info
-        assert written.getexif()[0x010F] == "a maker"
+        assert "Raw profile type exif" not in again.info
+        assert again.getexif()[0x010F] == "a maker"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -129,8 +128,7 @@ def test_the_orientation_in_exif_still_overrides_an_outdated_one_in_xmp(suffix, 
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = 1
     read = read_saved(photo(), tmp_path / "a.jpg", exif=exif, xmp=XMP)
-    write_photo(read, tmp_path / f"b{suffix}", 95)
-    assert reopened(tmp_path / f"b{suffix}").info["xmp"] == XMP
+    assert written(read, tmp_path / f"b{suffix}").info["xmp"] == XMP
     assert read_photo(tmp_path / f"b{suffix}").image.size == (60, 40)
 
 
@@ -190,16 +188,15 @@ def test_profile_and_metadata_are_kept(suffix, tmp_path):
         options["pnginfo"] = texts
     if suffix == ".jpg":
         options |= {"comment": b"a comment", "xmp": b"<x:xmpmeta/>"}
-    write_photo(
-        read_saved(photo(), tmp_path / f"a{suffix}", **options), tmp_path / f"b{suffix}", 95
-    )
-    first, second = (reopened(tmp_path / f"{name}{suffix}") for name in "ab")
-    assert second.info["icc_profile"] == b"a profile"
-    assert second.getexif()[0x8298] == "someone's"
-    for name in first.info.keys() & {"dpi", "comment", "xmp"}:
-        assert second.info[name] == first.info[name], name
+    read = read_saved(photo(), tmp_path / f"a{suffix}", **options)
+    again = written(read, tmp_path / f"b{suffix}")
+    assert again.getexif()[0x8298] == "someone's"
+    if suffix != ".webp":  # it has none
+        assert again.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    for name in options.keys() & {"icc_profile", "comment", "xmp"}:
+        assert again.info[name] == options[name], name
     if suffix == ".png":
-        assert second.text["Title"] == "Ünïcode"
+        assert again.text["Title"] == "Ünïcode"
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
@@ -210,8 +207,7 @@ def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
     (tmp_path / "a.tif").write_bytes(content.replace(resolution, bytes(8)))
     read = read_photo(tmp_path / "a.tif")
     assert "dpi" not in read.metadata
-    write_photo(read, tmp_path / f"b{suffix}", 95)
-    assert reopened(tmp_path / f"b{suffix}").size == (60, 40)
+    assert written(read, tmp_path / f"b{suffix}").size == (60, 40)
 
 
 def test_quality_sets_size_and_error(tmp_path):
@@ -261,6 +257,9 @@ def test_unsupported_files_are_rejected_by_name(name, make, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         read_photo(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
+    if message == "16 bits":
+        with PIL.Image.open(tmp_path / name) as opened, pytest.raises(UserError, match=message):
+            read_photo(opened)
 
 
 @pytest.mark.parametrize("file_format", ["EPS", "ICO", "GIF", "PPM", "TGA"])
@@ -272,23 +271,17 @@ def test_other_formats_are_never_tried_whatever_their_name(read, file_format, tm
         read(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("read", [read_photo, read_mask])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
-def test_truncated_files_are_rejected(suffix, tmp_path):
+def test_truncated_files_are_rejected_even_if_pil_has_opened_them(suffix, read, tmp_path):
     path = tmp_path / f"a{suffix}"
     photo().save(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match=rf"a\{suffix}"):
-        read_photo(path)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
-@pytest.mark.parametrize("read", [read_photo, read_mask])
-def test_truncated_images_that_pil_has_opened_are_rejected(suffix, read, tmp_path):
-    path = tmp_path / f"a{suffix}"
-    photo().save(path)
-    path.write_bytes(path.read_bytes()[:-50])
-    with PIL.Image.open(path) as opened, pytest.raises(UserError, match="cannot read the image"):
-        read(opened)
+        read(path)
+    if suffix != ".webp":  # which PIL does not open
+        with PIL.Image.open(path) as opened, pytest.raises(UserError, match="cannot read the im"):
+            read(opened)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "I;16"])
@@ -355,8 +348,7 @@ def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
     extra = {"format": "MPO", "save_all": True, "append_images": [photo()], "quality": 95}
     read = read_saved(photo(), tmp_path / "a.jpg", **extra)
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
-    write_photo(read, tmp_path / "b.jpg", 95)
-    assert reopened(tmp_path / "b.jpg").format == "JPEG"
+    assert written(read, tmp_path / "b.jpg").format == "JPEG"
 
 
 @pytest.mark.parametrize(("tag", "wrong_type"), [(0x0112, 2), (0x0128, 7)])
@@ -372,12 +364,3 @@ def test_damaged_exif_is_rejected_by_name(tag, wrong_type, tmp_path):
     (tmp_path / "a.jpg").write_bytes(content.replace(number, text))
     with pytest.raises(UserError, match=r"a\.jpg has damaged EXIF data"):
         read_photo(tmp_path / "a.jpg")
-
-
-def test_16_bits_are_rejected_in_opened_images_too(tmp_path):
-    write_16_bits(tmp_path / "deep.png")
-    with (
-        PIL.Image.open(tmp_path / "deep.png") as opened,
-        pytest.raises(UserError, match="the image has 16 bits"),
-    ):
-        read_photo(opened)

@@ -4,27 +4,12 @@ import pytest
 from glinpaint_jax.inference.boxes import Box, label_holes
 from glinpaint_jax.inference.regions import SIZE_STEP, crop_around, plan_regions
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
-
-
-def holes(height, width, *boxes):
-    hole = np.zeros((height, width), bool)
-    for top, left, bottom, right in boxes:
-        hole[top:bottom, left:right] = True
-    return hole
-
-
-def random_holes(seed, height, width):
-    rng = np.random.default_rng(seed)
-    boxes = []
-    for _ in range(rng.integers(1, 12)):
-        top, left = rng.integers(0, height), rng.integers(0, width)
-        boxes.append((top, left, top + rng.integers(1, 300), left + rng.integers(1, 300)))
-    return holes(height, width, *boxes)
+from tests.helpers.completers import draw_hole
 
 
 @pytest.mark.parametrize(("gap", "count"), [(0, 3), (3, 3), (4, 2), (9, 2), (10, 1)])
 def test_near_holes_share_a_label(gap, count):
-    hole = holes(20, 40, (2, 0, 8, 5), (5, 9, 12, 12), (0, 22, 6, 30))  # 4 and 10 pixels apart
+    hole = draw_hole(20, 40, (2, 0, 8, 5), (5, 9, 12, 12), (0, 22, 6, 30))  # 4 and 10 pixels apart
     labels, boxes = label_holes(hole, gap)
     np.testing.assert_array_equal(labels > 0, hole)
     assert len(boxes) == labels.max() == count
@@ -38,7 +23,11 @@ def test_regions_cover_all_holes_with_sufficient_crops(seed):
     rng = np.random.default_rng(seed)
     height, width = (int(size) * STRIDE for size in rng.integers(10, 600, 2))
     tile = int(rng.choice([64, 200, 512]))
-    hole = random_holes(seed, height, width)
+    boxes = []
+    for _ in range(rng.integers(1, 12)):
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        boxes.append((top, left, top + rng.integers(1, 300), left + rng.integers(1, 300)))
+    hole = draw_hole(height, width, *boxes)
     covered = np.zeros_like(hole)
     for crop, kept in plan_regions(hole, tile):
         covered[kept.slices] = True
@@ -57,20 +46,16 @@ def test_regions_cover_all_holes_with_sufficient_crops(seed):
 
 def test_one_small_hole_gives_one_region():
     for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
-        (region,) = plan_regions(holes(2048, 2048, (top, left, top + 100, left + 100)), 512)
+        (region,) = plan_regions(draw_hole(2048, 2048, (top, left, top + 100, left + 100)), 512)
         assert region.kept == Box(top, left, top + 100, left + 100)
         assert max(region.crop.size) <= 512
 
 
 def test_only_near_holes_share_a_crop():
-    near = plan_regions(holes(2048, 2048, (500, 500, 520, 520), (560, 560, 580, 580)), 512)
+    near = plan_regions(draw_hole(2048, 2048, (500, 500, 520, 520), (560, 560, 580, 580)), 512)
     assert [region.kept for region in near] == [Box(500, 500, 580, 580)]
-    far = plan_regions(holes(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
+    far = plan_regions(draw_hole(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
     assert {region.kept for region in far} == {Box(10, 10, 30, 30), Box(1900, 1900, 1920, 1920)}
-
-
-def test_no_hole_gives_no_region():
-    assert plan_regions(holes(64, 64), 512) == []
 
 
 def test_there_are_few_crop_shapes():

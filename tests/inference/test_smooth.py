@@ -10,6 +10,7 @@ from glinpaint_jax.inference import smooth
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.networks import make_networks
+from tests.helpers.completers import draw_hole
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
 from tests.helpers.networks import make_weights
@@ -20,16 +21,8 @@ HEIGHT, WIDTH = 397, 511
 @pytest.fixture(scope="module")
 def photo_and_hole():
     """Holes at borders and corners, far apart, close to each other and larger than a tile."""
-    hole = np.zeros((HEIGHT, WIDTH), bool)
-    for top, left, bottom, right in (
-        (0, 0, 20, 30),
-        (390, 480, 397, 511),
-        (100, 100, 210, 330),
-        (230, 200, 240, 201),
-        (300, 20, 303, 23),
-        (50, 505, 90, 511),
-    ):
-        hole[top:bottom, left:right] = True
+    far = (0, 0, 20, 30), (390, 480, 397, 511), (300, 20, 303, 23), (50, 505, 90, 511)
+    hole = draw_hole(HEIGHT, WIDTH, *far, (100, 100, 210, 330), (230, 200, 240, 201))
     return np.ascontiguousarray(skimage.data.astronaut()[:HEIGHT, :WIDTH]), hole
 
 
@@ -47,6 +40,8 @@ def test_crops_are_filled_as_the_whole_photograph_is(square, photo_and_hole, bas
     filled = smooth_fill_photo(image, hole)
     np.testing.assert_array_equal(filled[~hole], image[~hole])
     np.testing.assert_allclose(filled, base * 127.5 + 127.5, atol=0.01)
+    rounded = Completer(method="smooth")(image, hole)
+    np.testing.assert_allclose(rounded, base * 127.5 + 127.5, atol=0.51)
 
 
 def test_regions_equal_the_whole_photograph(photo_and_hole, base):

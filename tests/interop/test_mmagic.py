@@ -53,14 +53,6 @@ def test_input_and_output_layers_swap_rgb_and_bgr(weights, state):
         np.testing.assert_array_equal(weight[:, 0], kernel[:, :, 2].transpose(2, 0, 1))
 
 
-def test_the_discriminator_is_optional(weights, state, meta):
-    alone = {key: array for key, array in state.items() if key.startswith("generator.")}
-    imported = from_state_dict(alone, meta)
-    assert imported.discriminator is None
-    assert list(to_state_dict(imported)) == list(alone)
-    assert list(to_state_dict(dataclasses.replace(weights, discriminator=None))) == list(alone)
-
-
 def test_batch_counters_of_a_trained_model_equal_its_step(state):
     counters = {int(array) for key, array in state.items() if key.endswith("num_batches_tracked")}
     assert counters == {7}

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.torch_module import load_networks
 from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import from_torch, make_weights, to_torch, torch_networks
@@ -56,10 +54,3 @@ def test_discriminator_matches_pytorch(size):
         expected = torch_network(to_torch(image), to_torch(window)).numpy()
     assert np.ptp(expected) > 1e-3 * np.abs(expected).max()  # so the logits depend on the images
     assert_close(logits, expected)
-
-
-def test_loading_rejects_missing_keys(weights):
-    state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
-    del state["disc.fc.bias"]
-    with pytest.raises(RuntimeError, match=r"fc\.bias"):
-        load_networks(weights.config, state)

@@ -96,6 +96,7 @@ def test_a_bare_state_dict_in_half_precision_loads(kind, tmp_path):
         safetensors.torch.save_file(state, tmp_path / "a", {"meta": "of someone else's"})
     read = read_weights(tmp_path / "a")
     assert read.discriminator is None
+    assert to_state_dict(read).keys() == state.keys()
     leaves = jax.tree.leaves(read.generator)
     assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
     assert {value for leaf in leaves for value in (leaf.min(), leaf.max())} == {0.5}

@@ -13,7 +13,8 @@ import pytest
 import skimage.data
 
 from tests.helpers.completers import Whitener
-from tests.helpers.serving import LIMITS, encode, serving, wait_for
+from tests.helpers.programs import wait_for
+from tests.helpers.serving import LIMITS, encode, serving
 
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:120, :160])
 HOLE = np.zeros((120, 160), bool)

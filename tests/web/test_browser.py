@@ -15,7 +15,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.helpers.completers import Whitener
-from tests.helpers.serving import encode, wait_for
+from tests.helpers.programs import wait_for
+from tests.helpers.serving import encode
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
