@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import ClassVar
@@ -190,6 +191,15 @@ class Started:
         return subprocess.CompletedProcess(
             self.process.args, self.process.returncode, stderr=errors
         )
+
+
+def wait_for(condition, seconds=60):
+    """Polls `condition()` and returns its first true value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
+        time.sleep(0.005)
+    return value
 
 
 def final_state(workdir, step):

@@ -3,9 +3,9 @@
 import contextlib
 import socket
 import threading
-import time
 
 from glinpaint_jax.web.app import Limits, make_app, make_server
+from tests.helpers.programs import wait_for
 
 LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
 
@@ -24,12 +24,3 @@ def serving(methods, limits=LIMITS, allowed_hosts=()):
         finally:
             server.should_exit = True
             thread.join()
-
-
-def wait_for(condition, seconds=60):
-    """Polls `condition()` and returns its first true value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
-        time.sleep(0.03)
-    return value

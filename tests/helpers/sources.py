@@ -63,6 +63,13 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def write_reds(folder, count, side=40):
+    """Writes red PNGs that are numbered by their color."""
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.new("RGB", (side, side), (i, 0, 0)).save(folder / f"{i:03d}.png")
+
+
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):
     """Red images numbered within their split; made without tensorflow."""
 
