@@ -4,12 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from glinpaint_jax.__main__ import COMMANDS
 from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, run
+from tests.helpers.sources import write_reds
 
 
 def test_training_writes_checkpoints_metrics_and_samples(finished_run):
@@ -92,14 +91,10 @@ sys.exit("jax" in sys.modules)
 
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     images = tmp_path / "images"
-    images.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(240):
-        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"{i:03d}.jpg")
-    broken = [f"{images}/{name}.jpg" for name in ("060", "067")]  # the first is held out
+    write_reds(images, 240)
+    broken = [f"{images}/{name}.png" for name in ("060", "067")]  # the first is held out
     for name in broken:
-        Path(name).write_bytes(Path(name).read_bytes()[:300])
+        Path(name).write_bytes(Path(name).read_bytes()[:60])
     result = run(
         "glinpaint_jax.main",
         *SMALL,

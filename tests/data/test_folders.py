@@ -15,7 +15,6 @@ from glinpaint_jax.errors import UserError
 ODD_NAMES = ["a.jpg", "a b/c.PNG", "a/z.jpg", "a-b/c.jpg", "a.jpg2/x.webp", "é/ü.jpeg", "a/ä.bmp"]
 NO_UTF8 = os.fsdecode(b"\xe4\xff.jpg")
 PLACES = [f"a/abbey/{i:08d}.jpg" for i in range(1, 6)]
-FACES = [f"{i:06d}.png" for i in range(8)]
 
 
 def create(root, *paths):
@@ -81,15 +80,6 @@ def test_layouts_are_found_with_their_lists_if_there_are_some(train, val, name, 
         )
         for path in folder.glob("*.txt"):
             path.unlink()
-
-
-def test_mmagic_celeba_hq(tmp_path):
-    """Lists in the root, names relative to it (configs/_base_/datasets/celeba.py)."""
-    create(tmp_path, *(f"{part}/{name}" for part in ("train_256", "test_256") for name in FACES))
-    expected = [f"train_256/{name}" for name in FACES] + [f"test_256/{FACES[0]}"]
-    write_list(tmp_path / "train_celeba_img_list.txt", expected)
-    write_list(tmp_path / "val_celeba_img_list.txt", [f"test_256/{name}" for name in FACES[1:]])
-    assert open_parts(tmp_path) == [expected, [f"test_256/{name}" for name in FACES[1:]]]
 
 
 @pytest.mark.parametrize(("images", "chosen"), [(3, "standard"), (5, "challenge")])

@@ -196,18 +196,6 @@ def test_resize_then_crop_keeps_the_aspect_ratio_and_varies_the_scale():
     assert min(spans) in (30, 31, 32) and max(spans) >= 61
 
 
-def test_half_of_the_training_images_are_flipped():
-    class Ramp(Numbered):
-        def __getitem__(self, index):
-            return np.tile(np.arange(32, dtype=np.uint8)[None, :, None], (32, 1, 3))
-
-    config = make_small_config()
-    config.data.horizontal_flip = True
-    first = np.concatenate([b["image"][:, 0, 0, 0] for b in take(Ramp(4), config, 40)])
-    assert set(first) == {0, 31}
-    assert 0.35 < (first == 31).mean() < 0.65
-
-
 def gather_eval(config, length, count, local_batch_size):
     """The hole of each valid example of all processes, by image number."""
     found, lengths = [], set()

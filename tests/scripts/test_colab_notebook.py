@@ -14,7 +14,6 @@ import sys
 import types
 import zipfile
 
-import cv2
 import nbformat
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from PIL import Image
 from glinpaint_jax import main
 from glinpaint_jax.commands import cli
 from tests.helpers.programs import ROOT, SMALL, environment, read_jsonl
+from tests.helpers.sources import encoded, gradient
 
 
 def read_notebook():
@@ -52,11 +52,10 @@ def pixels(file):
 
 
 def zip_photographs(archive, count):
-    noise = np.random.default_rng(0)
     with zipfile.ZipFile(archive, "w") as target:
         for number in range(count):
-            photo = noise.integers(256, size=(40, 48, 3), dtype=np.uint8)
-            target.writestr(f"photos/{number}.png", cv2.imencode(".png", photo)[1].tobytes())
+            photo = encoded(Image.fromarray(gradient(40 + number, 48)), "PNG")
+            target.writestr(f"photos/{number}.png", photo)
         target.writestr("__MACOSX/photos/._0.png", b"no image")
 
 
@@ -248,17 +247,17 @@ def test_one_sentence_says_what_to_give(settings, error, play, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_failed_command_fails_its_cell_with_the_last_line(play, capsys):
+def test_a_failed_command_fails_its_cell_and_an_interrupted_cell_stops_its_process(
+    play, tmp_path, capsys
+):
+    run = play().run
     with pytest.raises(RuntimeError, match=r"^status 1: error: why$"):
-        play().run(sys.executable, "-c", "import sys; print('first'); sys.exit('error: why')")
+        run(sys.executable, "-c", "import sys; print('first'); sys.exit('error: why')")
     assert "first\n" in capsys.readouterr().out
-
-
-def test_interrupting_a_cell_stops_its_process(play, tmp_path):
     slow = "import os, pathlib, signal, time; pathlib.Path('pid').write_text(str(os.getpid())); "
     slow += "os.kill(os.getppid(), signal.SIGINT); time.sleep(100)"
     with pytest.raises(KeyboardInterrupt):
-        play().run(sys.executable, "-c", slow)
+        run(sys.executable, "-c", slow)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "content" / "pid").read_text()), 0)
 
