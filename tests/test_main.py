@@ -4,12 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from glinpaint_jax.__main__ import COMMANDS
 from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, run
+from tests.helpers.sources import write_reds
 
 
 def test_training_writes_checkpoints_metrics_and_samples(finished_run):
@@ -36,8 +35,8 @@ def test_training_writes_checkpoints_metrics_and_samples(finished_run):
 def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     """With the config of the checkpoint; its scores are those of the run."""
     workdir, _ = finished_run
-    arguments = ["glinpaint_jax", "evaluate", f"--checkpoint={workdir}"]
-    result = run(*arguments, "--baselines", f"--json={tmp_path}/scores.json")
+    flags = [f"--checkpoint={workdir}", "--baselines", f"--json={tmp_path}/scores.json"]
+    result = run("glinpaint_jax", "evaluate", *flags)
     assert result.returncode == 0, result.stderr
     assert "config of the checkpoint: data.source photos" in result.stderr
     written = json.loads((tmp_path / "scores.json").read_text())
@@ -50,35 +49,22 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
         assert value == pytest.approx(last[f"eval/held_out/{metric}"], rel=1e-5)
     assert f"{methods['Telea']['l1']:.3f}" in result.stdout
     assert "new crops" in result.stdout
-    assert_rejected(run(*arguments, "--config.data.source=folder:/nowhere"), "/nowhere")
-
-
-def test_a_changed_config_is_not_resumed(finished_run):
-    workdir, _ = finished_run
-    result = run(
-        "glinpaint_jax.main", *SMALL, f"--workdir={workdir}", "--config.optimizer.learning_rate=1.0"
-    )
-    assert_rejected(result, "optimizer.learning_rate (0.004 -> 1.0)")
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config=configs/places.py"], ["data/Places", "places365_small", "source=photos"]),
-        (["--config=demo", "--config.data.source=folder:/nowhere"], ["/nowhere"]),
-        (["--config=demo", "--config.global_batch_size=3"], ["3", "2 devices"]),
-        (["--config=demo", "--config.model.wdith=3"], ["--config.model.wdith", "model.width"]),
-        (["--config=demo", "--config.image_size=50"], ["50", "multiple of 4"]),
-        (["--config=demo", "--config.init_from=/nowhere"], ["/nowhere"]),
-        (["--config=demo", "--workdir=/proc/run"], ["/proc/run", "pass --workdir=DIR"]),
-        ([], ["no config; pass --config"]),
+        ("train --config=configs/places.py", ["data/Places", "places365_small", "source=photos"]),
+        ("train --config=demo --workdir=/proc/run", ["/proc/run", "pass --workdir=DIR"]),
+        ("evaluate --config=demo", ["--checkpoint", "--help"]),
+        ("evaluate --checkpoint=/nowhere", ["/nowhere", "no checkpoint"]),
+        ("paint", ["paint", "--help"]),
+        ("complet", ["did you mean complete?"]),
     ],
-    ids=lambda value: value[-1].split("/")[-1] if value else "none",
+    ids=str,
 )
 def test_bad_input_is_rejected_in_one_line(arguments, expected, tmp_path):
-    if "--workdir=/proc/run" not in arguments:
-        arguments = [*arguments, f"--workdir={tmp_path}/run"]
-    result = run("glinpaint_jax.main", *arguments, TFDS_DATA_DIR=str(tmp_path))
+    result = run("glinpaint_jax", *arguments.split(), TFDS_DATA_DIR=str(tmp_path))
     assert_rejected(result, *expected)
 
 
@@ -103,32 +89,13 @@ sys.exit("jax" in sys.modules)
         assert f"usage: python -m glinpaint_jax {command} " in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["train", "--config=demo", "--config.image_size=50"], ["50", "multiple of 4"]),
-        (["evaluate", "--checkpoint=/nowhere"], ["/nowhere", "no checkpoint"]),
-        (["evaluate", *SMALL], ["--checkpoint", "--help"]),
-        (["paint"], ["paint", "--help"]),
-        (["complet"], ["did you mean complete?"]),
-    ],
-    ids=lambda value: value[0],
-)
-def test_commands_and_their_arguments_are_checked(arguments, expected):
-    assert_rejected(run("glinpaint_jax", *arguments), *expected)
-
-
 def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     images = tmp_path / "images"
-    images.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(240):
-        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"{i:03d}.jpg")
-    broken = [f"{images}/{name}.jpg" for name in ("060", "067")]  # the first is held out
+    write_reds(images, 240)
+    broken = [f"{images}/{name}.png" for name in ("060", "067")]  # the first is held out
     for name in broken:
-        Path(name).write_bytes(Path(name).read_bytes()[:300])
-    arguments = [
+        Path(name).write_bytes(Path(name).read_bytes()[:60])
+    result = run(
         "glinpaint_jax.main",
         *SMALL,
         f"--workdir={tmp_path}/run",
@@ -138,13 +105,9 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
         "--config.checkpoint_every=100",
         "--config.phases.completion_end=30",
         "--config.phases.discriminator_end=30",
-    ]
-    result = run(*arguments)
+    )
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     for name in broken:
         assert result.stderr.count(f"skipped, {name}") == 1
     assert "216 training images; evaluation: held_out 4 of 24" in result.stderr
-
-    (images / "100.jpg").rename(images / "1000.jpg")
-    assert_rejected(run(*arguments), "216 training images", "names differ", "--accept-changed-data")

@@ -15,7 +15,6 @@ from glinpaint_jax.errors import UserError
 ODD_NAMES = ["a.jpg", "a b/c.PNG", "a/z.jpg", "a-b/c.jpg", "a.jpg2/x.webp", "é/ü.jpeg", "a/ä.bmp"]
 NO_UTF8 = os.fsdecode(b"\xe4\xff.jpg")
 PLACES = [f"a/abbey/{i:08d}.jpg" for i in range(1, 6)]
-FACES = [f"{i:06d}.png" for i in range(8)]
 
 
 def create(root, *paths):
@@ -34,15 +33,15 @@ def write_list(path, names):
     path.write_text("".join(f"{name}\n" for name in names))
 
 
-def open_parts(root, eval_images=100):
+def open_parts(root):
     """The names of both parts, relative to the root."""
-    train, evaluation = open_sources(f"folder:{root}", "", eval_images)[:2]
+    train, evaluation = open_sources(f"folder:{root}", "", 100)[:2]
     assert list(evaluation) == ["val"]
     return [names_of(source, root) for source in (train, evaluation["val"])]
 
 
-def found(root, eval_source="", eval_images=100):
-    return open_sources(f"folder:{root}", eval_source, eval_images)[2]
+def found(root, eval_source=""):
+    return open_sources(f"folder:{root}", eval_source, 100)[2]
 
 
 LAYOUTS = [
@@ -81,17 +80,6 @@ def test_layouts_are_found_with_their_lists_if_there_are_some(train, val, name, 
         )
         for path in folder.glob("*.txt"):
             path.unlink()
-
-
-def test_mmagic_celeba_hq(tmp_path):
-    """Lists in the root, names relative to it (configs/_base_/datasets/celeba.py)."""
-    create(tmp_path, *(f"{part}/{name}" for part in ("train_256", "test_256") for name in FACES))
-    expected = [f"train_256/{name}" for name in FACES] + [f"test_256/{FACES[0]}"]
-    write_list(tmp_path / "train_celeba_img_list.txt", expected)
-    write_list(tmp_path / "val_celeba_img_list.txt", [f"test_256/{name}" for name in FACES[1:]])
-    assert open_parts(tmp_path) == [expected, [f"test_256/{name}" for name in FACES[1:]]]
-    assert found(tmp_path, eval_images=3).endswith("evaluation: val 3 of 7")
-    assert found(tmp_path, eval_images=7).endswith("evaluation: val 7")
 
 
 @pytest.mark.parametrize(("images", "chosen"), [(3, "standard"), (5, "challenge")])
@@ -181,16 +169,6 @@ def test_images_are_sorted_by_path_and_survive_pickling(tmp_path):
         with pytest.raises(IndexError):
             kept.name(len(names))
     assert not source.left_out
-
-
-def test_names_and_parts_pickle_compactly(tmp_path):
-    create(tmp_path, "class/000000000000.jpg")
-    write_list(tmp_path / "list.txt", (f"class/{i:012d}.jpg" for i in range(20_000)))
-    source = FolderSource(tmp_path, tmp_path / "list.txt")
-    assert len(pickle.dumps(source)) < 20_000 * (23 + 8) + 1000
-    part = source.only(range(100, 200))
-    assert len(pickle.dumps(part)) < 100 * (23 + 8) + 1000
-    assert (len(part), part.name(99)) == (100, source.name(199))
 
 
 def test_only_regular_files_are_listed(tmp_path):

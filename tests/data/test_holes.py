@@ -84,10 +84,6 @@ def test_irregular_strokes_follow_number_length_and_width():
 
 def test_free_form_strokes_follow_number_length_and_width():
     limits = {"kind": "free_form", "min_area": 0.0001, "max_area": 0.9}
-    dot = FreeFormConfig(strokes=(1, 1), length=(0.0, 0.0), width=(30.0, 30.0))
-    for hole in draw(20, free_form=dot, **limits):
-        assert hole["bbox"][2:].max() <= 31
-        assert hole["mask"].sum() <= 1.1 * np.pi * 15**2
     segment = FreeFormConfig(strokes=(1, 1), vertices=(1, 1), length=(0.2, 0.2), width=(8.0, 8.0))
     inside = [
         hole["bbox"]
@@ -122,26 +118,16 @@ def test_masks_are_found_in_linked_folders_or_listed(tmp_path):
         write_mask(folder / "unlisted.png")
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (None, r"no list file .*masks\.txt or masks\.txt"),
-        ("", r"no masks in config\.mask\.folder=.*, config\.mask\.list='masks\.txt'; put \.jpg"),
-        ("absent.png\n", "names absent.png, which is not in"),
-        ("here.png\nhere\n", "line 2: 'here' does not start with the path of an image"),
-    ],
-)
-def test_unusable_lists_and_folders_are_rejected(content, expected, tmp_path):
-    write_mask(tmp_path / "here.png")
-    if content is not None:
-        (tmp_path / "masks.txt").write_text(content)
-    with pytest.raises(UserError, match=expected):
-        draw(1, 32, kind="files", folder=str(tmp_path), list="masks.txt")
-    (tmp_path / "here.png").unlink()
-    with pytest.raises(UserError, match=rf"no masks in config\.mask\.folder={tmp_path}, "):
-        draw(1, kind="files", folder=str(tmp_path))
-    with pytest.raises(UserError, match=f"no folder {tmp_path}/none"):
-        draw(1, kind="files", folder=str(tmp_path / "none"))
+def test_lists_and_folders_without_masks_are_rejected(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    for changes, expected in (
+        ({"list": "absent.txt"}, r"no list file .*/absent\.txt or absent\.txt"),
+        ({"list": "empty.txt"}, r"no masks in .*, config\.mask\.list='empty\.txt'; put \.jpg"),
+        ({}, rf"no masks in config\.mask\.folder={tmp_path}, "),
+        ({"folder": f"{tmp_path}/none"}, f"no folder {tmp_path}/none"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            draw(1, **{"kind": "files", "folder": str(tmp_path)} | changes)
 
 
 def test_lines_survive_shrinking_and_white_under_transparency_is_no_hole(tmp_path):
@@ -155,18 +141,13 @@ def test_lines_survive_shrinking_and_white_under_transparency_is_no_hole(tmp_pat
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), pixels[..., 3] > 0)
 
 
-@pytest.mark.parametrize("others", [20, 0])
-def test_masks_that_cannot_be_used_are_replaced_and_named(others, tmp_path):
-    for number in range(others):
+def test_masks_that_cannot_be_used_are_replaced_and_named(tmp_path):
+    for number in range(20):
         write_mask(tmp_path / f"good{number}.png", slice(0, 20))
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((8, 8), np.uint8))
     cv2.imwrite(str(tmp_path / "photo.png"), rng().integers(60, 200, (40, 40), np.uint8))
     (tmp_path / "text.png").write_text("no image")
     config = make_small_config(mask=MaskConfig(kind="files", folder=str(tmp_path)))
-    if not others:
-        with pytest.raises(UserError, match=r"4 images in a row .* mask, the last: .*png"):
-            take(Numbered(9), config, 1)
-        return
     batches, lines = take(Numbered(9), config, 30), []
     assert {tuple(box) for batch in batches for box in batch["bbox"].tolist()} == {(0, 0, 32, 16)}
     log = FailureLog(lines.append)

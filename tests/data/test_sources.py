@@ -1,7 +1,6 @@
 """Every kind of source, and images of every format."""
 
 import io
-import warnings
 
 import numpy as np
 import pytest
@@ -9,19 +8,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS, open_sources
-from glinpaint_jax.data.sources import (
-    HoldOut,
-    UnusableFile,
-    decode,
-)
+from glinpaint_jax.data.sources import HoldOut, UnusableFile, decode
 from glinpaint_jax.errors import UserError
-from tests.helpers.sources import Numbered, encoded, gradient, prepare_tiny_photos
-
-
-def write_images(folder, count):
-    folder.mkdir(exist_ok=True)
-    for i in range(count):
-        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i:03d}.png")
+from tests.helpers.sources import Numbered, encoded, gradient, prepare_tiny_photos, write_reds
 
 
 def reds(source):
@@ -59,11 +48,11 @@ def test_every_format_and_mode_becomes_upright_rgb(content, expected, tolerance)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-@pytest.mark.parametrize("share", [0, 0.1, 0.6])
-def test_truncated_images_are_rejected_with_their_name(kind, share):
+def test_truncated_images_are_rejected_with_their_name(kind):
     whole = encoded(Image.fromarray(np.repeat(np.repeat(gradient(), 8, 0), 8, 1)), kind)
-    with pytest.raises(UnusableFile, match=r"cut\.img"):
-        decode(whole[: int(share * len(whole))], "cut.img")
+    for share in (0, 0.1, 0.6):
+        with pytest.raises(UnusableFile, match=r"cut\.img"):
+            decode(whole[: int(share * len(whole))], "cut.img")
     with pytest.raises(UnusableFile, match="not a whole"):
         decode(b"<html>404</html>" * 10, "x.jpg")
 
@@ -81,7 +70,7 @@ def test_photos_separate_training_from_held_out():
 @pytest.mark.parametrize("eval_images", [1000, 2])
 def test_folders_without_a_layout_hold_out_a_tenth(tmp_path, eval_images):
     """No matter how many of them are scored: `evaluate --limit` must not score training images."""
-    write_images(tmp_path, 50)
+    write_reds(tmp_path, 50)
     train, evaluation, found = open_sources(f"folder:{tmp_path}", "", eval_images)
     held_out = reds(evaluation["held_out"])
     assert held_out == [0, 10, 20, 30, 40]
@@ -124,13 +113,7 @@ def test_tfrecord_datasets_are_rejected_with_a_remedy(tmp_path, monkeypatch):
         open_sources("tfds:tiny_photos:train", "", 100)
     message = str(error.value)
     assert "\n" not in message and str(folder) in message
-    # The remedy's program works, in another folder.
-    code = message.partition('python -c "')[2].partition('"')[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exec(code.replace("'DIR'", repr(str(tmp_path / "again"))))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "again"))
-    assert len(open_sources("tfds:tiny_photos:train", "", 100)[0]) == 3
+    assert "download_and_prepare(file_format='array_record')" in message
 
 
 def fingerprint(spec):
@@ -138,7 +121,7 @@ def fingerprint(spec):
 
 
 def test_fingerprints_of_folders_depend_on_the_names_and_their_order(tmp_path):
-    write_images(tmp_path / "a", 20)
+    write_reds(tmp_path / "a", 20)
     before = fingerprint(f"folder:{tmp_path}/a")
     (tmp_path / "a").rename(tmp_path / "b")
     assert fingerprint(f"folder:{tmp_path}/b") == before
@@ -167,7 +150,7 @@ def test_fingerprints_of_shards_depend_on_their_names_and_sizes(tmp_path):
 
 
 def test_the_first_existing_alternative_is_used_and_few_images_are_evaluated_on_new_crops(tmp_path):
-    write_images(tmp_path, 3)
+    write_reds(tmp_path, 3)
     train, evaluation, _ = open_sources(f"folder:{tmp_path}/none | folder:{tmp_path}", "", 1000)
     assert len(train) == 3 and evaluation == {"new_crops": train}
 

@@ -133,11 +133,13 @@ def run_processes(count, *arguments, devices=1, **changes):
     return [process.result() for process in started]
 
 
-def start_processes(count, *arguments, devices=1, **changes):
+def start_processes(count, *arguments, devices=1, own=None, **changes):
+    """`own` holds more arguments of each process."""
     address = free_address()
     return [
         Started(
             *arguments,
+            *(own[number] if own else ()),
             "--distributed",
             f"--coordinator={address}",
             f"--process-count={count}",
@@ -157,8 +159,6 @@ class Started:
     def __init__(self, *arguments, **changes):
         self.all.append(self)
         self.lines = []
-        self._arrived = threading.Condition()
-        self._ended = False
         self.process = subprocess.Popen(
             command(*arguments),
             cwd=ROOT,
@@ -174,22 +174,16 @@ class Started:
     def _read(self):
         with self.process.stderr:
             for line in self.process.stderr:
-                with self._arrived:
-                    self.lines.append(line.rstrip())
-                    self._arrived.notify_all()
-        with self._arrived:
-            self._ended = True
-            self._arrived.notify_all()
+                self.lines.append(line.rstrip())
 
-    def wait_for(self, *texts, seconds=TIMEOUT):
+    def wait_for(self, *texts):
         """Waits for a line that contains one of the texts."""
 
         def said():
             return any(text in line for line in self.lines for text in texts)
 
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: said() or self._ended, seconds), self.lines
-            assert said(), self.lines
+        wait_for(lambda: said() or not self._reader.is_alive(), TIMEOUT)
+        assert said(), self.lines
 
     def result(self, seconds=TIMEOUT):
         """Waits for the program to exit; returns the same as `run`."""
@@ -204,6 +198,15 @@ class Started:
         return subprocess.CompletedProcess(
             self.process.args, self.process.returncode, stderr=errors
         )
+
+
+def wait_for(condition, seconds=60):
+    """Polls `condition()` and returns its first true value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
+        time.sleep(0.005)
+    return value
 
 
 def final_state(workdir, step):

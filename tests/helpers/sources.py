@@ -9,21 +9,18 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glinpaint_jax.data.pipeline import train_batches
-from glinpaint_jax.data.sources import UnusableFile
 
 
 class Numbered:
-    """Images filled with their own number; those in `broken` cannot be decoded."""
+    """Images filled with their own number."""
 
-    def __init__(self, length, broken=()):
-        self._length, self._broken = length, set(broken)
+    def __init__(self, length):
+        self._length = length
 
     def __len__(self):
         return self._length
 
     def __getitem__(self, index):
-        if index in self._broken:
-            raise UnusableFile(self.name(index))
         return np.full((40, 48, 3), index, np.uint8)
 
     def name(self, index):
@@ -61,6 +58,13 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def write_reds(folder, count, side=40):
+    """Writes red PNGs that are numbered by their color."""
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.new("RGB", (side, side), (i, 0, 0)).save(folder / f"{i:03d}.png")
 
 
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):

@@ -3,13 +3,14 @@
 import errno
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import find_damage
+from glinpaint_jax.files import find_damage, write_manifest
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
@@ -34,34 +35,52 @@ def saving(tmp_path):
     """A function that saves a small state as a step, its `Checkpoints`, and their warnings."""
     warnings = []
     checkpoints = Checkpoints(tmp_path, warnings.append, max_failed_saves=3)
-    state = jax.device_put({"weights": np.arange(4.0)})
 
     def save(step, config=CONFIG, phase="completion", scores=None):
+        state = jax.device_put({"weights": np.arange(4.0)})
         checkpoints.save(state, config, step, IMAGES, phase, scores)
+        state["weights"].delete()  # as the next step does, which donates it
 
-    return save, checkpoints, warnings
+    yield save, checkpoints, warnings
+    checkpoints.close()
 
 
-@pytest.mark.parametrize("target", ["mesh8", "mesh1"])
 def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
-    target, request, initial_state, step_config, mesh8, tmp_path
+    initial_state, step_config, mesh8, mesh1, tmp_path
 ):
     numbered = initial_state.replace(step=np.asarray(3, np.int32))
     scores = {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}
     placed = jax.device_put(numbered, replicated(mesh8))
-    names = Numbered(IMAGES).fingerprint()
+    source = Numbered(IMAGES)
     checkpoints = Checkpoints(tmp_path, pytest.fail)
-    checkpoints.save(placed, step_config, 3, IMAGES, "completion", scores, names)
+    checkpoints.save(placed, step_config, 3, IMAGES, "completion", scores, source.fingerprint())
+    checkpoints.finish()
     written = json.loads((tmp_path / FOLDER / "3" / "metrics" / "metrics").read_text())
     assert written == {"phase": "completion"} | scores
 
-    mesh = request.getfixturevalue(target)
-    abstract = abstract_state(step_config, mesh)
-    state, examples = restore(tmp_path, 3, step_config, Numbered(IMAGES), abstract, pytest.fail)
-    assert examples == 3 * step_config.global_batch_size
-    kernel = state.generator.params["encoder"]["enc1"]["conv"]["kernel"]
-    assert len(kernel.devices()) == mesh.devices.size
-    assert_same_state(state, numbered)
+    for mesh in (mesh8, mesh1):
+        abstract = abstract_state(step_config, mesh)
+        state, examples = restore(tmp_path, 3, step_config, source, abstract, pytest.fail)
+        assert examples == 3 * step_config.global_batch_size
+        kernel = state.generator.params["encoder"]["enc1"]["conv"]["kernel"]
+        assert len(kernel.devices()) == mesh.devices.size
+        assert_same_state(state, numbered)
+
+
+def test_training_goes_on_while_a_save_is_completed(saving, tmp_path, monkeypatch):
+    save, checkpoints, _ = saving
+    trained = threading.Event()
+
+    def seal(folder):
+        assert trained.wait(60)
+        write_manifest(folder)
+
+    monkeypatch.setattr(checkpoints_module, "write_manifest", seal)
+    save(1)
+    assert (tmp_path / NEWEST).read_text() == "0\n"
+    trained.set()
+    checkpoints.finish()
+    assert recover_newest_step(tmp_path, pytest.fail) == 1
 
 
 SCORES = {  # of each step: phase, l1, psnr; or not evaluated
@@ -91,12 +110,13 @@ SCORES = {  # of each step: phase, l1, psnr; or not evaluated
 def test_the_last_two_the_best_of_the_last_phase_and_milestones_are_kept(
     last, best_by, keep_every, kept, saving, tmp_path
 ):
-    save, _, warnings = saving
+    save, checkpoints, warnings = saving
     config = make_small_config(best_by=best_by, keep_every=keep_every)
     for step in range(1, last + 1):
         phase, *values = SCORES[step] or ("joint",)
         scores = dict(zip(("l1", "psnr"), values, strict=True)) if values else None
         save(step, config, phase, scores)
+    checkpoints.finish()
     assert warnings == [] and steps_in(tmp_path) == kept
     assert [find_damage(tmp_path / FOLDER / str(step)) for step in kept] == [None] * len(kept)
     assert (tmp_path / NEWEST).read_text() == f"{last}\n"
@@ -110,22 +130,28 @@ def test_phases_that_follow_each_other_are_in_alphabetical_order():
 
 @pytest.mark.parametrize("failing", ["write_manifest", "require_space"])
 def test_failed_saves_leave_nothing_and_a_complete_step(failing, saving, tmp_path, monkeypatch):
-    save, _, warnings = saving
+    """A save that fails in the background causes a warning at the next one."""
+    save, checkpoints, warnings = saving
     for step in (1, 2):
         save(step)
+    checkpoints.wait()
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints_module, failing, fail)
         for step in (3, 4):
             save(step)
-        for step, warning in zip((3, 4), warnings, strict=True):
-            reason = "No space left on device; failed save"
-            assert f"cannot save step {step} in {tmp_path / FOLDER}: {reason}" in warning
-        assert recover_newest_step(tmp_path, pytest.fail) == 2
+            assert len(warnings) == step - 3 + (failing == "require_space")
+        checkpoints.wait()
+    for step, warning in zip((3, 4), warnings, strict=True):
+        reason = "No space left on device; failed save"
+        assert f"cannot save step {step} in {tmp_path / FOLDER}: {reason}" in warning
+    assert recover_newest_step(tmp_path, pytest.fail) == 2
     save(5)  # a success in between
+    checkpoints.wait()
     monkeypatch.setattr(checkpoints_module, failing, fail)
     with pytest.raises(UserError, match="failed save 3 in a row, of 3 allowed"):
         for step in (6, 7, 8):
             save(step)
+        checkpoints.wait()
     assert len(warnings) == 4
     assert recover_newest_step(tmp_path, pytest.fail) == 5  # nothing had to be set aside
     assert (tmp_path / NEWEST).read_text() == "5\n"
@@ -133,8 +159,9 @@ def test_failed_saves_leave_nothing_and_a_complete_step(failing, saving, tmp_pat
 
 def test_a_failed_save_keeps_a_step_of_that_number(saving, tmp_path):
     """Another run wrote it."""
-    save, _, warnings = saving
+    save, checkpoints, warnings = saving
     save(1)
+    checkpoints.wait()
     path = tmp_path / FOLDER / "2"
     shutil.copytree(tmp_path / FOLDER / "1", path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -153,10 +180,15 @@ def test_a_step_is_complete_even_if_old_ones_cannot_be_deleted(saving, tmp_path,
     assert recover_newest_step(tmp_path, pytest.fail) == 3
 
 
-def test_the_last_save_must_succeed(saving, tmp_path):
+@pytest.mark.parametrize("end", ["finish", "close"])
+def test_only_finish_requires_the_last_save(end, saving, tmp_path, monkeypatch):
     save, checkpoints, warnings = saving
-    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    monkeypatch.setattr(checkpoints_module, "write_manifest", fail)
     save(1)
-    with pytest.raises(UserError, match="the last step could not be saved"):
-        checkpoints.finish()
-    assert f"cannot save step 1 in {tmp_path / FOLDER}: File exists" in warnings[0]
+    if end == "close":
+        checkpoints.close()
+    else:
+        with pytest.raises(UserError, match="the last step could not be saved"):
+            checkpoints.finish()
+    (warning,) = warnings
+    assert warning.startswith(f"cannot save step 1 in {tmp_path / FOLDER}: No space left on device")

@@ -2,21 +2,23 @@
 
 import re
 import signal
-import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from glinpaint_jax import processes
+from glinpaint_jax.files import write_manifest
+from glinpaint_jax.parallel import make_mesh, replicated
+from glinpaint_jax.runs import checkpoints
+from glinpaint_jax.runs.report import log
 from glinpaint_jax.step_folders import steps_in
+from tests.helpers.configs import make_small_config
 from tests.helpers.programs import (
-    ROOT,
     SMALL,
     STILL,
-    TIMEOUT,
-    environment,
     final_state,
-    free_address,
     read_jsonl,
     run,
     run_here,
@@ -44,35 +46,6 @@ COMPLETION = [  # compiles four times as fast
     "--config.phases.discriminator_end=1000000",
     "--config.phases.completion_end=1000000",
 ]
-# One process of two. Process 0 cannot seal steps 2, 4 and 5.
-FAILING_SEALS = """
-import sys
-from pathlib import Path
-import jax, numpy as np
-from glinpaint_jax import parallel, processes
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.runs import checkpoints as module
-from tests.helpers.configs import make_small_config
-
-_, workdir, address, number = sys.argv
-processes.start(True, address, 2, int(number))
-state = jax.device_put({"weights": np.arange(4.0)}, parallel.replicated(parallel.make_mesh()))
-checkpoints = module.Checkpoints(Path(workdir), print, max_failed_saves=3)
-write_manifest = module.write_manifest
-
-def fail_at_some(folder):
-    if folder.name in ("2", "4", "5"):
-        raise OSError(28, "No space left on device")
-    write_manifest(folder)
-
-module.write_manifest = fail_at_some
-for step in range(1, 6):
-    checkpoints.save(state, make_small_config(), step, 7, "completion")
-try:
-    checkpoints.finish()
-except UserError as error:
-    print(error)
-"""
 
 
 def losses(workdir):
@@ -132,22 +105,31 @@ def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     assert run_here("verify", workdir).returncode == 0
 
 
+def save_some(workdir, _, *flags):
+    """What each of two processes runs. Process 0 cannot seal steps 2 and 3."""
+    address, count, number = (flag.partition("=")[2] for flag in flags)
+    processes.start(True, address, int(count), int(number))
+    state = jax.device_put({"weights": np.arange(4.0)}, replicated(make_mesh()))
+    saving = checkpoints.Checkpoints(Path(workdir), log, max_failed_saves=3)
+
+    def seal(folder):
+        if folder.name != "1":
+            raise OSError(28, "No space left on device")
+        write_manifest(folder)
+
+    checkpoints.write_manifest = seal
+    for step in (1, 2, 3):
+        saving.save(state, make_small_config(), step, 7, "completion")
+    saving.finish()
+
+
 def test_a_step_that_process_0_cannot_seal_counts_as_failed_in_both(tmp_path):
-    address = free_address()
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", FAILING_SEALS, tmp_path, address, str(number)],
-            cwd=ROOT,
-            env=environment(JAX_NUM_CPU_DEVICES="1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    written = [process.communicate(timeout=TIMEOUT) for process in both]
-    assert [process.returncode for process in both] == [0, 0], written
-    failed = [re.findall("^cannot save step (.).*: No space left", out, re.M) for out, _ in written]
-    assert failed == [["2", "4", "5"]] * 2
-    assert all("the last step could not be saved" in out for out, _ in written)
-    assert steps_in(tmp_path) == [3]  # orbax deleted 1 once it had written 4
+    for started in start_processes(2, "tests.runs.test_many_hosts", tmp_path):
+        errors = started.result().stderr
+        assert re.findall("^cannot save step (.).*: No space left", errors, re.M) == ["2", "3"]
+        assert "the last step could not be saved" in errors
+    assert steps_in(tmp_path) == [1]
+
+
+if __name__ == "__main__":
+    save_some(*sys.argv[1:])

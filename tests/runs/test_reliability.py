@@ -12,6 +12,7 @@ from glinpaint_jax.files import find_damage
 from glinpaint_jax.step_folders import FOLDER, steps_in
 from tests.helpers.programs import (
     SMALL,
+    TIMEOUT,
     Started,
     assert_rejected,
     assert_same_state,
@@ -19,6 +20,7 @@ from tests.helpers.programs import (
     read_jsonl,
     run,
     shared_run,
+    wait_for,
 )
 
 STEPS, EVERY = 24, 4
@@ -99,13 +101,6 @@ def test_a_run_killed_at_random_moments_ends_bitwise_identical(finished_run, tmp
     assert_as_uninterrupted(workdir, finished_run[0], steps=10)
 
 
-def wait_for_a_save(started, workdir):
-    deadline = time.monotonic() + 240
-    while not list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")):
-        assert started.process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_signals_save_and_stop_and_the_run_resumes(uninterrupted, tmp_path):
     """Ctrl-C while training, SIGTERM while saving, and SIGTERM twice within a second at a start."""
     workdir, step = tmp_path / "run", 0
@@ -118,7 +113,7 @@ def test_signals_save_and_stop_and_the_run_resumes(uninterrupted, tmp_path):
         if moment == "training":
             started.wait_for(f"step {EVERY}/")
         elif moment == "saving":
-            wait_for_a_save(started, workdir)
+            wait_for(lambda: list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")), TIMEOUT)
         else:
             started.wait_for("resuming at")
         started.process.send_signal(number)
@@ -161,12 +156,11 @@ def workers_of(started):
         ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"],
         capture_output=True,
         text=True,
-        check=True,
     )
     return [int(number) for number in found.stdout.split()]
 
 
-def test_a_second_run_in_the_same_workdir_fails_and_workers_exit_with_their_run(tmp_path):
+def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(tmp_path):
     first = Started(
         *ENDLESS,
         f"--config.log_every={EVERY}",
@@ -177,14 +171,14 @@ def test_a_second_run_in_the_same_workdir_fails_and_workers_exit_with_their_run(
     second = run(*ENDLESS, f"--workdir={tmp_path}/run")
     assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
 
+    killed = workers_of(first)
+    os.kill(killed[0], signal.SIGKILL)
+    first.wait_for("a data worker died with exit code -9")
+    wait_for(lambda: len(set(workers_of(first)) - set(killed)) == 2)
     children = workers_of(first)
-    assert len(children) == 2
     first.process.kill()
     first.result()
-    deadline = time.monotonic() + 60
-    while any(os.path.exists(f"/proc/{child}") for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
 
 
 def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted):
@@ -204,33 +198,3 @@ def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted)
     result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert_as_uninterrupted(workdir, uninterrupted)
-
-
-def test_a_diverging_run_stops_with_intact_checkpoints(tmp_path):
-    result = run(
-        *COMPLETION,
-        "--config.optimizer.learning_rate=1e38",
-        "--config.checkpoint_every=1",
-        "--config.max_skipped_updates=4",
-        f"--workdir={tmp_path}/run",
-    )
-    assert result.returncode == 1
-    lines = result.stderr.splitlines()
-    assert any(
-        line.startswith("step 2: update skipped, 1 in a row; not finite: l1_hole nan")
-        and "images: records [" in line
-        for line in lines
-    ), lines
-    assert lines[-1].startswith("error: 4 updates in a row were not finite, the last at step 5")
-    assert_complete(tmp_path / "run")
-
-
-def test_a_killed_worker_does_not_end_a_run(uninterrupted, tmp_path):
-    started = Started(*COMPLETION, "--config.data.num_workers=2", f"--workdir={tmp_path}/run")
-    started.wait_for(f"step {EVERY}/")
-    for child in workers_of(started):
-        os.kill(child, signal.SIGKILL)
-    result = started.result()
-    assert result.returncode == 0, result.stderr
-    assert "a data worker died with exit code -9" in result.stderr
-    assert_as_uninterrupted(tmp_path / "run", uninterrupted)

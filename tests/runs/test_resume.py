@@ -1,7 +1,6 @@
 """Every kind of damage to a checkpoint, and every change between two starts of a run."""
 
 import dataclasses
-import functools
 import shutil
 
 import jax
@@ -33,6 +32,7 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
         state = jax.device_put(initial_state, replicated(mesh1))
         fingerprint = Numbered(7).fingerprint()
         checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)}, fingerprint)
+    checkpoints.finish()
     return workdir
 
 
@@ -52,21 +52,13 @@ def flip(path):
     path.write_bytes(content)
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-DAMAGES = {"flip": flip, "truncate": truncate, "delete": lambda path: path.unlink()}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(kind, workdir):
+def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(workdir):
     newest, aside = workdir / FOLDER / "5", workdir / SET_ASIDE / "5"
     names = [path.relative_to(newest) for path in files(newest) if path.stat().st_size]
     assert len(names) > 10
     for name in names:
         original = (newest / name).read_bytes()
-        DAMAGES[kind](newest / name)
+        flip(newest / name)
         said = []
         assert recover_newest_step(workdir, said.append) == 3, name
         assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
@@ -105,7 +97,9 @@ def test_damaged_steps_get_names_of_their_own_and_stay_on_their_disk(workdir, tm
 
 @pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder"])
 def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
+    damages = "it is empty"
     if how == "all damaged":
+        damages = "3: state/manifest.ocdbt .*; 5: state/manifest.ocdbt "
         for step in ("3", "5"):
             flip(workdir / FOLDER / step / "state" / "manifest.ocdbt")
     else:
@@ -113,11 +107,8 @@ def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
         if how == "emptied":
             (workdir / FOLDER).mkdir()
     before = files(workdir)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is complete") as error:
+    with pytest.raises(UserError, match=rf"no checkpoint in .* is complete \({damages}"):
         recover_newest_step(workdir, pytest.fail)
-    if how == "all damaged":
-        assert "3: state/manifest.ocdbt" in str(error.value)
-        assert "5: state/manifest.ocdbt" in str(error.value)
     assert files(workdir) == before  # nothing is touched, so the run can be repaired
 
 
@@ -129,8 +120,7 @@ def test_a_run_killed_in_its_first_save_starts_again(moment, workdir):
         (workdir / FOLDER / "5").rename(workdir / FOLDER / "5.orbax-checkpoint-tmp")
     else:
         (workdir / FOLDER / "5" / MANIFEST_NAME).unlink()
-    said = []
-    assert recover_newest_step(workdir, said.append) is None
+    assert recover_newest_step(workdir, (said := []).append) is None
     assert len(said) == 1
 
 
@@ -162,38 +152,42 @@ class Renamed(Numbered):
         return "other names"
 
 
-def test_changed_images_are_accepted_only_if_asked_and_a_source_may_move(
-    workdir, step_config, mesh1
-):
-    abstract = abstract_state(step_config, mesh1)
+@pytest.fixture
+def resume(workdir, step_config, mesh1):
+    """A function that restores step 5 with a changed config or source."""
+
+    def resume(log=pytest.fail, source=Numbered(7), config=step_config, **options):  # noqa: B008
+        abstract = abstract_state(step_config, mesh1)
+        restore(workdir, 5, config, source, abstract, log, **options)
+
+    return resume
+
+
+def test_changed_images_are_accepted_only_if_asked_and_a_source_may_move(resume, step_config):
     for source, change in {
         Renamed(7): "has 7 training images, as before, but their names differ",
         Numbered(8): "has 8 training images, but the run began with 7",
     }.items():
-        resume = functools.partial(restore, workdir, 5, step_config, source, abstract)
         with pytest.raises(UserError, match=f"{change}, .*pass --accept-changed-data"):
-            resume(pytest.fail)
+            resume(source=source)
     said = []
-    resume(said.append, accept_changed_data=True)
+    resume(said.append, source, accept_changed_data=True)
     assert change in said[0]
     elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
-    moved = dataclasses.replace(step_config, data=elsewhere)
-    restore(workdir, 5, moved, Numbered(7), abstract, said.append)
+    resume(said.append, config=dataclasses.replace(step_config, data=elsewhere))
     assert "was photos, is folder:/elsewhere" in said[1]
 
 
-def test_config_changes_that_affect_the_result_are_rejected(workdir, step_config, mesh1):
-    abstract = abstract_state(step_config, mesh1)
+def test_config_changes_that_affect_the_result_are_rejected(resume, step_config):
     changed = dataclasses.replace(step_config, log_every=7)
-    restore(workdir, 5, changed, Numbered(7), abstract, pytest.fail)  # log_every may change
+    resume(config=changed)  # log_every may change
     changed.optimizer = dataclasses.replace(changed.optimizer, learning_rate=1.0)
     changed.global_batch_size = 16
     with pytest.raises(UserError) as error:
-        restore(workdir, 5, changed, Numbered(7), abstract, pytest.fail)
+        resume(config=changed)
     message = str(error.value)
-    assert "global_batch_size (8 -> 16)" in message
-    assert "optimizer.learning_rate (0.004 -> 1.0)" in message
-    assert "log_every" not in message and "--workdir" in message
+    assert "global_batch_size (8 -> 16), optimizer.learning_rate (0.004 -> 1.0); pass" in message
+    assert "--workdir" in message
 
 
 def test_num_steps_may_change_only_without_a_schedule(step_config):
@@ -203,9 +197,8 @@ def test_num_steps_may_change_only_without_a_schedule(step_config):
         longer = dataclasses.replace(saved, num_steps=saved.num_steps + 10)
         if schedule == "constant":
             check_config_changes(saved, longer)
-        else:
-            with pytest.raises(UserError, match="num_steps"):
-                check_config_changes(saved, longer)
+    with pytest.raises(UserError, match="num_steps"):
+        check_config_changes(saved, longer)
 
 
 def test_verify_names_damaged_steps_and_loading_weights_skips_them(workdir):

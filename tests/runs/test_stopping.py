@@ -1,14 +1,10 @@
-"""Signals, and a closed terminal: SIGHUP, and no stderr."""
+"""Signals, in this process."""
 
-import os
 import signal
-import subprocess
-import time
 
 import pytest
 
 from glinpaint_jax.runs.stopping import EvaluationStopped, stop_on_signals
-from tests.helpers.programs import ROOT, SMALL, TIMEOUT, command, environment, read_jsonl
 
 
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
@@ -30,30 +26,3 @@ def test_a_request_to_stop_interrupts_an_evaluation(mesh1):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(EvaluationStopped):
             completion("batch")
-
-
-def test_a_run_without_stderr_saves_when_its_terminal_closes(tmp_path):
-    workdir = tmp_path / "run"
-    endless = ("num_steps", "checkpoint_every", "phases.completion_end", "phases.discriminator_end")
-    program = command(
-        "glinpaint_jax.main",
-        *SMALL,
-        *(f"--config.{name}=1000000" for name in endless),
-        "--config.eval_every=1000000",
-        f"--workdir={workdir}",
-    )
-    process = subprocess.Popen(
-        ["bash", "-c", 'exec "$@" 2>&-', "bash", *program], cwd=ROOT, env=environment()
-    )
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        while not read_jsonl(workdir):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        # No file of the run took stderr's number.
-        assert os.readlink(f"/proc/{process.pid}/fd/2") == os.devnull
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(TIMEOUT) == 0
-    finally:
-        process.kill()
-    assert int((workdir / "newest_checkpoint").read_text()) > 0

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import accelerator_parts
-import jax
 import numpy as np
 import parity
 import pytest
@@ -65,30 +64,11 @@ def test_without_an_accelerator_nothing_is_measured(tmp_path):
         accelerator_parts.device(accelerator_parts.FULL, tmp_path)
 
 
-def test_all_forms_of_a_generator_layer_are_equal():
-    compared = set()
-    for name, forms, _, *shapes in accelerator_parts.layers(accelerator_parts.TINY):
-        if len(forms) == 1 or " " in name:  # of a discriminator
-            continue
-        operands = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
-        wanted, wanted_gradients = accelerator_parts.with_gradients(forms.pop("ours"), *operands)
-        for form, function in forms.items():
-            found, gradients = accelerator_parts.with_gradients(function, *operands)
-            compared.add((name, form))
-            for a, b in zip((found, *gradients), (wanted, *wanted_gradients), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
-    dilated = {f"dilation_convs_{i}" for i in range(4)}
-    wanted = {(name, form) for name in dilated for form in ("plain", "split")}
-    assert compared == wanted | {("dec3", "plain"), ("dec5", "plain")}
-
-
 def test_the_layers_are_those_of_the_networks():
     rows = {row[0]: row[2:] for row in accelerator_parts.layers(accelerator_parts.FULL)}
     assert rows["enc2"][0] == 2 * (12 * 128**2 * 128) * (3 * 3 * 64)  # output values x products
     assert rows["dec3"][0] == 2 * (12 * 128**2 * 128) * (2 * 2 * 256)
-    assert rows["dilation_convs_3"][1:] == ((12, 64, 64, 256), (3, 3, 256, 256))
     assert rows["dec5"][1:] == ((12, 128, 128, 128), (4, 4, 128, 64))
-    assert rows["dec7"][1:] == ((12, 256, 256, 32), (3, 3, 32, 3))
     assert rows["local conv4"][1:] == ((12, 16, 16, 256), (5, 5, 256, 512))
 
 
@@ -98,24 +78,9 @@ def test_the_step_matches_the_stored_values():
     wanted = dict(zip(found, np.load(parity.STORED)["small/completion"], strict=True))
     assert parity.compare(found, wanted, "float32")["close"]
     broken = "gradients/generator/encoder/enc1/conv/kernel"
-    wanted[broken] = wanted[broken] * 1.1
-    row = parity.compare(found, wanted, "float32")
-    assert not row["close"] and row["largest in"] == broken.removeprefix("gradients/")
-
-
-def test_errors_are_relative_to_each_tensor():
-    wanted = {
-        "losses/l1": np.array([2.0, 2.0]),
-        "gradients/a": np.array([4.0, 1.0, 4.0]),
-        "gradients/b": np.array([1e-9, 1e-9, 0.0]),  # rounding errors of what is zero
-        "statistics/m": np.array([1.0, 1.0]),
-    }
-    off = {"gradients/a": wanted["gradients/a"] + 0.5, "gradients/b": np.full(3, 4e-6)}
-    row = parity.compare(wanted | off, wanted, "float32")
-    assert row["losses"] == 0
-    assert row["gradients"] == pytest.approx(0.5 / 4)
-    broken = wanted | {"losses/l1": np.array([np.nan, np.nan])}
-    assert not parity.compare(broken, wanted, "float32")["close"]
+    for factor in (1.1, np.nan):
+        row = parity.compare(found | {broken: found[broken] * factor}, wanted, "float32")
+        assert not row["close"] and row["largest in"] == broken.removeprefix("gradients/")
 
 
 @pytest.mark.parametrize(("sign", "low", "high"), [(1, 0.9, 1), (0, -0.3, 0.3), (-1, -1, -0.9)])
