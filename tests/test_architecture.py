@@ -34,8 +34,8 @@ RANKS = {
     "__main__": 11,
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
-# Lines, at most. To be lowered to 8,500, 1,800, 10,000 and 1,500.
-BUDGETS = {"glinpaint_jax": 9_700, "scripts": 1_900, "tests": 12_700, "docs": 1_700}
+# Lines, at most. That of the package is to be lowered to 8,500.
+BUDGETS = {"glinpaint_jax": 9_050, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
 IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 

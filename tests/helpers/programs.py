@@ -200,15 +200,6 @@ class Started:
         )
 
 
-def wait_for(condition, seconds=60):
-    """Polls `condition()` and returns its first true value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
-        time.sleep(0.005)
-    return value
-
-
 def final_state(workdir, step):
     """Loads the state at `step` onto one device, whatever devices the run used."""
     path = (workdir / "checkpoints" / str(step)).absolute()
