@@ -73,7 +73,7 @@ def test_a_network_completes_and_a_signal_stops(finished_run):
     np.testing.assert_allclose(got, expected, atol=1)
     assert (got != expected).mean() < 1e-3
     with pytest.raises(httpx.ReadTimeout):
-        post(timeout=0.01)
+        post(timeout=httpx.Timeout(60, read=1e-4))
     started.process.send_signal(signal.SIGTERM)
     result = started.result(60)
     assert result.returncode == 0 and result.stderr == "stopped\n"
