@@ -1,6 +1,6 @@
 """Draws the pictures of docs/completing.md from photographs that come with scikit-image.
 
-docs/completed.jpg: holes, and what the small network makes of them.
+docs/completed.jpg: holes, and what fills them without a checkpoint.
 docs/methods.jpg: the same holes filled by several methods.
 """
 
@@ -79,8 +79,8 @@ def draw_photographs() -> None:
 
 
 def draw_methods() -> None:
-    """Columns: the hole, the smooth fill, Telea, Navier-Stokes, the small network."""
-    completers = [*(Completer(method=method) for method in METHODS), Completer()]
+    """Columns: the hole, then each method."""
+    completers = [Completer(method=method) for method in METHODS]
     grid = []
     for name, draw, top, left in (  # photographs that the network was not trained on
         ("astronaut.png", lambda size: scratches(size, seed=11), 20, 220),

@@ -11,7 +11,6 @@ def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
     assert parallel.local_batch_size(32, 2, mesh8) == 32
     for size, parts, wanted, remedy in (
         (20, 1, "8 devices", 16),
-        (3, 1, "8 devices", 8),
         (24, 2, "8 devices x 2 microbatches", 16),
     ):
         with pytest.raises(UserError) as error:

@@ -26,7 +26,7 @@ from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, describe_bounds, parse_value, set_value, settings
 from glinpaint_jax.configs import FOLDER
-from glinpaint_jax.downloads import BUNDLED, CHECKPOINT_HELP
+from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.methods import METHODS
 
@@ -111,12 +111,12 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser, *, required: bool =
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--method", choices=METHODS, help="fill without a network [--checkpoint small]"
+        "--method", choices=METHODS, help="what fills holes without --checkpoint [auto]"
     )
 
 
 def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer":
-    """Loads --checkpoint, or the small network and says so, or prepares --method."""
+    """Loads --checkpoint, or prepares --method; without both, says what fills the holes."""
     from glinpaint_jax.inference.completer import Completer
 
     if arguments.checkpoint and arguments.method:
@@ -125,8 +125,8 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
         return Completer.load(arguments.checkpoint, **options)
     if not arguments.method:
         print(
-            f"no --checkpoint: using {BUNDLED!r}, a small network that comes with glinpaint_jax; "
-            "for large holes, pass --checkpoint places",
+            "no --checkpoint: filling holes with patches of the photograph (--method auto); "
+            "--attempt 1 to 4 give other results",
             file=sys.stderr,
         )
     return Completer(method=arguments.method, **options)

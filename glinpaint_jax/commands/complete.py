@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     blends = ("auto", *KINDS)
     add("--blend", choices=blends, default="auto", help="what hides seams; auto: as needed [auto]")
     add("--scale", default="auto", help="auto shrinks holes larger than in training [auto]")
+    add(
+        "--attempt",
+        type=int,
+        default=0,
+        metavar="N",
+        help="without --checkpoint: another result, 1 to 4 [0]",
+    )
     add("--tile", type=int, default=512, metavar="N", help="largest hole computed at once [512]")
 
 
@@ -69,8 +76,8 @@ def main(arguments: argparse.Namespace) -> None:
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
-        completer = cli.load_completer(
-            arguments, tile=arguments.tile, blend=arguments.blend, scale=arguments.scale
+        completer = cli.load_completer(arguments, tile=arguments.tile).with_options(
+            arguments.blend, arguments.scale, attempt=arguments.attempt
         )
     for job in tqdm(jobs, unit="image", disable=count == 1 or not sys.stderr.isatty()):
         try:

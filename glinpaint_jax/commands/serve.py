@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.downloads import BUNDLED, CHECKPOINT_HELP
+from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError, import_extra
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
     for place in places:
         arguments.checkpoint = place
         completer = cli.load_completer(arguments)
-        name = name_checkpoint(place) if place else arguments.method or BUNDLED
+        name = name_checkpoint(place) if place else arguments.method or "auto"
         if name in completers:
             raise UserError(f"two checkpoints are called {name!r}; rename one")
         completers[name] = completer

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, UInt8
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
-from glinpaint_jax.inference.methods import METHODS, fill_without_weights
+from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
+from glinpaint_jax.inference.patches import ATTEMPTS, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
@@ -35,18 +36,21 @@ Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
-    """Fills holes with a trained generator or by `method`, one of METHODS, which need no weights.
+    """Fills holes with a trained generator or by `method`, one of METHODS; without both, by "auto".
 
-    Without both, the generator is the small one that comes with the package. Computes only crops
-    around the holes: at most `tile` x `tile` pixels of hole plus the receptive radius. At scale 1,
-    the result equals one pass over the whole image. A smaller tile needs less memory.
+    A generator computes only crops around the holes: at most `tile` x `tile` pixels of hole plus
+    the receptive radius. At scale 1, the result equals one pass over the whole image. A smaller
+    tile needs less memory.
+
+    `attempt` asks methods "auto" and "patches" for another result: 1 to 3 copy other patches, 4 is
+    the network's.
 
     `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
     holes of up to MAX_BLENDED pixels; none for methods and for generators that correct a smooth
     fill, which leave no seam.
 
-    `scale` is the size at which holes are filled: "auto" shrinks the surroundings of holes larger
-    than those of the training until they fit; 1 never does; 0.5 halves everything.
+    `scale` is the size at which a generator fills holes: "auto" shrinks the surroundings of holes
+    larger than those of the training until they fit; 1 never does; 0.5 halves everything.
     """
 
     def __init__(
@@ -56,16 +60,20 @@ class Completer:
         blend: str = "auto",
         scale: int | float | str = "auto",
         method: str | None = None,
+        attempt: int = 0,
     ):
         if tile < MIN_TILE:
             raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
         if weights is not None and method is not None:
             raise UserError(f"pass either weights or method={method!r}")
-        if method is not None and method not in METHODS:
-            raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
-        if weights is None and method is None:
-            weights = load_weights(BUNDLED_FOLDER)
+        if weights is None:
+            method = method or "auto"
+            if method not in METHODS:
+                raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
+            if method not in CLASSICAL:
+                weights = load_weights(BUNDLED_FOLDER)
         self._tile, self._method, self._trained_size = tile, method, None
+        self._attempt = self._check_attempt(attempt)
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"
         self._blend, self._max_blended = check_blend(blend), None
@@ -104,8 +112,19 @@ class Completer:
         """
         return cls(load_weights(path), tile, blend, scale)
 
+    def _check_attempt(self, attempt: int) -> int:
+        if attempt not in range(len(ATTEMPTS) + 1):
+            raise UserError(f"attempt={attempt!r} must be in 0..{len(ATTEMPTS)}")
+        if attempt and self._method not in ("auto", "patches"):
+            raise UserError(f"attempt={attempt} needs method auto or patches")
+        return attempt
+
     def with_options(
-        self, blend: str, scale: int | float | str, max_blended: int | None = None
+        self,
+        blend: str,
+        scale: int | float | str,
+        max_blended: int | None = None,
+        attempt: int = 0,
     ) -> "Completer":
         """Returns a completer with other options that shares these weights.
 
@@ -114,7 +133,7 @@ class Completer:
         """
         other = copy.copy(self)
         other._blend, other._max_blended = check_blend(blend), max_blended
-        other._scale = check_scale(scale)
+        other._scale, other._attempt = check_scale(scale), self._check_attempt(attempt)
         return other
 
     def __call__(self, image: Any, mask: Any) -> Any:
@@ -154,12 +173,19 @@ class Completer:
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
-        pairs = [self._fill_large(*pair) for pair in zip(images, holes, strict=True)]
+        pairs = [self._fill_with_patches(*pair) for pair in zip(images, holes, strict=True)]
+        pairs = [self._fill_large(*pair) for pair in pairs]
         completed = self.fill_unscaled(*map(list, zip(*pairs, strict=True)))
         kind, limit = self._blend, self._max_blended
         if kind == "auto":
             kind, limit = self.default_blend, MAX_BLENDED
         return [blend(*pair, kind, limit) for pair in zip(completed, holes, strict=True)]
+
+    def _fill_with_patches(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
+        """Fills what patches can, if the method uses them; returns the holes that are left."""
+        if self._method not in ("auto", "patches") or self._attempt == len(ATTEMPTS):
+            return image, hole
+        return fill_with_patches(image, hole, self._attempt, plain=self._method == "auto")
 
     def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills holes that are too large at their working scale; returns the holes that are left.
@@ -179,7 +205,7 @@ class Completer:
 
     def fill_unscaled(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes filled at scale 1, without blending."""
-        if self._method:
+        if self._method in CLASSICAL:
             pairs = zip(images, holes, strict=True)
             return [fill_without_weights(*pair, self._method) for pair in pairs]
         completed = [image.copy() for image in images]

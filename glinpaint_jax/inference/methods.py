@@ -1,14 +1,17 @@
-"""What fills holes without trained weights. Loads jax only when used, so that --help is quick."""
+"""What fills holes without a checkpoint. Loads jax only when used, so that --help is quick."""
 
 import numpy as np
 
 from glinpaint_jax.inference.photos import Hole, Image
 
-METHODS = ("smooth", "telea", "navier-stokes")
+CLASSICAL = ("smooth", "telea", "navier-stokes")
+# patches: copies the photograph's own (patches.py). network: the small one of the package. auto:
+# patches, a smooth fill with grain in plain surroundings, the network where there are few patches.
+METHODS = ("auto", "patches", "network", *CLASSICAL)
 
 
 def fill_without_weights(image: Image, hole: Hole, method: str) -> Image:
-    """Returns the image with its hole filled by one of METHODS."""
+    """Returns the image with its hole filled by one of CLASSICAL."""
     from glinpaint_jax.evaluation.baselines import navier_stokes, telea
     from glinpaint_jax.inference.smooth import smooth_fill_photo
 

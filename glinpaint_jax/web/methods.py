@@ -1,13 +1,15 @@
-"""Names of what visitors can fill holes with: checkpoints, the small network, methods."""
+"""Names of what visitors can fill holes with: checkpoints and methods."""
 
 from pathlib import Path
 
-from glinpaint_jax.downloads import BUNDLED
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.step_folders import FOLDER
 
 TITLES = {
+    "auto": "Automatic",
+    "patches": "Patches",
+    "network": "Small network",
     "small": "Small network",
     "smooth": "Smooth",
     "telea": "Telea",
@@ -18,9 +20,8 @@ TITLES = {
 
 
 def add_methods(completers: dict[str, Completer]) -> dict[str, Completer]:
-    """Returns `completers`, then the small network and the methods without weights."""
-    own = {BUNDLED: Completer()} | {name: Completer(method=name) for name in METHODS}
-    return completers | own  # one of these names means the same in both
+    """Returns `completers`, then the methods that need no checkpoint."""
+    return completers | {name: Completer(method=name) for name in METHODS}
 
 
 def name_checkpoint(place: str) -> str:

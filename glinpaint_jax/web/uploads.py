@@ -13,6 +13,7 @@ from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import MAX_BLENDED
 from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.patches import ATTEMPTS
 from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, encode_photo, read_pair
 from glinpaint_jax.web.methods import TITLES
 
@@ -32,6 +33,7 @@ class Upload(io.BytesIO):
 WORDS = {"method": None, "blend": "auto", "scale": "auto"}
 NUMBERS = {
     "quality": (95, 1, 100),
+    "attempt": (0, 0, len(ATTEMPTS)),
     "invert_mask": (0, 0, 1),
     "dilate_mask": (0, 0, 200),
     "resize_mask": (0, 0, 1),
@@ -94,7 +96,9 @@ def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
     method = options["method"] or next(iter(methods))
     if method not in methods:
         raise UserError(f"method={method!r} must be one of {', '.join(methods)}")
-    completer = methods[method].with_options(options["blend"], options["scale"], MAX_BLENDED)
+    completer = methods[method].with_options(
+        options["blend"], options["scale"], MAX_BLENDED, options["attempt"]
+    )
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
     seconds = time.perf_counter() - started

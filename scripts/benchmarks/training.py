@@ -5,8 +5,7 @@
 
 Random weights, full width, 256x256, in float32 and bfloat16. PyTorch uses channels_last and runs
 eagerly. Programs take turns, so that noise affects all of them. So do large matrix products, which
-show how noisy the machine is. Prints medians (fastest-slowest), and the share of training time
-spent waiting for the input pipeline.
+show how noisy the machine is. Prints medians (fastest-slowest).
 """
 
 import argparse
@@ -19,14 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax import Array
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import PRECISIONS, Config
-from glinpaint_jax.data.datasets import TRAINING_PHOTOS
-from glinpaint_jax.data.pipeline import train_batches
-from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.models.networks import init_variables, make_networks
 from glinpaint_jax.parallel import make_mesh, replicated, to_global
 from glinpaint_jax.training.compile import bytes_of
@@ -42,15 +37,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="size in training steps")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes read them
     import torch
 
-    batch, rounds = arguments.batch, arguments.rounds
     print(f"jax {jax.__version__} on {jax.devices()}, torch {torch.__version__}", flush=True)
     for phase in Phase:
-        compare(f"{phase.value} step, batch {batch}", make_programs(phase, batch), batch, rounds)
-    compare("generator", make_programs(None, 1), 1, rounds)
-    print_waiting(batch, rounds)
+        programs = make_programs(phase, arguments.batch)
+        name = f"{phase.value} step, batch {arguments.batch}"
+        compare(name, programs, arguments.batch, arguments.rounds)
+    compare("generator", make_programs(None, 1), 1, arguments.rounds)
 
 
 def compare(name: str, programs: dict[str, Run], images: int, rounds: int) -> None:
@@ -139,34 +133,6 @@ def matrix_product(dtype: str) -> tuple[Run, float]:
     precision = None if dtype == "bfloat16" else "tensorfloat32"
     product = jax.jit(partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32))
     return lambda: product(matrix, matrix).block_until_ready(), 2 * side**3
-
-
-def print_waiting(batch_size: int, rounds: int) -> None:
-    """Prints the share of training time during which the device waits for the input pipeline.
-
-    An upper bound: a wait counts in full if the device was idle at its end.
-    """
-    config = Config(global_batch_size=batch_size, precision="bfloat16")
-    step, source = JaxStep(config, Phase.JOINT, make_mesh()), PhotoSource(TRAINING_PHOTOS, 1000)
-    batches = train_batches(
-        source, config, start=0, local_batch_size=batch_size, process=0, count=1
-    )
-    in_flight, idle, began = [], 0.0, 0.0
-    for number in range(2 * rounds + 1):
-        asked = time.perf_counter()
-        batch = next(batches)
-        arrived = time.perf_counter()
-        if number == 0:  # the workers have started
-            began = arrived
-        elif all(loss.is_ready() for loss in in_flight[-1].values()):
-            idle += arrived - asked
-        arrays = to_global({name: batch[name] for name in ("image", "bbox")}, make_mesh())
-        in_flight.append(step.advance(arrays))
-        jax.block_until_ready(in_flight[-2:-1])  # at most two steps at a time
-    jax.block_until_ready(in_flight)
-    share = idle / (time.perf_counter() - began)
-    batches.close()
-    print(f"training waits for the input at most {share:.1%} of the time")
 
 
 if __name__ == "__main__":

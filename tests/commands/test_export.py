@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.weights import load_weights
-from tests.helpers.programs import STILL, run, run_here, run_processes
+from tests.helpers.programs import STILL, run, run_here, start_processes
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_exporting_to_onnx_prints_one_line(exported, tmp_path):
 
 def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tmp_path):
     """The learning rate is too small to change anything, so they stay those of the first run."""
-    results = run_processes(
+    started = start_processes(
         2,
         "glinpaint_jax.main",
         *STILL,
@@ -51,6 +51,7 @@ def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tm
         "--config.num_steps=1",
         f"--workdir={tmp_path}/run",
     )
+    results = [process.result() for process in started]
     assert [result.returncode for result in results] == [0, 0], results
     assert f"starting from {exported}\n" in results[0].stderr
     before, after = load_weights(finished_run[0]), load_weights(tmp_path / "run", ema=False)

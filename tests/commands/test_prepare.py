@@ -159,10 +159,8 @@ def test_interruptions_end_in_one_line_and_a_rerun_keeps_finished_shards(
     ("change", "expected"),
     [
         ("--shards=3", "another shards: 4, not 3; pass the same source and flags or another --o"),
-        ("--max-side=64", "another max_side: 0, not 64"),
         ("added", "another number of images: 4, not 5"),
         ("renamed", "another list of images"),
-        ("other", "another source: 'folder:{0}/images', not 'folder:{0}/other'"),
     ],
 )
 def test_changed_plans_and_sources_are_rejected(change, expected, images, tmp_path):
@@ -176,12 +174,10 @@ def test_changed_plans_and_sources_are_rejected(change, expected, images, tmp_pa
     before = read_shards(folder)
     if change == "added":
         shutil.copy(images / "06.png", source)
-    if change == "other":
-        source = source.rename(tmp_path / "other")
     if change == "renamed":
         (source / "01.png").rename(source / "07.png")
     result = prepare(source, folder, *([change] if change.startswith("--") else []))
-    assert_rejected(result, f"{folder} holds", expected.format(tmp_path))
+    assert_rejected(result, f"{folder} holds", expected)
     assert read_shards(folder) == before
 
 

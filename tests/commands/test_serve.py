@@ -44,8 +44,8 @@ def test_checkpoints_may_be_repeated(finished_run, capsys):
     with pytest.raises(UserError, match="two checkpoints are called 'finished'"):
         serve.load_completers(parse(f"--checkpoint={run}", f"--checkpoint={run}/"))
     assert list(serve.load_completers(parse("--method=telea"))) == ["telea"]
-    assert list(serve.load_completers(parse())) == ["small"]
-    assert "using 'small'" in capsys.readouterr().err
+    assert list(serve.load_completers(parse())) == ["auto"]
+    assert "--method auto" in capsys.readouterr().err
 
 
 def test_a_network_completes_and_a_signal_stops(finished_run):

@@ -127,12 +127,6 @@ def wait_for(condition, seconds=60, errors=()):
         time.sleep(0.03)
 
 
-def run_processes(count, *arguments, devices=1, **changes):
-    """Like `run`, but in `count` processes that join each other, with `devices` devices each."""
-    started = start_processes(count, *arguments, devices=devices, **changes)
-    return [process.result() for process in started]
-
-
 def start_processes(count, *arguments, devices=1, own=None, **changes):
     """`own` holds more arguments of each process."""
     address = free_address()

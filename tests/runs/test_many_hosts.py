@@ -22,7 +22,6 @@ from tests.helpers.programs import (
     read_jsonl,
     run,
     run_here,
-    run_processes,
     start_processes,
 )
 
@@ -72,7 +71,7 @@ def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path
 
     train("alone", STEPS, devices=8)
     moved = [*run_flags, "--config.num_steps=4", f"--workdir={tmp_path}/run"]
-    results = run_processes(2, *moved, devices=4)
+    results = [started.result() for started in start_processes(2, *moved, devices=4)]
     assert [result.returncode for result in results] == [0, 0], results
     assert "cpu x 8, 2 process(es)" in results[0].stderr
     assert "resuming at step 4" in train("run", 5, devices=1).stderr

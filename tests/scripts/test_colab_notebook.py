@@ -20,8 +20,6 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from glinpaint_jax import main
-from glinpaint_jax.commands import cli
 from tests.helpers.programs import ROOT, SMALL, environment, read_jsonl
 from tests.helpers.sources import encoded, gradient
 
@@ -219,15 +217,6 @@ def test_what_is_given_is_installed_into_an_environment_of_its_own(
     assert played.pip == [["--quiet", wanted.format(content=content, drive=drive), "jax[tpu]"]]
     assert played.python == content / ".venv" / "bin" / "python"
     assert played.python.exists()
-
-
-@pytest.mark.parametrize("name", ["places", "celeba_hq", "paper"])
-def test_full_size_models_get_flags_for_one_chip(name, play):
-    played = play(CONFIG=name, DATA=".", FLAGS="--config.num_steps=9")
-    parser = cli.ArgumentParser("train", "")
-    main.add_arguments(parser)
-    config = cli.load_config(parser.parse_args(played.flags))
-    assert (config.global_batch_size, config.num_steps) == (12, 9)
 
 
 @pytest.mark.parametrize(

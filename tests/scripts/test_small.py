@@ -1,10 +1,12 @@
 """The list of photographs of configs/small.py, and the statistics of scripts/compare_fills.py."""
 
 import csv
+import re
 
 import compare_fills
 import numpy as np
 import pytest
+from scipy.stats import wasserstein_distance
 
 from tests.helpers.programs import ROOT
 
@@ -19,36 +21,56 @@ OPEN_LICENSES = (
 )
 
 
-def test_bootstrap_interval_matches_the_normal_approximation():
-    differences = np.random.default_rng(0).normal(-0.5, 1, 400)
-    half = 1.96 * differences.std() / np.sqrt(400)
-    wanted = differences.mean() - half, differences.mean() + half
-    assert compare_fills.bootstrap_interval(differences) == pytest.approx(wanted, abs=0.01)
+def test_the_interval_matches_the_normal_approximation():
+    values = np.random.default_rng(0).normal(5, 1, 400)
+    half = 1.96 * values.std() / np.sqrt(400)
+    found = re.findall(r"[\d.]+", compare_fills.mean_and_interval(values))
+    wanted = values.mean(), values.mean() - half, values.mean() + half
+    assert [float(number) for number in found] == pytest.approx(wanted, abs=0.02)
 
 
-@pytest.mark.parametrize("config", compare_fills.HOLES.values(), ids=compare_fills.HOLES)
-def test_all_methods_fill_the_same_holes(config):
-    """A method that is perfect but for 51 in the hole has an l1 of 20 %."""
-    photos = [np.random.default_rng(i).integers(0, 200, (150, 140, 3), np.uint8) for i in (0, 1)]
-    fills = {
-        "51 off": lambda image, hole: image + np.uint8(51) * hole[..., None],
-        "perfect": lambda image, hole: image,
-    }
-    errors = compare_fills.measure(fills, photos, config, crops=2)
-    assert errors["51 off"] == pytest.approx(20)
-    assert (errors["perfect"] == 0).all()
+@pytest.mark.parametrize("kind", compare_fills.KINDS_OF_HOLES)
+def test_holes_are_of_their_kind(kind):
+    hole = compare_fills.draw_hole(kind, 320, 400, np.random.default_rng(1))
+    assert 0 < hole.mean() < 0.3
 
 
-def test_without_checkpoint_the_smooth_fill_is_compared(monkeypatch, capsys):
-    """A square that is 51 brighter than its flat surroundings disappears."""
-    photo = np.full((48, 48, 3), 100, np.uint8)
-    photo[16:32, 16:32] += 51
-    monkeypatch.setattr(compare_fills, "held_out_photos", lambda: [photo])
-    monkeypatch.setattr(compare_fills, "BLEND_SIDE", 48)
-    monkeypatch.setattr(compare_fills, "BLEND_HOLES", (16,))
-    compare_fills.compare_blends([])
-    row = capsys.readouterr().out.splitlines()[2]
-    assert row.startswith("| --method smooth | box of 16 | 20.00 |")
+def test_l1_rewards_blur_and_the_patch_distance_does_not():
+    image, noise = (
+        np.random.default_rng(seed).integers(0, 256, (90, 90, 3), np.uint8) for seed in (0, 1)
+    )
+    hole, gray = (
+        compare_fills.draw_hole("box 48", 90, 90, np.random.default_rng(2)),
+        image // 9 + 114,
+    )
+    assert compare_fills.l1_error(gray, image, hole) < compare_fills.l1_error(noise, image, hole)
+    distance = compare_fills.patch_distance
+    assert distance(image, image, hole) == 0
+    assert distance(noise, image, hole) < distance(gray, image, hole)
+
+
+def test_patch_distance_is_a_wasserstein_distance():
+    """Of one-dimensional distributions: scipy's, averaged over the directions."""
+    image, other = (np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8) for i in (0, 1))
+    hole = np.zeros((9, 9), bool)
+    hole[2:7, 2:7] = True
+
+    def patches(pixels):
+        return [
+            pixels[y - 2 : y + 3, x - 2 : x + 3].transpose(2, 0, 1).ravel()
+            for y, x in np.argwhere(hole)
+        ]
+
+    directions = np.random.default_rng(0).normal(size=(75, compare_fills.DIRECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    wanted = np.mean(
+        [
+            wasserstein_distance(patches(image) @ axis, patches(other) @ axis)
+            for axis in directions.T
+        ]
+    )
+    found = compare_fills.patch_distance(other, image, hole)
+    assert found == pytest.approx(wanted / 2.55)
 
 
 def test_listed_photographs_are_unique_and_have_an_open_license():

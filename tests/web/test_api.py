@@ -76,7 +76,8 @@ def test_a_mask_is_drawn_white_and_transparent(server):
 
 def test_the_page_knows_methods_and_limits(server):
     answer = httpx.get(f"{server}/methods").json()
-    titles = {"white": "white", "small": "Small network", "smooth": "Smooth", "telea": "Telea"}
+    titles = {"white": "white", "auto": "Automatic", "patches": "Patches"}
+    titles |= {"network": "Small network", "smooth": "Smooth", "telea": "Telea"}
     titles["navier-stokes"] = "Navier-Stokes"
     methods = [{"name": name, "title": title} for name, title in titles.items()]
     assert answer == {"methods": methods, "megapixels": 1, "megabytes": 1, "queue": 64}

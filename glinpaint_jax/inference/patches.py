@@ -1,0 +1,156 @@
+"""Fills holes with patches of the photograph itself: PatchMatch (Barnes et al., SIGGRAPH 2009).
+
+It continues texture, which a small network blurs, but knows no objects: it may copy an eye or a
+logo. On plain surroundings, such as a sky, it leaves a spot of another color. There, a smooth fill
+with the photograph's own grain is better.
+"""
+
+import functools
+import threading
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from glinpaint_jax.inference.boxes import Box, label_holes
+from glinpaint_jax.inference.photos import Hole, Image
+from glinpaint_jax.inference.regions import Region
+from glinpaint_jax.inference.scale import enlarge, large_holes, shrink
+from glinpaint_jax.inference.smooth import smooth_fill_photo
+
+RADIUS = 3  # of the compared patches
+# Patches come from this far around a hole, in sides of the hole, but at least so many pixels: from
+# afar come the windows of a facade, but also a face. ENOUGH sides are enough for any hole.
+FAR, NEAR, ENOUGH = (2.0, 256), (0.5, 32), 16
+ATTEMPTS = ((0, FAR), (0, NEAR), (1, FAR), (1, NEAR))  # with the seed of the search
+MIN_PATCHES = 1000  # without any hole, in the context
+GAP = 32  # holes at most this many pixels apart are filled together
+TILE = 512  # side of the largest part of a hole that is filled at once
+MAX_SIZE = 600  # side of the largest hole that is filled at full size
+RING = 12  # pixels around a hole that tell whether its surroundings are plain
+PLAIN = 5  # gray levels by which they may differ from a quadratic gradient
+GRAIN_SIGMA = 2.0  # what a blur of this many pixels removes is grain
+SEEDING = threading.Lock()  # PatchMatch has one seed for all threads
+
+
+def fill_with_patches(
+    image: Image, hole: Hole, attempt: int = 0, plain: bool = True
+) -> tuple[Image, Hole]:
+    """Returns the image with its holes filled, and the holes with too few patches around them.
+
+    `attempt` is the number of one of ATTEMPTS. With `plain`, holes in plain surroundings are filled
+    smoothly, with grain. Equal inputs give equal results.
+    """
+    if load_patchmatch() is None:
+        return image, hole
+    for scale, group in large_holes(hole, MAX_SIZE):
+        small, left = _fill_tiles(*shrink(image, hole, scale), attempt, plain)
+        if not left.any():
+            image, hole = enlarge(small, image, group), hole & ~group
+    return _fill_tiles(image, hole, attempt, plain)
+
+
+@functools.cache
+def load_patchmatch() -> ModuleType | None:
+    """Returns PyPatchMatch; warns once and returns None where it has no library."""
+    import patchmatch
+
+    if patchmatch.patchmatch_available:
+        return patchmatch
+    warnings.warn("PyPatchMatch does not work here; the small network fills holes", stacklevel=4)
+    return None
+
+
+def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Image, Hole]:
+    seed, (sides, pixels) = ATTEMPTS[attempt]
+    image, left = image.copy(), hole.copy()
+    for tile in _plan_tiles(hole):
+        size = _size(hole[tile.slices])
+        reach = max(min(pixels, ENOUGH * size), round(sides * size))
+        region = Region(_grow(tile, reach, hole.shape), tile)
+        crop = region.crop.slices
+        known, here = ~left[crop], np.zeros(region.crop.size, bool)
+        here[region.kept_in_crop] = hole[tile.slices]
+        if _count_patches(known) < MIN_PATCHES:
+            continue
+        if plain and is_plain(image[crop], known, here):
+            filled = fill_plain(image[crop], known, here)
+        else:
+            others = ~known & ~here  # neither filled nor copied
+            with SEEDING:
+                load_patchmatch().set_random_seed(seed)
+                filled = load_patchmatch().inpaint(
+                    image[crop], here, global_mask=others, patch_size=RADIUS
+                )
+        image[crop][here] = filled[here]
+        left[crop][here] = False
+    return image, left
+
+
+def _plan_tiles(hole: Hole) -> Iterator[Box]:
+    for box in label_holes(hole, GAP)[1]:
+        for top in range(box.top, box.bottom, TILE):
+            for left in range(box.left, box.right, TILE):
+                tile = Box(top, left, min(top + TILE, box.bottom), min(left + TILE, box.right))
+                if hole[tile.slices].any():
+                    yield tile
+
+
+def _grow(box: Box, pixels: int, shape: tuple[int, int]) -> Box:
+    top, left = max(0, box.top - pixels), max(0, box.left - pixels)
+    return Box(top, left, min(shape[0], box.bottom + pixels), min(shape[1], box.right + pixels))
+
+
+def _size(hole: Hole) -> int:
+    """Side of the largest square in the hole: a long scratch is thin."""
+    framed = cv2.copyMakeBorder(hole.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    return 2 * int(cv2.distanceTransform(framed, cv2.DIST_C, 3).max()) - 1
+
+
+def _count_patches(known: Hole) -> int:
+    patch = np.ones((2 * RADIUS + 1,) * 2, np.uint8)
+    return cv2.countNonZero(cv2.erode(known.view(np.uint8), patch, borderValue=0))
+
+
+def is_plain(image: Image, known: Hole, hole: Hole) -> bool:
+    """Whether the known colors around the hole are a quadratic gradient, apart from grain."""
+    near = cv2.dilate(hole.view(np.uint8), np.ones((2 * RING + 1,) * 2, np.uint8)) > 0
+    y, x = np.nonzero(near & known)
+    colors = image[y, x].astype(np.float32)
+    y, x = y / hole.shape[0], x / hole.shape[1]
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1).astype(np.float32)
+    gradient = terms @ np.linalg.lstsq(terms, colors)[0]
+    return len(colors) > 0 and float(np.percentile(abs(colors - gradient), 95)) <= PLAIN
+
+
+def fill_plain(image: Image, known: Hole, hole: Hole) -> Image:
+    """Fills the hole smoothly, with the grain of its surroundings."""
+    grain = image - cv2.GaussianBlur(image.astype(np.float32), (0, 0), GRAIN_SIGMA)
+    filled = smooth_fill_photo(image, ~known) + _move_grain(grain, known, hole)
+    return np.rint(filled).clip(0, 255).astype(np.uint8)
+
+
+def _move_grain(
+    grain: Float[np.ndarray, "h w 3"], known: Hole, hole: Hole
+) -> Float[np.ndarray, "h w 3"]:
+    """The grain beside the hole, moved into it: from the side where most is known; else 0."""
+    reach = np.ones((2 * round(2 * GRAIN_SIGMA) + 1,) * 2, np.uint8)
+    usable = cv2.erode(known.view(np.uint8), reach, borderValue=0)  # where no hole was blurred in
+    _, _, width, height = cv2.boundingRect(hole.view(np.uint8))
+    down, right = height + len(reach), width + len(reach)
+    moves = [(down, 0), (-down, 0), (0, right), (0, -right)]
+
+    def usable_share(move: tuple[int, int]) -> float:
+        return _move(usable, move)[hole].mean()
+
+    best = max(moves, key=usable_share)
+    return _move(grain, best) * _move(usable, best)[..., None]
+
+
+def _move(array: np.ndarray, by: tuple[int, int]) -> np.ndarray:
+    """Moves rows and columns; what would enter from the other side is 0."""
+    transform = np.float32([[1, 0, by[1]], [0, 1, by[0]]])
+    return cv2.warpAffine(array, transform, array.shape[1::-1], flags=cv2.INTER_NEAREST)
