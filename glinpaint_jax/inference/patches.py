@@ -23,8 +23,8 @@ from glinpaint_jax.inference.smooth import smooth_fill_photo
 
 RADIUS = 3  # of the compared patches
 # Patches come from this far around a hole, in sides of the hole, but at least so many pixels: from
-# afar come the windows of a facade, but also a face. ENOUGH sides are enough for any hole.
-FAR, NEAR, ENOUGH = (2.0, 256), (0.5, 32), 16
+# afar come the windows of a facade, but also a face. Small holes need no more than MANY sides.
+FAR, NEAR, MANY = (2.0, 256), (0.5, 48), 16
 ATTEMPTS = ((0, FAR), (0, NEAR), (1, FAR), (1, NEAR))  # with the seed of the search
 MIN_PATCHES = 1000  # without any hole, in the context
 GAP = 32  # holes at most this many pixels apart are filled together
@@ -69,7 +69,7 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
     image, left = image.copy(), hole.copy()
     for tile in _plan_tiles(hole):
         size = _size(hole[tile.slices])
-        reach = max(min(pixels, ENOUGH * size), round(sides * size))
+        reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
         region = Region(_grow(tile, reach, hole.shape), tile)
         crop = region.crop.slices
         known, here = ~left[crop], np.zeros(region.crop.size, bool)
