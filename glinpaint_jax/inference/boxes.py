@@ -1,5 +1,6 @@
 """Holes and the boxes around them."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -40,3 +41,12 @@ def label_holes(hole: Hole, gap: int = 0) -> tuple[Int32[np.ndarray, "h w"], lis
     return labels, [
         Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in boxes
     ]
+
+
+def split_box(box: Box, side: int, hole: Hole) -> Iterator[Box]:
+    """Yields the parts of a box with a hole, at most `side` pixels high and wide."""
+    for top in range(box.top, box.bottom, side):
+        for left in range(box.left, box.right, side):
+            tile = Box(top, left, min(top + side, box.bottom), min(left + side, box.right))
+            if hole[tile.slices].any():
+                yield tile

@@ -3,9 +3,10 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from glinpaint_jax.inference.regions import Region, plan_regions
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.complete import predict
-from glinpaint_jax.models.generator import STRIDE
+from glinpaint_jax.models.generator import STRIDE, Generator
 from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
@@ -71,7 +72,7 @@ class Completer:
             if method not in METHODS:
                 raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
             if method not in CLASSICAL:
-                weights = load_weights(BUNDLED_FOLDER)
+                weights = bundled_weights()
         self._tile, self._method, self._trained_size = tile, method, None
         self._attempt = self._check_attempt(attempt)
         has_seam = weights is not None and weights.config.model.base == "none"
@@ -85,18 +86,9 @@ class Completer:
     def _prepare_generator(self, weights: Weights) -> None:
         # As exports do, whatever the precision of the training.
         generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
-        fill = weights.config.mask.fill
-
-        def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:
-            image = to_unit_range(pixels.astype(jnp.float32))
-            mask = hole.astype(jnp.float32)[..., None]
-            if not self._is_smooth:  # else filled before, since a region may cut the hole
-                image = fill_hole(image, mask, fill)
-            return to_pixel_range(predict(generator, variables, image, mask))
-
         self._is_smooth = generator.base == "smooth"
         self._variables = jax.device_put(weights.generator)
-        self._predict = jax.jit(predict_pixels)
+        self._predict = make_predict(generator, weights.config.mask.fill)
 
     @classmethod
     def load(
@@ -245,6 +237,31 @@ class Completer:
                 )
                 for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
                     yield index, region, prediction[region.kept_in_crop]
+
+
+@functools.cache
+def bundled_weights() -> Weights:
+    """The small network; cached, since several methods need it."""
+    return load_weights(BUNDLED_FOLDER)
+
+
+@functools.lru_cache
+def make_predict(
+    generator: Generator, fill: tuple[float, float, float]
+) -> Callable[[Variables, Array, Array], Array]:
+    """Makes a jitted function: variables, uint8 or float pixels, hole -> output in 0..255.
+
+    Cached, so that completers with the same architecture share their compiled programs.
+    """
+
+    def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:
+        image = to_unit_range(pixels.astype(jnp.float32))
+        mask = hole.astype(jnp.float32)[..., None]
+        if generator.base != "smooth":  # else filled before, since a region may cut the hole
+            image = fill_hole(image, mask, fill)
+        return to_pixel_range(predict(generator, variables, image, mask))
+
+    return jax.jit(predict_pixels)
 
 
 def check_blend(kind: str) -> str:

@@ -6,16 +6,16 @@ with the photograph's own grain is better.
 """
 
 import functools
+import itertools
 import threading
 import warnings
-from collections.abc import Iterator
 from types import ModuleType
 
 import cv2
 import numpy as np
 from jaxtyping import Float
 
-from glinpaint_jax.inference.boxes import Box, label_holes
+from glinpaint_jax.inference.boxes import Box, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.regions import Region
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink
@@ -67,7 +67,8 @@ def load_patchmatch() -> ModuleType | None:
 def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Image, Hole]:
     seed, (sides, pixels) = ATTEMPTS[attempt]
     image, left = image.copy(), hole.copy()
-    for tile in _plan_tiles(hole):
+    boxes = label_holes(hole, GAP)[1]
+    for tile in itertools.chain.from_iterable(split_box(box, TILE, hole) for box in boxes):
         size = _size(hole[tile.slices])
         reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
         region = Region(_grow(tile, reach, hole.shape), tile)
@@ -88,15 +89,6 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
         image[crop][here] = filled[here]
         left[crop][here] = False
     return image, left
-
-
-def _plan_tiles(hole: Hole) -> Iterator[Box]:
-    for box in label_holes(hole, GAP)[1]:
-        for top in range(box.top, box.bottom, TILE):
-            for left in range(box.left, box.right, TILE):
-                tile = Box(top, left, min(top + TILE, box.bottom), min(left + TILE, box.right))
-                if hole[tile.slices].any():
-                    yield tile
 
 
 def _grow(box: Box, pixels: int, shape: tuple[int, int]) -> Box:

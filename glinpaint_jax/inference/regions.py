@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from glinpaint_jax.inference.boxes import Box, label_holes
+from glinpaint_jax.inference.boxes import Box, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
@@ -44,12 +44,9 @@ def plan_regions(hole: Hole, tile: int) -> list[Region]:
     regions = []
     for group in groups:
         group = shrink_to_hole(Box(*(STRIDE * edge for edge in group)), hole)
-        for y in range(group.top, group.bottom, tile):
-            for x in range(group.left, group.right, tile):
-                square = Box(y, x, min(y + tile, group.bottom), min(x + tile, group.right))
-                if hole[square.slices].any():
-                    kept = shrink_to_hole(square, hole)
-                    regions.append(Region(crop_around(kept, height, width), kept))
+        for square in split_box(group, tile, hole):
+            kept = shrink_to_hole(square, hole)
+            regions.append(Region(crop_around(kept, height, width), kept))
     return regions
 
 
