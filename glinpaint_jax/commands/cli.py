@@ -124,9 +124,9 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
     if arguments.checkpoint:
         return Completer.load(arguments.checkpoint, **options)
     if not arguments.method:
+        hint = "; --attempt 1 to 4 give other results" if hasattr(arguments, "attempt") else ""
         print(
-            "no --checkpoint: filling holes with patches of the photograph (--method auto); "
-            "--attempt 1 to 4 give other results",
+            "no --checkpoint: filling holes with patches of the photograph (--method auto)" + hint,
             file=sys.stderr,
         )
     return Completer(method=arguments.method, **options)
