@@ -190,3 +190,5 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
             return
     filled = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
     write_photo(filled, output, arguments.quality)
+    if advice := completer.advice(hole):
+        print(f"note: {output}: {advice}", file=sys.stderr)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_wei
 from glinpaint_jax.inference.patches import ATTEMPTS, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import Region, plan_regions
-from glinpaint_jax.inference.scale import enlarge, large_holes, shrink, trained_size
+from glinpaint_jax.inference.scale import describe_size, enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import STRIDE, Generator
@@ -163,6 +164,16 @@ class Completer:
                 result = photo.with_hole_filled(completed, hole).image
                 yield result if isinstance(image, PhotoInput) else np.array(result)
 
+    @property
+    def _uses_patches(self) -> bool:
+        return self._method in ("auto", "patches") and self._attempt < len(ATTEMPTS)
+
+    def advice(self, hole: Hole) -> str | None:
+        """Returns one line if a network fills much larger holes than in training, or None."""
+        if self._trained_size is None or self._uses_patches:
+            return None
+        return describe_size(hole, self._trained_size)
+
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
         pairs = [self._fill_with_patches(*pair) for pair in zip(images, holes, strict=True)]
@@ -175,7 +186,7 @@ class Completer:
 
     def _fill_with_patches(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills what patches can, if the method uses them; returns the holes that are left."""
-        if self._method not in ("auto", "patches") or self._attempt == len(ATTEMPTS):
+        if not self._uses_patches:
             return image, hole
         return fill_with_patches(image, hole, self._attempt, plain=self._method == "auto")
 
@@ -207,6 +218,9 @@ class Completer:
             # Crop to the image: predictions may include the padding to multiples of the stride.
             rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
             completed[index][kept][hole] = rounded[hole]
+        for image, hole in zip(completed, holes, strict=True):
+            if hole.any() and is_gray(image, ~hole):
+                image[hole] = cv2.cvtColor(image[hole][None], cv2.COLOR_RGB2GRAY)[0, :, None]
         return completed
 
     def predictions(
@@ -277,6 +291,13 @@ def check_scale(scale: int | float | str) -> int | float | str:
         if number == "auto" or 0 < number <= 1:
             return number
     raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
+
+
+def is_gray(image: Image, where: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether some pixels are there, and all of them are gray: networks know only colors."""
+    red, green, blue = cv2.split(image)
+    colored = (red != green) | (green != blue)
+    return bool(where.any() and not (colored & where).any())
 
 
 def pad_to_stride(array: np.ndarray) -> np.ndarray:

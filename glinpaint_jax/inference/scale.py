@@ -15,6 +15,7 @@ from glinpaint_jax.inference.boxes import label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
+MUCH_LARGER = 2  # times the largest hole of the training: filled at a quarter of the size or less
 SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
 
 
@@ -38,6 +39,16 @@ def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, 
     distance = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_C, 3)
     radii = ndimage.maximum(distance, labels, np.arange(1, len(boxes) + 1))
     return labels, np.asarray(2 * radii - 1, np.int32)
+
+
+def describe_size(hole: Hole, largest: int) -> str | None:
+    """Returns what to expect of a network that fills much larger holes than `largest`, or None."""
+    if not hole.any() or (size := hole_sizes(hole)[1].max()) <= MUCH_LARGER * largest:
+        return None
+    return (
+        f"a hole is about {size} pixels wide, the network learned to fill up to {largest}: "
+        "expect a soft smudge; the method auto keeps texture"
+    )
 
 
 def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:

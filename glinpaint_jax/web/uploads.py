@@ -115,5 +115,5 @@ def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
     )
     title = TITLES.get(method, method)
     summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
-    note = f" Note: {doubt}" if doubt else ""
-    return encode_photo(completed, path, options["quality"]), path.name, summary + note
+    notes = [f" Note: {note}" for note in (doubt, completer.advice(hole)) if note]
+    return encode_photo(completed, path, options["quality"]), path.name, summary + "".join(notes)

@@ -16,7 +16,7 @@ def draw_hole(height, width, *boxes):
 class Whitener(Completer):
     """Fills holes with white."""
 
-    default_blend = "none"
+    default_blend, _trained_size = "none", None
 
     def __init__(self):
         pass

@@ -232,6 +232,14 @@ def test_photographs_are_completed_in_float32_after_training_in_bfloat16(weights
     np.testing.assert_array_equal(other(PHOTO, HOLE), completer(PHOTO, HOLE))
 
 
+def test_a_network_fills_gray_photographs_with_gray(completer):
+    gray = np.repeat(PHOTO[..., :1], 3, axis=-1)
+    hidden = np.where(HOLE[..., None], PHOTO, gray)  # what the hole hides does not matter
+    completed, colored = completer(hidden, HOLE), completer(PHOTO, HOLE)
+    assert (completed == completed[..., :1]).all() and (completed[HOLE] != 0).any()
+    assert (colored[HOLE] != colored[HOLE][:, :1]).any()
+
+
 @pytest.mark.parametrize(
     ("method", "flag"), [("telea", cv2.INPAINT_TELEA), ("navier-stokes", cv2.INPAINT_NS)]
 )

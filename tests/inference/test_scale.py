@@ -80,6 +80,14 @@ def test_holes_are_grouped_by_scale_the_largest_first():
         assert large_holes(nothing, TRAINED) == []
 
 
+def test_much_larger_holes_than_in_training_get_a_word_of_advice(weights):
+    network, patches = Completer(weights), Completer()
+    assert network.advice(boxes(10, 2 * TRAINED)) is None
+    assert "33 pixels wide, the network learned to fill up to 16" in network.advice(boxes(10, 33))
+    assert patches.advice(boxes(200)) is None
+    assert "up to 32" in patches.with_options("none", 1, attempt=4).advice(boxes(200))
+
+
 def test_shrinking_averages_only_valid_pixels():
     image, hole = skimage.data.astronaut()[:64, :80], boxes(20, size=(64, 80))
     small, small_hole = shrink(image, hole, 0.25)
