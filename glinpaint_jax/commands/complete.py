@@ -10,13 +10,16 @@ profile and metadata are kept. PNG, TIFF and BMP are lossless; JPEG is re-encode
 import argparse
 import os
 import sys
-from collections.abc import Collection
+import time
+import unicodedata
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
+from glinpaint_jax.data.folders import MASK_NAME
 from glinpaint_jax.data.images import FORMATS, UNSUPPORTED, unsupported
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
@@ -30,6 +33,9 @@ from glinpaint_jax.inference.photos import (
 
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
+
+
+SECONDS_PER_LINE = 30  # of progress
 
 
 class Job(NamedTuple):
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask-from", choices=["alpha"], help="fill what is transparent; no --mask")
     add("--output", type=path, required=True, metavar="PATH", help="a file or a folder")
     add("--overwrite", action="store_true", help="replace existing outputs; inputs never")
+    add("--skip-existing", action="store_true", help="leave existing outputs as they are")
     add("--resize-mask", action="store_true", help="stretch masks of another size; thin holes stay")
     add("--invert-mask", action="store_true", help="fill the black of masks")
     add("--dilate-mask", type=number(0), default=0, metavar="N", help="grow holes by N pixels [0]")
@@ -69,28 +76,51 @@ def main(arguments: argparse.Namespace) -> None:
 
     if (arguments.mask is None) == (arguments.mask_from is None):
         raise UserError("pass either --mask or --mask-from alpha")
+    if arguments.overwrite and arguments.skip_existing:
+        raise UserError("pass either --overwrite or --skip-existing")
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     count = len(jobs) + len(failures)
+    if arguments.skip_existing:
+        jobs = [job for job in jobs if not job.output.exists()]
+    skipped = count - len(jobs) - len(failures)
     jobs, unwritable = split_jobs(jobs, arguments.overwrite)
     failures += unwritable
+    if count == 1 and failures:
+        raise UserError(failures[0])
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    failed = len(failures)
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
         completer = cli.load_completer(arguments, tile=arguments.tile).with_options(
             arguments.blend, arguments.scale, attempt=arguments.attempt
         )
-    for job in tqdm(jobs, unit="image", disable=count == 1 or not sys.stderr.isatty()):
+    for job in show_progress(jobs):
         try:
             complete_file(completer, job, arguments)
         except UserError as error:
-            failures.append(str(error))
-    if count == 1 and failures:
-        raise UserError(failures[0])
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    print(f"{count - len(failures)} of {count} images completed: {arguments.output}")
-    if failures:
+            if count == 1:
+                raise
+            failed += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+    before = f", {skipped} of them before" * bool(skipped)
+    print(f"{count - failed} of {count} images completed{before}: {arguments.output}")
+    if failed:
         sys.exit(1)
+
+
+def show_progress(jobs: list[Job]) -> Iterator[Job]:
+    """Yields the jobs, with a bar on a terminal; else with a line now and then."""
+    if sys.stderr.isatty() and len(jobs) > 1:
+        yield from tqdm(jobs, unit="image")
+        return
+    shown = time.monotonic()
+    for number, job in enumerate(jobs):
+        if time.monotonic() > shown + SECONDS_PER_LINE:
+            print(f"{number} of {len(jobs)} images", file=sys.stderr, flush=True)
+            shown = time.monotonic()
+        yield job
 
 
 def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], list[str]]:
@@ -113,6 +143,13 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
         jobs = [Job(path, mask, output / path.name) for path in images]
     if not jobs and not failures:
         raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
+    if others := {*_shown(image)} - {*_files_in(image, (*FORMATS, *UNSUPPORTED))}:
+        folders = sum(path.is_dir() for path in others)
+        print(
+            f"left out of {image}: {folders} folders, {len(others) - folders} files that are no "
+            "images",
+            file=sys.stderr,
+        )
     return jobs, failures
 
 
@@ -122,19 +159,18 @@ def pair_masks(images: list[Path], folder: Path, output: Path) -> tuple[list[Job
     The masks of a.png are a.* and LaMa's a_mask*.*; outputs are named after masks. If images and
     masks share a folder, a.* is no mask, and a_mask*.* no image.
     """
-    stems = {path.stem for path in images}
+    stems = {_stem(path) for path in images}
     shared = bool(images) and images[0].parent.samefile(folder)
     masks: dict[str, list[Path]] = {}
     for path in _files_in(folder, FORMATS):
-        before = path.stem.rpartition("_mask")[0]
-        is_named_alike = path.stem in stems and not shared
-        masks.setdefault(path.stem if is_named_alike else before, []).append(path)
+        is_named_alike = _stem(path) in stems and not shared
+        masks.setdefault(_stem(path) if is_named_alike else _masked(path), []).append(path)
     jobs, failures = [], []
     for image in images:
-        for mask in masks.get(image.stem, []):
+        for mask in masks.get(_stem(image), []):
             jobs.append(Job(image, mask, output / (mask.stem + image.suffix)))
-        is_mask = shared and image.stem.rpartition("_mask")[0] in stems
-        if image.stem not in masks and not is_mask:
+        is_mask = shared and _masked(image) in stems
+        if _stem(image) not in masks and not is_mask:
             alike = "" if shared else f"{image.stem}.* or "
             failures.append(f"{image}: no mask named {alike}{image.stem}_mask*.* in {folder}")
     return jobs, failures
@@ -170,8 +206,23 @@ def check_output(job: Job, overwrite: bool) -> None:
 
 
 def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    shown = (path for path in folder.iterdir() if not path.name.startswith("."))  # no ._a.jpg
-    return sorted(path for path in shown if path.suffix.lower() in suffixes)
+    found = (path for path in _shown(folder) if path.suffix.lower() in suffixes)
+    return sorted(path for path in found if path.is_file())  # a pipe would block its reader
+
+
+def _shown(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]  # no ._a.jpg
+
+
+def _stem(path: Path) -> str:
+    """In one of the forms that Unicode has for accents: macOS writes another than Linux."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _masked(mask: Path) -> str:
+    """The stem of the image that a mask of LaMa's names is for, or ""."""
+    match = MASK_NAME.fullmatch(unicodedata.normalize("NFC", mask.name))
+    return match[1] if match else ""
 
 
 def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespace) -> None:
@@ -181,7 +232,8 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
     photo, hole, doubt = read_pair(image, mask, *flags)
     check_storable(photo, output)
     if doubt:
-        advice = " If so, pass --invert-mask." if hole.any() and not arguments.invert_mask else ""
+        may_invert = doubt.endswith("inverted?") and not arguments.invert_mask
+        advice = " If so, pass --invert-mask." if may_invert else ""
         print(f"warning: {mask or image}: {doubt}{advice}", file=sys.stderr)
     with report_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)

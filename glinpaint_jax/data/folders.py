@@ -13,11 +13,11 @@ from typing import TextIO
 
 import numpy as np
 
-from glinpaint_jax.data.images import UNSUPPORTED
+from glinpaint_jax.data.images import FORMATS, UNSUPPORTED
 from glinpaint_jax.data.sources import Image, SourceNotFoundError, UnusableFile, decode, digest
 from glinpaint_jax.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = tuple(FORMATS)
 # Folders of operating systems and network disks, with thumbnails and deleted files.
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found")
 # LaMa's name for the mask of the image NAME beside it: NAME_mask.png, NAME_mask001.png.
@@ -235,7 +235,7 @@ def open_layout(root: Path) -> tuple[FolderSource, FolderSource | None, str]:
         description += f"; not used: {_names(root, unused)}" * bool(unused)
         train = _open_part(train_folder, train_list, root)
         val = _open_part(val_folder, val_list, root)
-        if val_list and not train_list and val.name(0).startswith(f"{train_folder}/"):
+        if val_list and len(val) and not train_list and val.name(0).startswith(f"{train_folder}/"):
             raise UserError(
                 f"{val_list} names images in {train_folder}, all of which would be trained on; add "
                 "a list of the training images"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -132,12 +133,17 @@ def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
 
 
 def find_paired_mask(source: Source, index: int, folder: Path) -> Path:
-    """The mask at the image's path below `folder`, with any suffix. Raises UserError."""
+    """The mask at the image's path below `folder`, with any suffix. Raises UserError.
+
+    Accents may be in another of Unicode's forms: macOS writes another than Linux.
+    """
     image = Path(source.name(index))
-    mask = folder / image.relative_to(source.folder)
-    for suffix in (".png", image.suffix, *EXTENSIONS):
-        if mask.with_suffix(suffix).is_file():
-            return mask.with_suffix(suffix)
+    name = image.relative_to(source.folder)
+    mask = folder / name
+    for form in (str(name), *(unicodedata.normalize(form, str(name)) for form in ("NFC", "NFD"))):
+        for suffix in (".png", image.suffix, *EXTENSIONS):
+            if (path := (folder / form).with_suffix(suffix)).is_file():
+                return path
     raise UserError(
         f"image {image} has no mask {mask.with_suffix('.png')} (or {', '.join(EXTENSIONS)}); "
         "put one there or use another --config.mask.kind"

@@ -22,6 +22,8 @@ SATURATED = 64  # difference of a pixel's channels from which it has a color
 # over 33 % (Hubble's deep field only 2 %, but in color).
 TONE_RADIUS = 2
 MAX_TONES = 0.25
+# Areas of one tone are labels, if they have several tones and each covers so much of the image.
+FLAT, MIN_LABELED = np.ones((5, 5), np.uint8), 0.001
 MAX_COLORED = 0.1  # of the mask's black or of its white, whichever is rarer
 # A mask with few tones equals some photographs by chance, such as a night sky.
 MIN_COPIED = 0.01
@@ -58,10 +60,6 @@ def read_mask(
             transparent = image.getextrema()[3][0] < 255
             image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
         white, values = 255, np.array(image.convert("L"))
-    if values.max(initial=0) == 1:
-        raise UserError(
-            f"{path}: its brightest pixels are 1, white is {white}; multiply by {white}"
-        )
     hole = values > white // 2
     reason = _find_reason(np.array(image.convert("RGB")), photo)
     if transparent and not hole.any():
@@ -69,6 +67,11 @@ def read_mask(
     if reason:
         advice = "; to fill its transparent parts, complete it with --mask-from alpha"
         raise UserError(f"{path} {reason}; {MEANING}{advice if transparent else ''}")
+    if values.size and values.min() < (brightest := int(values.max())) <= white // 2:
+        raise UserError(
+            f"{path}: its brightest pixels are {brightest}, white is {white}; to fill all that is "
+            f"not black, make it {white}"
+        )
     return hole
 
 
@@ -94,6 +97,12 @@ def _find_reason(
     share = cv2.erode(toned.view(np.uint8), kernel).mean()
     if share > MAX_TONES:
         return f"has wide areas of gray ({share:.0%}), as a photograph has"
+    flat = cv2.erode(red, FLAT) == cv2.dilate(red, FLAT)
+    levels, counts = np.unique(np.minimum(red, WHITE)[flat & (red > BLACK)], return_counts=True)
+    levels = levels[counts > MIN_LABELED * red.size]
+    if len(levels) > 1:
+        grays = ", ".join(map(str, levels[levels < WHITE]))
+        return f"has areas of gray {grays}, as labels of objects have"
     return None
 
 

@@ -1,16 +1,14 @@
 """Reads photographs with their holes, and writes them: modes, orientation and metadata are kept."""
 
+import dataclasses
 import io
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
-import PIL.PngImagePlugin
 from jaxtyping import Bool, UInt8
 
 from glinpaint_jax.data.images import (
@@ -30,16 +28,15 @@ from glinpaint_jax.data.mask_files import (
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
+from glinpaint_jax.inference.metadata import Metadata, Tag, read_metadata, save_options
 
-ORIENTATION = PIL.ExifTags.Base.Orientation
-DESCRIPTIVE_TAGS = (  # of a TIFF file; others say how its pixels are stored
-    *("DocumentName", "ImageDescription", "Make", "Model", "Software", "DateTime", "Artist"),
-    *("Copyright", "ExifOffset", "GPSInfo"),
-)
-# Text chunks of PNG that hold XMP and, as ImageMagick writes it, EXIF.
-XMP_CHUNK, EXIF_CHUNK = "XML:com.adobe.xmp", "Raw profile type exif"
 Image = UInt8[np.ndarray, "h w 3"]
-LOSSLESS = ("PNG", "TIFF", "BMP")
+TURNED = {  # by orientation: what makes the stored pixels upright, if it swaps their sides
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
 
 
@@ -49,7 +46,9 @@ class Photo:
 
     image: PIL.Image.Image
     file_format: str
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+    orientation: int = 1  # of the file's pixels, as in EXIF
+    lost: list[str] = field(default_factory=list)  # what cannot be kept
 
     @property
     def rgb(self) -> Image:
@@ -64,7 +63,7 @@ class Photo:
         image = self.image.copy()
         image.paste(filled, mask=PIL.Image.fromarray(hole))
         image.info = dict(self.metadata)  # for callers that save the image themselves
-        return Photo(image, self.file_format, self.metadata)
+        return dataclasses.replace(self, image=image)
 
 
 def read_pair(
@@ -75,7 +74,7 @@ def read_pair(
     dilate: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Photo, Hole, str | None]:
-    """Reads a photograph and its hole; also returns what is unusual about the hole, or None.
+    """Reads a photograph and its hole; also returns what is unusual about the pair, or None.
 
     Both may be paths, PIL images or arrays. Without a mask, the hole is what is not fully opaque,
     and the alpha is dropped. The hole is inverted, stretched to the photograph and grown by
@@ -86,6 +85,10 @@ def read_pair(
         photo, hole = split_alpha(photo, _name(image, "the image"))
     else:
         hole = _read_hole(mask, photo, max_pixels)
+    stored = TURNED.get(photo.orientation)
+    turned = stored is not None and hole.shape == photo.image.size != hole.shape[::-1]
+    if turned:
+        hole = np.array(PIL.Image.fromarray(hole).transpose(stored))
     sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
     if sizes[0] != sizes[1] and not resize:
         raise UserError(
@@ -94,7 +97,12 @@ def read_pair(
         )
     hole = resize_hole(~hole if invert else hole, photo.image.height, photo.image.width)
     hole = dilate_hole(hole, dilate)
-    return photo, hole, describe_doubt(hole)
+    doubts = [
+        "the mask fits the photograph before its orientation is applied, so it was turned" * turned,
+        f"the photograph's {' and '.join(photo.lost)} cannot be kept" * bool(photo.lost),
+        describe_doubt(hole) or "",
+    ]
+    return photo, hole, "; ".join(filter(None, doubts)) or None
 
 
 def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
@@ -148,7 +156,7 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
         raise UserError(unsupported(path, file_format))
     try:
         upright = PIL.ImageOps.exif_transpose(image)
-        metadata = _read_metadata(image, upright)
+        metadata, lost = read_metadata(image, upright, source)
     except DAMAGED as error:
         raise UserError(
             f"{path} has damaged EXIF data ({error}); remove it from the file"
@@ -163,31 +171,7 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
         raise UserError(
             f"{path} has the color mode {upright.mode}, must be RGB, RGBA or gray; convert it"
         )
-    return Photo(upright, file_format, metadata)
-
-
-def _read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image) -> dict[str, Any]:
-    """Returns the metadata to keep. The orientation is reset, because it has been applied."""
-    names = ("icc_profile", "dpi", "xmp", "comment")
-    metadata = {name: upright.info[name] for name in names if name in upright.info}
-    # A resolution of 0/0 in a TIFF file is NaN, which no format can store.
-    if not all(math.isfinite(value) and value > 0 for value in metadata.get("dpi", ())):
-        del metadata["dpi"]
-    exif = PIL.Image.Exif()  # a copy, because the image may be the caller's
-    exif.load(image.getexif().tobytes())
-    for tag in list(exif):
-        if image.format == "TIFF" and PIL.ExifTags.TAGS.get(tag) not in DESCRIPTIVE_TAGS:
-            del exif[tag]
-        elif tag == ORIENTATION:
-            exif[tag] = 1  # if it were missing, an outdated one in XMP would apply
-    if exif:
-        metadata["exif"] = exif.tobytes()
-    texts = dict(getattr(image, "text", {}))
-    for name in (XMP_CHUNK, EXIF_CHUNK):  # kept above, with the orientation reset
-        texts.pop(name, None)
-    if texts:
-        metadata["text"] = texts
-    return metadata
+    return Photo(upright, file_format, metadata, image.getexif().get(Tag.Orientation, 1), lost)
 
 
 def write_photo(photo: Photo, path: Path, quality: int) -> None:
@@ -204,20 +188,7 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     UserError if the suffix is unknown or the format cannot store the photo.
     """
     file_format = check_storable(photo, path)
-    options = {name: value for name, value in photo.metadata.items() if name != "text"}
-    if file_format == "JPEG":
-        options |= {"quality": quality, "subsampling": 0}
-    elif file_format == "WEBP":
-        options |= {"quality": quality, "lossless": photo.file_format in LOSSLESS, "exact": True}
-    elif file_format == "PNG":
-        texts = PIL.PngImagePlugin.PngInfo()
-        for name, text in photo.metadata.get("text", {}).items():
-            texts.add_itxt(name, text)
-        if xmp := options.pop("xmp", None):
-            texts.add_itxt(XMP_CHUNK, xmp)
-        options["pnginfo"] = texts
-    elif file_format == "TIFF":
-        options["compression"] = "tiff_deflate"
+    options = save_options(photo.metadata, file_format, quality)
     buffer = io.BytesIO()
     try:
         photo.image.save(buffer, file_format, **options)
@@ -253,4 +224,4 @@ def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Bool[np.ndarray, "h w"]
         raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
     hole = np.array(photo.image.getchannel("A")) < 255
     opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
-    return Photo(opaque, photo.file_format, photo.metadata), hole
+    return dataclasses.replace(photo, image=opaque), hole

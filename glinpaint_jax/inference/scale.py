@@ -43,7 +43,9 @@ def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, 
 
 def describe_size(hole: Hole, largest: int) -> str | None:
     """Returns what to expect of a network that fills much larger holes than `largest`, or None."""
-    if not hole.any() or (size := hole_sizes(hole)[1].max()) <= MUCH_LARGER * largest:
+    if not hole.any() or hole.all():
+        return None
+    if (size := hole_sizes(hole)[1].max()) <= MUCH_LARGER * largest:
         return None
     return (
         f"a hole is about {size} pixels wide, the network learned to fill up to {largest}: "

@@ -14,7 +14,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import MAX_BLENDED
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.patches import ATTEMPTS
-from glinpaint_jax.inference.photos import LOSSLESS, OPAQUE, Photo, encode_photo, read_pair
+from glinpaint_jax.inference.photos import OPAQUE, Photo, encode_photo, read_pair
 from glinpaint_jax.web.methods import TITLES
 
 
@@ -110,7 +110,7 @@ def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
     path = Path(f"{Path(name).stem.removesuffix('-completed')}-completed{suffix}")
     others = (
         "All other pixels are unchanged."
-        if file_format in LOSSLESS
+        if "lossless" in photo.metadata
         else f"{file_format} is re-encoded, so other pixels may change slightly."
     )
     title = TITLES.get(method, method)

@@ -1,5 +1,6 @@
 """The complete command: files, folders, masks, rejected input."""
 
+import os
 import re
 import shutil
 import sys
@@ -116,6 +117,7 @@ def test_folders_skip_and_report_broken_images(whiten, files, capsys):
     PIL.Image.new("L", (100, 80)).save(files / "masks" / "text.png")
     PIL.Image.new("L", (50, 50), 255).save(files / "masks" / "rocket.bmp")
     lines = whiten(image="images", mask="masks", output="out").splitlines()
+    assert lines.pop(0) == f"left out of {files}/images: 0 folders, 1 files that are no images"
     assert len(lines) == 4 and all(line.startswith(f"error: {files}/images/") for line in lines)
     assert lines[0].endswith(
         "phone.HEIC is HEIC, must be JPEG, PNG, WebP, TIFF or BMP; save it as JPEG or PNG first"
@@ -123,6 +125,18 @@ def test_folders_skip_and_report_broken_images(whiten, files, capsys):
     assert f"empty.jpg: no mask named empty.* or empty_mask*.* in {files}/masks" in lines[1]
     assert "rocket.png is 100x80" in lines[2] and "text.jpg is not an image" in lines[3]
     assert [path.name for path in (files / "out").iterdir()] == ["coffee.png"]
+
+
+def test_an_interrupted_folder_goes_on(whiten, files, monkeypatch, capsys):
+    (files / "out").mkdir()
+    (files / "out" / "coffee.png").write_bytes(b"of an earlier run")
+    os.mkfifo(files / "images" / "pipe.png")
+    monkeypatch.setattr(command, "SECONDS_PER_LINE", 0)
+    said = whiten("--skip-existing", image="images", mask="masks", output="out")
+    assert said.splitlines()[-1] == "0 of 1 images" and "1 files that are no images" in said
+    assert (files / "out" / "coffee.png").read_bytes() == b"of an earlier run"
+    assert (pixels(files / "out" / "rocket.png")[HOLE] == 255).all()
+    assert whiten("--skip-existing", image="images", mask="masks", output="out").count("\n") == 1
 
 
 def test_an_empty_mask_copies_the_file_and_says_so(whiten, files):
@@ -155,15 +169,15 @@ def test_masks_can_be_inverted_and_dilated_and_be_the_alpha(whiten, files):
     ("images", "masks", "written", "errors"),
     [
         (
-            "a.png b_crop000.png a_mask001.bmp a_mask002.bmp b_crop000_mask000.bmp v_mask.png",
+            "a.png a_masked.png a_mask001.bmp a_mask002.bmp a_masked_mask.bmp v_mask.png",
             None,
-            ["a_mask001.png", "a_mask002.png", "b_crop000_mask000.png"],
+            ["a_mask001.png", "a_mask002.png", "a_masked_mask.png"],
             ["v_mask.png: no mask named v_mask_mask*.*"],  # a photograph
         ),
         (
-            "a.png a_mask.png b.png",
-            "a.bmp a_mask.bmp b_mask001.bmp",
-            ["a.png", "a_mask.png", "b_mask001.png"],
+            "a.png a_mask.png b.png caf\u00e9.png",
+            "a.bmp a_mask.bmp b_mask001.bmp cafe\u0301.bmp",  # as macOS writes it
+            ["a.png", "a_mask.png", "b_mask001.png", "cafe\u0301.png"],
             [],
         ),
         (

@@ -27,6 +27,13 @@ def painted(color):
     return image
 
 
+def labels(*grays):
+    image = np.zeros(SIZE, np.uint8)
+    for number, gray in enumerate(grays):
+        image[30:70, 10 + 60 * number : 50 + 60 * number] = gray
+    return image
+
+
 def with_alpha(colors):
     """Transparent in the box."""
     return np.dstack([colors, np.where(box(), 0, 255).astype(np.uint8)])
@@ -58,8 +65,13 @@ def lines(thickness, count=12):
         (skimage.data.chelsea(), "is colored"),
         (box((255, 0, 0)).astype(np.uint8), "is colored"),
         (box((255, 0, 0), 255).astype(np.uint8), "is colored"),
+        (labels(80, 160, 240), "has areas of gray .*, as labels of objects have"),
+        (labels(128, 255), "has areas of gray .*, as labels of objects have"),  # a trimap
     ],
-    ids=["itself", "white", "red", "grey", "camera", "chelsea", "red on black", "red on white"],
+    ids=[
+        *("itself", "white", "red", "grey", "camera", "chelsea", "red on black", "red on white"),
+        *("labels", "trimap"),
+    ],
 )
 def test_pictures_are_no_masks(mask, message, suffix, tmp_path):
     path = tmp_path / f"mask{suffix}"

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -199,6 +200,103 @@ def test_profile_and_metadata_are_kept(suffix, tmp_path):
         assert again.text["Title"] == "Ünïcode"
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_iptc_and_xmp_are_kept_and_sizes_in_exif_corrected(suffix, tmp_path):
+    iptc = b"\x1c\x02\x78\0\7caption" + bytes(range(30))
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = 6
+    details = exif.get_ifd(0x8769)
+    details |= {
+        0xA002: 60,
+        0xA003: 40,
+        0x9003: "2026:11:30 12:00:00",
+        0x927C: b"Maker \xff\xd8\xff",
+    }
+    block = (
+        b"Photoshop 3.0\0008BIM\4\x0c\0\0\0\0\0\4view8BIM\4\4\0\0\0\0\0" + bytes([len(iptc)]) + iptc
+    )
+    segment = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block
+    read = read_saved(photo(), tmp_path / "a.jpg", exif=exif, xmp=b"<x:xmpmeta/>", extra=segment)
+    again = written(read, tmp_path / f"b{suffix}")
+    details = again.getexif().get_ifd(0x8769)
+    assert details == {0xA002: 40, 0xA003: 60, 0x9003: "2026:11:30 12:00:00"}
+    assert again.info["xmp"] == b"<x:xmpmeta/>"
+    if suffix == ".jpg":
+        assert again.info["photoshop"] == {0x0404: iptc}  # 0x040C is a preview
+    else:
+        assert again.tag_v2[33723] == iptc
+    assert read_photo(tmp_path / f"b{suffix}").metadata["iptc"] == iptc
+
+
+def test_iptc_of_a_tiff_may_be_stored_as_numbers(tmp_path):
+    iptc = b"\x1c\x02\x78\0\7caption"
+    read = read_saved(photo(), tmp_path / "a.tif", tiffinfo={33723: iptc})
+    content, entry = (tmp_path / "a.tif").read_bytes(), struct.pack("<HHI", 33723, 7, 12)
+    assert read.metadata["iptc"] == iptc and entry in content
+    content = content.replace(entry, struct.pack("<HHI", 33723, 4, 3))
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_photo(tmp_path / "a.tif").metadata["iptc"] == iptc
+
+
+GAIN_MAP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:hdrgm='http://ns.adobe.com/hdr-gain-map/1.0/'
+ xmlns:C="http://ns.google.com/photos/1.0/container/" hdrgm:Version="1.0" C:Other="kept">a
+<C:Directory><rdf:Seq><C:Item/></rdf:Seq></C:Directory><hdrgm:Gain/>b</x:xmpmeta>"""
+VIDEO = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:G="http://ns.google.com/photos/1.0/camera/"
+ G:MotionPhoto="1" G:MicroVideoOffset='9' G:SpecialTypeID="kept"></x:xmpmeta>"""
+PREVIEW = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:xmp="http://ns.adobe.com/xap/1.0/">
+<xmp:Thumbnails>/9j/4AAQ</xmp:Thumbnails>kept</x:xmpmeta>"""
+
+
+@pytest.mark.parametrize(
+    ("xmp", "gone", "lost"),
+    [
+        (GAIN_MAP, ("Directory", "hdrgm:", "Item"), "gain map"),
+        (VIDEO, ("MotionPhoto", "MicroVideo"), "video"),
+        (PREVIEW, ("9j", "Thumbnails"), None),
+    ],
+    ids=["gain map", "video", "preview"],
+)
+def test_xmp_claims_nothing_that_is_not_kept(xmp, gone, lost, hole, tmp_path):
+    photo().save(tmp_path / "a.jpg", xmp=xmp)
+    read, _, doubt = read_pair(tmp_path / "a.jpg", hole)
+    assert doubt == (lost and f"the photograph's {lost} cannot be kept")
+    kept = written(read, tmp_path / "b.jpg").info["xmp"].decode()
+    assert ElementTree.fromstring(kept) is not None
+    assert ("kept" in kept) and not any(word in kept.replace("xmlns:hdrgm", "") for word in gone)
+
+
+def test_the_color_chunks_of_a_png_are_kept(tmp_path):
+    chunks = {b"cICP": b"\t\x10\0\1", b"gAMA": b"\0\1\x86\xa0", b"cHRM": bytes(range(32))}
+    texts = PIL.PngImagePlugin.PngInfo()
+    for name, content in chunks.items():
+        texts.add(name, content)
+    written(read_saved(photo(), tmp_path / "a.png", pnginfo=texts), tmp_path / "b.png")
+    content = (tmp_path / "b.png").read_bytes()
+    assert all(name + value in content for name, value in chunks.items())
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp_stays_lossless_or_lossy(lossless, tmp_path):
+    read = read_saved(
+        photo("RGBA"), tmp_path / "a.webp", lossless=lossless, exact=True, xmp=b"<x/>"
+    )
+    again = written(read, tmp_path / "b.webp")
+    assert (b"VP8L" in (tmp_path / "b.webp").read_bytes()) == lossless
+    assert np.array_equal(np.array(again), np.array(read.image)) == lossless
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_of_the_stored_pixels_is_turned_with_them(orientation, hole, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    photo().save(tmp_path / "a.png", exif=exif)
+    PIL.Image.fromarray(hole).save(tmp_path / "upright.png", exif=exif)
+    _, expected, nothing = read_pair(tmp_path / "a.png", tmp_path / "upright.png")
+    _, turned, doubt = read_pair(tmp_path / "a.png", hole)
+    np.testing.assert_array_equal(turned, expected)
+    assert nothing is None and doubt.startswith("the mask fits the photograph before its orient")
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
 def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
     photo().save(tmp_path / "a.tif", dpi=(72, 72))
@@ -320,7 +418,8 @@ def test_failed_writes_leave_nothing(mode, name, metadata, tmp_path):
     ("pixels", "message"),
     [
         (np.eye(4, dtype=np.uint8), "brightest pixels are 1, white is 255"),
-        (np.eye(4, dtype=np.uint16), "brightest pixels are 1, white is 65535"),
+        (np.diag([1, 2, 3]).astype(np.uint8), "brightest pixels are 3, white is 255"),
+        (np.eye(4, dtype=np.uint16) * 255, "brightest pixels are 255, white is 65535"),
         (np.eye(4, dtype=np.int32) * 255, "32 bits"),
         (np.eye(4, dtype=np.float32), "32 bits"),
     ],
