@@ -24,9 +24,28 @@ class Box(NamedTuple):
         """(height, width)"""
         return self.bottom - self.top, self.right - self.left
 
+    def aligned(self, stride: int) -> "Box":
+        """With the start moved up and left to multiples of `stride`."""
+        return self._replace(top=self.top // stride * stride, left=self.left // stride * stride)
+
     @property
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def box_around(hole: Hole, box: Box | None = None, margin: int = 0) -> Box:
+    """The smallest box around the hole's pixels, in `box` only, and `margin` pixels around it."""
+    top, left, *_ = box or (0, 0)
+    part = hole[box.slices] if box else hole
+    column, row, width, height = cv2.boundingRect(part.view(np.uint8))
+    top, left = top + row, left + column
+    return grow(Box(top, left, top + height, left + width), margin, hole.shape)
+
+
+def grow(box: Box, pixels: int, shape: tuple[int, int]) -> Box:
+    """Extends a box on all sides, up to the border of an image of that shape."""
+    top, left = max(0, box.top - pixels), max(0, box.left - pixels)
+    return Box(top, left, min(shape[0], box.bottom + pixels), min(shape[1], box.right + pixels))
 
 
 def label_holes(hole: Hole, gap: int = 0) -> tuple[Int32[np.ndarray, "h w"], list[Box]]:
@@ -34,13 +53,32 @@ def label_holes(hole: Hole, gap: int = 0) -> tuple[Int32[np.ndarray, "h w"], lis
 
     Holes at most `gap` pixels apart share a label.
     """
-    reach = np.ones((gap + 1, gap + 1), np.uint8)
-    _, labels = cv2.connectedComponents(cv2.dilate(hole.view(np.uint8), reach))
-    labels[~hole] = 0
-    boxes = ndimage.find_objects(labels)
+    labels, box = np.zeros(hole.shape, np.int32), box_around(hole)
+    if box.bottom == box.top:
+        return labels, []
+    part, reach = np.ascontiguousarray(hole[box.slices]), np.ones((gap + 1, gap + 1), np.uint8)
+    _, found = cv2.connectedComponents(cv2.dilate(part.view(np.uint8), reach))
+    found[~part] = 0
+    labels[box.slices] = found
+    top, left = box.top, box.left
     return labels, [
-        Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in boxes
+        Box(top + rows.start, left + columns.start, top + rows.stop, left + columns.stop)
+        for rows, columns in ndimage.find_objects(found)
     ]
+
+
+def group_holes(hole: Hole, gap: int, cell: int) -> list[Box]:
+    """The boxes around groups of holes. Different groups are more than `gap` pixels apart.
+
+    Looks only at cells of cell x cell pixels, which takes less time and memory than `label_holes`.
+    """
+    height, width = (-(-side // cell) for side in hole.shape)
+    # Where a pixel of a cell is a hole; INTER_AREA would average the cells of an odd size unevenly.
+    padded = np.zeros((height * cell, width * cell), bool)
+    padded[: hole.shape[0], : hole.shape[1]] = hole
+    coarse = padded.reshape(height, cell, width, cell).any(axis=(1, 3))
+    _, groups = label_holes(coarse, -(-gap // cell))
+    return [box_around(hole, Box(*(cell * edge for edge in group))) for group in groups]
 
 
 def split_box(box: Box, side: int, hole: Hole) -> Iterator[Box]:

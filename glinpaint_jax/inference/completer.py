@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,19 +21,21 @@ from jaxtyping import Bool, Float, UInt8
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
+from glinpaint_jax.inference.boxes import group_holes, grow
 from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
 from glinpaint_jax.inference.patches import ATTEMPTS, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
-from glinpaint_jax.inference.regions import Region, plan_regions
+from glinpaint_jax.inference.regions import Region, cut, plan_regions
 from glinpaint_jax.inference.scale import describe_size, enlarge, large_holes, shrink, trained_size
-from glinpaint_jax.inference.smooth import smooth_fill_photo
+from glinpaint_jax.inference.smooth import fill_dots, smooth_fill_photo
 from glinpaint_jax.models.complete import predict
-from glinpaint_jax.models.generator import STRIDE, Generator
-from glinpaint_jax.models.inputs import fill_hole, to_pixel_range, to_unit_range
+from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE, Generator
+from glinpaint_jax.models.inputs import bbox_mask, fill_hole, to_pixel_range, to_unit_range
 from glinpaint_jax.models.networks import Variables, Weights, make_networks
 from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
+CELL = 16  # pixels: how finely distances between holes are measured
 Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
 Holes = list[Bool[np.ndarray, "_ _"]]
 
@@ -74,7 +77,8 @@ class Completer:
                 raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
             if method not in CLASSICAL:
                 weights = bundled_weights()
-        self._tile, self._method, self._trained_size = tile, method, None
+        self._tile, self._method = tile, method
+        self._trained_size, self._is_smooth = None, False
         self._attempt = self._check_attempt(attempt)
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"
@@ -176,13 +180,27 @@ class Completer:
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
-        pairs = [self._fill_with_patches(*pair) for pair in zip(images, holes, strict=True)]
-        pairs = [self._fill_large(*pair) for pair in pairs]
-        completed = self.fill_unscaled(*map(list, zip(*pairs, strict=True)))
+        pairs = zip(images, holes, strict=True)
+        pairs = [self._fill_with_patches(*self._fill_dots(*pair)) for pair in pairs]
+        completed, left = map(list, zip(*pairs, strict=True))
+        crops = [(i, crop) for i, hole in enumerate(left) for crop in self._independent_crops(hole)]
+        while crops:
+            group, crops = crops[: len(images)], crops[len(images) :]
+            parts = [(completed[i][crop], left[i][crop]) for i, crop in group]
+            parts = map(list, zip(*itertools.starmap(self._fill_large, parts), strict=True))
+            filled = self.fill_unscaled(*parts)
+            for (i, crop), part in zip(group, filled, strict=True):
+                np.copyto(completed[i][crop], part, where=left[i][crop][..., None])
         kind, limit = self._blend, self._max_blended
         if kind == "auto":
             kind, limit = self.default_blend, MAX_BLENDED
         return [blend(*pair, kind, limit) for pair in zip(completed, holes, strict=True)]
+
+    def _fill_dots(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
+        """Fills dots, if the generator corrects a smooth fill; returns the holes that are left."""
+        if self._is_smooth and self._method != "patches":
+            return fill_dots(image, hole)
+        return image.copy(), hole
 
     def _fill_with_patches(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills what patches can, if the method uses them; returns the holes that are left."""
@@ -190,16 +208,27 @@ class Completer:
             return image, hole
         return fill_with_patches(image, hole, self._attempt, plain=self._method == "auto")
 
+    def _independent_crops(self, hole: Hole) -> list[tuple[slice, slice]]:
+        """Crops that hold all holes, and for each what its fill depends on: its surroundings."""
+        if not hole.any():
+            return []
+        scales = [scale for scale, _ in self._large(hole)]
+        reach = math.ceil((RECEPTIVE_RADIUS + STRIDE) / min(scales, default=1))
+        boxes = group_holes(hole, reach, CELL)
+        return [grow(box, reach, hole.shape).aligned(STRIDE).slices for box in boxes]
+
+    def _large(self, hole: Hole) -> list[tuple[float, Hole]]:
+        """The holes that are filled at a smaller scale, the smallest first."""
+        if self._scale != "auto":
+            return [(self._scale, hole)] if self._scale < 1 else []
+        return large_holes(hole, self._trained_size) if self._trained_size else []
+
     def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills holes that are too large at their working scale; returns the holes that are left.
 
         The largest come first, so that the others are filled with these completed.
         """
-        if self._scale == "auto":
-            groups = large_holes(hole, self._trained_size) if self._trained_size else []
-        else:
-            groups = [(self._scale, hole)] if self._scale < 1 else []
-        for scale, group in groups:
+        for scale, group in self._large(hole):
             small_image, small_hole = shrink(image, hole, scale)
             (small,) = self.fill_unscaled([small_image], [small_hole])
             image = enlarge(small, image, group)
@@ -215,9 +244,7 @@ class Completer:
         for index, region, prediction in self.predictions(images, holes):
             kept = region.kept.slices
             hole = holes[index][kept]
-            # Crop to the image: predictions may include the padding to multiples of the stride.
-            rounded = np.rint(prediction[: hole.shape[0], : hole.shape[1]]).astype(np.uint8)
-            completed[index][kept][hole] = rounded[hole]
+            completed[index][kept][hole] = np.rint(prediction).astype(np.uint8)[hole]
         for image, hole in zip(completed, holes, strict=True):
             if hole.any() and is_gray(image, ~hole):
                 image[hole] = cv2.cvtColor(image[hole][None], cv2.COLOR_RGB2GRAY)[0, :, None]
@@ -233,21 +260,21 @@ class Completer:
         """
         if self._is_smooth:
             images = [smooth_fill_photo(*pair) for pair in zip(images, holes, strict=True)]
-        images = [pad_to_stride(image) for image in images]
-        holes = [pad_to_stride(hole) for hole in holes]
-        by_size: dict[tuple[int, int], list[tuple[int, Region]]] = {}
+        by_side: dict[int, list[tuple[int, Region]]] = {}
         for index, hole in enumerate(holes):
             for region in plan_regions(hole, self._tile):
-                by_size.setdefault(region.crop.size, []).append((index, region))
-        for waiting in by_size.values():
+                by_side.setdefault(region.crop.size[0], []).append((index, region))
+        for waiting in by_side.values():
             while waiting:
                 # Powers of two, to compile few shapes.
                 count = 1 << (min(len(images), len(waiting)).bit_length() - 1)
                 batch, waiting = waiting[:count], waiting[count:]
+                pixels, sizes = zip(
+                    *(cut(images[i], region.crop) for i, region in batch), strict=True
+                )
+                masks = [cut(holes[i], region.crop)[0] for i, region in batch]
                 predicted = self._predict(
-                    self._variables,
-                    np.stack([images[index][region.crop.slices] for index, region in batch]),
-                    np.stack([holes[index][region.crop.slices] for index, region in batch]),
+                    self._variables, np.stack(pixels), np.stack(masks), np.array(sizes)
                 )
                 for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
                     yield index, region, prediction[region.kept_in_crop]
@@ -262,18 +289,21 @@ def bundled_weights() -> Weights:
 @functools.lru_cache
 def make_predict(
     generator: Generator, fill: tuple[float, float, float]
-) -> Callable[[Variables, Array, Array], Array]:
-    """Makes a jitted function: variables, uint8 or float pixels, hole -> output in 0..255.
+) -> Callable[[Variables, Array, Array, Array], Array]:
+    """Makes a jitted function: variables, uint8 or float pixels, hole, size -> output in 0..255.
+
+    `size` [b, 2] is the height and width of the upper left part of each that is image.
 
     Cached, so that completers with the same architecture share their compiled programs.
     """
 
-    def predict_pixels(variables: Variables, pixels: Array, hole: Array) -> Array:
+    def predict_pixels(variables: Variables, pixels: Array, hole: Array, size: Array) -> Array:
         image = to_unit_range(pixels.astype(jnp.float32))
+        inside = bbox_mask(jnp.pad(size, ((0, 0), (2, 0))), *hole.shape[1:])
         mask = hole.astype(jnp.float32)[..., None]
         if generator.base != "smooth":  # else filled before, since a region may cut the hole
             image = fill_hole(image, mask, fill)
-        return to_pixel_range(predict(generator, variables, image, mask))
+        return to_pixel_range(predict(generator, variables, image, mask, inside))
 
     return jax.jit(predict_pixels)
 
@@ -298,11 +328,3 @@ def is_gray(image: Image, where: Bool[np.ndarray, "h w"]) -> bool:
     red, green, blue = cv2.split(image)
     colored = (red != green) | (green != blue)
     return bool(where.any() and not (colored & where).any())
-
-
-def pad_to_stride(array: np.ndarray) -> np.ndarray:
-    """Repeats the last row and column until both sides are multiples of STRIDE."""
-    missing = [(0, -size % STRIDE) for size in array.shape[:2]]
-    if not any(after for _, after in missing):
-        return array
-    return np.pad(array, missing + [(0, 0)] * (array.ndim - 2), mode="edge")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from glinpaint_jax.inference.boxes import Box, label_holes, split_box
+from glinpaint_jax.inference.boxes import grow, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.regions import Region
 from glinpaint_jax.inference.scale import enlarge, large_holes, shrink
@@ -71,7 +71,7 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
     for tile in itertools.chain.from_iterable(split_box(box, TILE, hole) for box in boxes):
         size = _size(hole[tile.slices])
         reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
-        region = Region(_grow(tile, reach, hole.shape), tile)
+        region = Region(grow(tile, reach, hole.shape), tile)
         crop = region.crop.slices
         known, here = ~left[crop], np.zeros(region.crop.size, bool)
         here[region.kept_in_crop] = hole[tile.slices]
@@ -89,11 +89,6 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
         image[crop][here] = filled[here]
         left[crop][here] = False
     return image, left
-
-
-def _grow(box: Box, pixels: int, shape: tuple[int, int]) -> Box:
-    top, left = max(0, box.top - pixels), max(0, box.left - pixels)
-    return Box(top, left, min(shape[0], box.bottom + pixels), min(shape[1], box.right + pixels))
 
 
 def _size(hole: Hole) -> int:

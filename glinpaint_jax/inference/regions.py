@@ -7,20 +7,22 @@ far around the hole, or to the image's border.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from glinpaint_jax.inference.boxes import Box, label_holes, split_box
+from glinpaint_jax.inference.boxes import Box, box_around, group_holes, split_box
 from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
-# A crop's height and width are multiples of this, or the image's, so that few shapes are compiled:
-# six heights and six widths for tiles of 512 pixels.
+# Crops are squares, whose sides are multiples of this, so that few programs are compiled: at most
+# seven for tiles of 512 pixels.
 SIZE_STEP = 128
 
 
 class Region(NamedTuple):
-    """A crop to compute and the box of it to keep, both in image coordinates."""
+    """A crop to compute and the box of it to keep, both in image coordinates.
+
+    The crop may extend beyond the image.
+    """
 
     crop: Box
     kept: Box
@@ -35,38 +37,38 @@ class Region(NamedTuple):
 def plan_regions(hole: Hole, tile: int) -> list[Region]:
     """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
 
-    The sides of `hole` must be multiples of STRIDE. Holes closer than the receptive radius share
-    regions, because their crops would overlap.
+    Holes closer than the receptive radius share regions, because their crops would overlap.
     """
-    height, width = hole.shape
-    coarse = hole.reshape(height // STRIDE, STRIDE, width // STRIDE, STRIDE).any(axis=(1, 3))
-    _, groups = label_holes(coarse, RECEPTIVE_RADIUS // STRIDE - 1)
     regions = []
-    for group in groups:
-        group = shrink_to_hole(Box(*(STRIDE * edge for edge in group)), hole)
+    for group in group_holes(hole, RECEPTIVE_RADIUS, STRIDE):
         for square in split_box(group, tile, hole):
-            kept = shrink_to_hole(square, hole)
-            regions.append(Region(crop_around(kept, height, width), kept))
+            kept = box_around(hole, square)
+            regions.append(Region(crop_around(kept, hole.shape), kept))
     return regions
 
 
-def shrink_to_hole(box: Box, hole: Hole) -> Box:
-    """The smallest box around the hole's pixels in `box`."""
-    left, top, width, height = cv2.boundingRect(hole[box.slices].view(np.uint8))
-    top, left = box.top + top, box.left + left
-    return Box(top, left, top + height, left + width)
+def crop_around(box: Box, shape: tuple[int, int]) -> Box:
+    """A square that holds the box and the receptive radius around it, as far as the image goes."""
+    top, height = _reach(box.top, box.bottom, shape[0])
+    left, width = _reach(box.left, box.right, shape[1])
+    side = -(-max(height, width) // SIZE_STEP) * SIZE_STEP
+    return Box(top, left, top + side, left + side)
 
 
-def crop_around(box: Box, height: int, width: int) -> Box:
-    """Grows a box by the receptive radius, aligned to STRIDE, to a multiple of SIZE_STEP."""
-    top, bottom = _grow(box.top, box.bottom, height)
-    left, right = _grow(box.left, box.right, width)
-    return Box(top, left, bottom, right)
-
-
-def _grow(start: int, end: int, length: int) -> tuple[int, int]:
+def _reach(start: int, end: int, length: int) -> tuple[int, int]:
+    """Where a crop starts, and how long it must be."""
     start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
-    end = min(length, -(-(end + RECEPTIVE_RADIUS) // STRIDE) * STRIDE)
-    size = min(length, -(-(end - start) // SIZE_STEP) * SIZE_STEP)
-    start = min(start, length - size)  # `length` and `size` are multiples of the stride
-    return start, start + size
+    return start, min(length, end + RECEPTIVE_RADIUS) - start
+
+
+def cut(array: np.ndarray, crop: Box) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns the crop of an image or hole, 0 beyond the image, and how much of it is image.
+
+    The image's last row and column are repeated until its sides are multiples of STRIDE.
+    """
+    part = array[crop.slices]
+    rest = [(0, 0)] * (array.ndim - 2)
+    part = np.pad(part, [(0, -side % STRIDE) for side in part.shape[:2]] + rest, mode="edge")
+    height, width = part.shape[:2]
+    missing = [(0, crop.size[0] - height), (0, crop.size[1] - width), *rest]
+    return np.pad(part, missing), (height, width)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config
-from glinpaint_jax.inference.boxes import label_holes
+from glinpaint_jax.inference.boxes import box_around, label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
@@ -36,8 +36,9 @@ def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, 
     A square at the border may extend beyond it: nothing is known there either.
     """
     labels, boxes = label_holes(hole)
-    distance = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_C, 3)
-    radii = ndimage.maximum(distance, labels, np.arange(1, len(boxes) + 1))
+    part = box_around(hole, margin=1).slices  # elsewhere, all distances are 0
+    distance = cv2.distanceTransform(np.ascontiguousarray(hole[part]).view(np.uint8), cv2.DIST_C, 3)
+    radii = ndimage.maximum(distance, labels[part], np.arange(1, len(boxes) + 1))
     return labels, np.asarray(2 * radii - 1, np.int32)
 
 
@@ -62,8 +63,12 @@ def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
         return []
     labels, sizes = hole_sizes(hole)
     halvings = np.array([max(0, math.ceil(math.log2(size / largest))) for size in sizes.tolist()])
-    levels = np.concatenate([[0], halvings])[labels]
-    return [(0.5**k, levels == k) for k in sorted(set(halvings.tolist()) - {0}, reverse=True)]
+    part, groups = box_around(hole).slices, []
+    for k in sorted(set(halvings.tolist()) - {0}, reverse=True):
+        group = np.zeros_like(hole)
+        group[part] = np.isin(labels[part], np.flatnonzero(halvings == k) + 1)
+        groups.append((0.5**k, group))
+    return groups
 
 
 def shrink(

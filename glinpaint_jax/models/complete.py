@@ -16,14 +16,22 @@ Mask = Float[Array, "b h w 1"]
 Color = tuple[float, float, float]
 
 
-def predict(generator: Generator, variables: Variables, masked_image: Image, mask: Mask) -> Image:
+def predict(
+    generator: Generator,
+    variables: Variables,
+    masked_image: Image,
+    mask: Mask,
+    inside: Mask | None = None,
+) -> Image:
     """Returns the generator's raw output for an image in [-1, 1] whose hole (mask 1) is filled.
+
+    `inside` is as for Generator.
 
     Batch norm uses its running statistics. Accelerators multiply float32 exactly, so that every
     platform gives the same result.
     """
     with jax.default_matmul_precision("float32"):
-        return generator.apply(variables, masked_image, mask, train=False)
+        return generator.apply(variables, masked_image, mask, inside, train=False)
 
 
 def complete(

@@ -51,16 +51,33 @@ class Stack(nn.Module):
     rgb_init: Initializer | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w ci"], *, train: bool) -> Float[Array, "b ho wo co"]:
+    def __call__(
+        self,
+        x: Float[Array, "b h w ci"],
+        inside: Float[Array, "b h_full w_full 1"] | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "b ho wo co"]:
         for layer in self.table:
             blocks = 2 if self.blocks and layer.full_resolution else 0
             x = ConvNormRelu(layer, self.width, self.dtype, blocks, name=layer.name)(x, train=train)
+            x = pad_outside(x, inside)
         if self.rgb_init:
             blocks = RGB_SIDE if self.blocks else 0
             # No dtype: the last layer computes in the parameters' own precision.
             x = Conv(TO_RGB, 3, True, self.rgb_init, blocks=blocks, name=TO_RGB.name)(x)
             x = to_pixels(x, RGB_SIDE) if blocks else x
         return x
+
+
+def pad_outside(
+    x: Float[Array, "b h w c"], inside: Float[Array, "b h_full w_full 1"] | None
+) -> Float[Array, "b h w c"]:
+    """Sets to 0 what is not inside the image, as the padding of a convolution is."""
+    if inside is None:
+        return x
+    stride = inside.shape[1] // x.shape[1]
+    return x * inside[:, ::stride, ::stride]
 
 
 class Generator(nn.Module):
@@ -86,17 +103,22 @@ class Generator(nn.Module):
         self,
         masked_image: Float[Array, "b h w 3"],
         mask: Float[Array, "b h w 1"],
+        inside: Float[Array, "b h w 1"] | None = None,
         *,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
-        """`masked_image` in [-1, 1] with its hole filled, `mask` 1 = hole -> prediction [-1, 1]."""
+        """`masked_image` in [-1, 1] with its hole filled, `mask` 1 = hole -> prediction [-1, 1].
+
+        `inside` is 1 in the upper left part that is the image, 0 beyond it: so images of many sizes
+        share one program. Not with `blocks`.
+        """
         smooth, shared = self.base == "smooth", (self.width, self.dtype, self.blocks)
         rgb_init = nn.initializers.zeros if smooth else CONV_INIT
-        x = jnp.concatenate([masked_image, mask], axis=-1)
+        x = pad_outside(jnp.concatenate([masked_image, mask], axis=-1), inside)
         x = to_blocks(x) if self.blocks else x
-        x = Stack(ENCODER, *shared, name="encoder")(x, train=train)
-        x = Stack(DILATION_NECK, *shared, name="dilation_neck")(x, train=train)
-        x = Stack(DECODER, *shared, rgb_init=rgb_init, name="decoder")(x, train=train)
+        x = Stack(ENCODER, *shared, name="encoder")(x, inside, train=train)
+        x = Stack(DILATION_NECK, *shared, name="dilation_neck")(x, inside, train=train)
+        x = Stack(DECODER, *shared, rgb_init=rgb_init, name="decoder")(x, inside, train=train)
         if smooth:
             x = masked_image + mask * x
             return x if train else jnp.clip(x, -1, 1)
