@@ -1,5 +1,3 @@
-import jax
-import numpy as np
 import pytest
 
 from glinpaint_jax import parallel
@@ -19,12 +17,3 @@ def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
             f"config.global_batch_size is {size}, must be a multiple of the {wanted}; pass "
             f"--config.global_batch_size={remedy}"
         )
-
-
-def test_batches_are_split_over_the_devices(mesh8):
-    batch = parallel.to_global({"image": np.arange(16).reshape(16, 1)}, mesh8)
-    shards = batch["image"].addressable_shards
-    assert [shard.data.ravel().tolist() for shard in shards] == [
-        [2 * i, 2 * i + 1] for i in range(8)
-    ]
-    assert {shard.device for shard in shards} == set(jax.devices())

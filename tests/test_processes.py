@@ -126,21 +126,6 @@ def test_processes_that_differ_all_stop_and_say_how(tmp_path):
         assert_rejected(result, f"error: the processes of this run differ: {expected}; start all")
 
 
-def test_differences_are_named_with_their_processes():
-    found = [{"seed": 0, "jax": "1", "a": 1.0, "images": "9, names x"} for _ in range(8)]
-    assert processes.describe_differences(found) == ""
-    found[5]["images"] = "9, names y"
-    found[2]["seed"] = found[6]["seed"] = "0"
-    del found[7]["a"]
-    found[1]["new"] = None  # a field of another version
-    assert processes.describe_differences(found).split("; ") == [
-        "seed: 0 on process 0, '0' on process 2",
-        "a: 1.0 on process 0, 'missing' on process 7",
-        "images: '9, names x' on process 0, '9, names y' on process 5",
-        "new: 'missing' on process 0, None on process 1",
-    ]
-
-
 def newest(workdir):
     path = workdir / "newest_checkpoint"
     return int(path.read_text()) if path.exists() else 0

@@ -132,18 +132,9 @@ def test_dilation_reaches_all_pixels_within_the_distance(pixels):
     assert not dilate_hole(np.zeros((5, 6), bool), pixels).any()
 
 
-def test_a_shrunk_hole_has_every_pixel_that_it_touches():
-    hole = np.random.default_rng(0).random((60, 84)) < 0.02
-    expected = hole.reshape(20, 3, 21, 4).any(axis=(1, 3))
-    np.testing.assert_array_equal(resize_hole(hole, 20, 21), expected)
-
-
-def test_an_enlarged_hole_has_the_same_pixels():
+def test_a_stretched_hole_covers_all_pixels_that_it_touches():
+    """Here it becomes lower and wider."""
     hole = np.random.default_rng(0).random((20, 21)) < 0.2
-    large = hole.repeat(3, axis=0).repeat(4, axis=1)
-    np.testing.assert_array_equal(resize_hole(hole, 60, 84), large)
-    np.testing.assert_array_equal(resize_hole(hole, 20, 21), hole)
-    # Lower and wider.
     expected = hole.reshape(10, 2, 21).any(axis=1).repeat(4, axis=1)
     np.testing.assert_array_equal(resize_hole(hole, 10, 84), expected)
 

@@ -44,9 +44,3 @@ def test_strokes_stay_within_area_limits(draw, size, limits):
 def test_impossible_area_limits_raise():
     with pytest.raises(UserError, match="widen them"):
         masks.irregular_mask(rng(), 64, 64, MaskConfig(min_area=0.85, max_area=0.9))
-
-
-def test_the_bounding_box_holds_all_pixels_and_no_more():
-    mask = np.zeros((40, 60, 1), np.uint8)
-    mask[[10, 19, 14], [25, 20, 39]] = 1
-    assert masks.bounding_box(mask).tolist() == [10, 20, 10, 20]

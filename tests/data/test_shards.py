@@ -1,7 +1,6 @@
 """Compares shards with the files they were made from: bytes, order, rejects, training stream."""
 
 import io
-import itertools
 import json
 import os
 import shutil
@@ -74,16 +73,6 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
     assert records(tmp_path / "shards") == files
     assert [entry["rejected"] for entry in written] == [[], []]
     assert sum(entry["count"] for entry in written) == len(files)
-
-
-@pytest.mark.parametrize(
-    ("length", "shards"), [(7, 1), (7, 3), (7, 7), (1000, 37), (8_026_628, 128)]
-)
-def test_shards_split_the_records_evenly(length, shards):
-    spans = [Plan("x", length, "", shards, 0).span(k) for k in range(shards)]
-    assert (spans[0].start, spans[-1].stop) == (0, length)
-    assert all(a.stop == b.start for a, b in itertools.pairwise(spans))
-    assert {len(span) for span in spans} <= {length // shards, length // shards + 1}
 
 
 def test_undecodable_images_are_left_out_and_listed_with_their_reason(tmp_path):

@@ -295,14 +295,6 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
 
 
-def test_gray_masks_are_thresholded_at_half_and_transparent_parts_are_valid():
-    """Drawing programs keep the white color of erased pixels."""
-    values = np.array([[0, 127, 128, 255]], np.uint8)
-    for mask in (values, np.dstack([np.full_like(values, 255), values])):
-        hole = read_mask(PIL.Image.fromarray(mask))
-        assert hole.tolist() == [[False, False, True, True]]
-
-
 @pytest.mark.parametrize(
     ("mode", "name", "metadata"),
     [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.inference.boxes import Box, label_holes
-from glinpaint_jax.inference.regions import SIZE_STEP, crop_around, plan_regions
+from glinpaint_jax.inference.regions import SIZE_STEP, plan_regions
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 from tests.helpers.completers import draw_hole
 
@@ -37,18 +37,11 @@ def test_regions_cover_all_holes_with_sufficient_crops(seed):
         assert crop.left == 0 or crop.left <= kept.left - RECEPTIVE_RADIUS
         assert crop.bottom == height or crop.bottom >= kept.bottom + RECEPTIVE_RADIUS
         assert crop.right == width or crop.right >= kept.right + RECEPTIVE_RADIUS
-        for size, length in ((crop.bottom - crop.top, height), (crop.right - crop.left, width)):
-            assert size == length or size % SIZE_STEP == 0
-            assert size <= tile + 2 * (RECEPTIVE_RADIUS + STRIDE) + SIZE_STEP
+        for size, inner, length in zip(crop.size, kept.size, (height, width), strict=True):
+            assert size == length or size % SIZE_STEP == 0  # few shapes are compiled
+            assert size < inner + 2 * (RECEPTIVE_RADIUS + STRIDE) + SIZE_STEP
         assert crop.top >= 0 and crop.left >= 0 and crop.bottom <= height and crop.right <= width
     assert covered[hole].all()
-
-
-def test_one_small_hole_gives_one_region():
-    for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
-        (region,) = plan_regions(draw_hole(2048, 2048, (top, left, top + 100, left + 100)), 512)
-        assert region.kept == Box(top, left, top + 100, left + 100)
-        assert max(region.crop.size) <= 512
 
 
 def test_only_near_holes_share_a_crop():
@@ -56,15 +49,3 @@ def test_only_near_holes_share_a_crop():
     assert [region.kept for region in near] == [Box(500, 500, 580, 580)]
     far = plan_regions(draw_hole(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
     assert {region.kept for region in far} == {Box(10, 10, 30, 30), Box(1900, 1900, 1920, 1920)}
-
-
-def test_there_are_few_crop_shapes():
-    """One hole of any size, anywhere in a large image, gives at most 36 crop shapes."""
-    rng = np.random.default_rng(0)
-    shapes = set()
-    for _ in range(2000):
-        height, width = rng.integers(1, 513, 2).tolist()
-        top, left = rng.integers(0, (6000 - height, 4000 - width)).tolist()
-        crop = crop_around(Box(top, left, top + height, left + width), 6000, 4000)
-        shapes.add((crop.bottom - crop.top, crop.right - crop.left))
-    assert len(shapes) <= 36

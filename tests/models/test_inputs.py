@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.models.inputs import (
-    cut_windows,
     make_inputs,
     to_pixel_range,
     to_unit_range,
@@ -52,11 +51,3 @@ def test_pixel_and_unit_range_are_inverses_and_clip():
 def test_windows_are_centered_on_the_box_and_clamped_to_the_image(bbox, origin):
     got = window_origins(jnp.asarray([bbox], jnp.int32), 16, 64)
     np.testing.assert_array_equal(got, [origin])
-
-
-def test_cut_windows_cuts_at_the_origins():
-    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 12, 3)))
-    origins = np.array([[0, 8], [5, 3]], np.int32)
-    windows = cut_windows(image, jnp.asarray(origins), 4)
-    for one, window, (top, left) in zip(image, windows, origins, strict=True):
-        np.testing.assert_array_equal(window, one[top : top + 4, left : left + 4])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.models import generator
-from glinpaint_jax.models.batch_norm import Parts
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import DECODER, ENCODER, RECEPTIVE_RADIUS, Generator
 from glinpaint_jax.training.phases import Phase
@@ -121,34 +120,3 @@ def test_a_step_uses_blocks_if_the_config_says_so(mesh1):
 
     assert last_kernels("on") == {"4x4x8x48", "3x3x2x3"}
     assert last_kernels("auto") == {"3x3x2x3"}
-
-
-def test_two_batches_at_once_equal_one_after_another():
-    """In float64."""
-    network = Discriminator(width=4)
-    with jax.enable_x64(True):
-        images = jax.random.normal(jax.random.key(0), (6, 32, 32, 3))
-        windows = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
-        init = jax.jit(partial(network.init, train=True))
-        variables = to_float64(init(jax.random.key(2), images, windows))
-
-        def one_after_another(params, images, windows):
-            first, after = train(network, variables, params, images[:3], windows[:3])
-            second, after = train(network, variables | after, params, images[3:], windows[3:])
-            return jnp.concatenate([first, second]), after
-
-        at_once = partial(train, network, variables, parts=Parts(devices=1, count=2))
-        results = [
-            jax.jit(partial(differentiate, function))(variables["params"], images, windows)
-            for function in (at_once, one_after_another)
-        ]
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), *results)
-
-
-def test_parts_are_joined_on_each_device_and_split_again():
-    parts = Parts(devices=2, count=2)
-    batches = [jnp.arange(4)[:, None], 10 + jnp.arange(4)[:, None]]
-    joined = parts.join(batches)
-    assert joined.ravel().tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
-    for batch, found in zip(batches, parts.split(joined), strict=True):
-        np.testing.assert_array_equal(found, batch)
