@@ -1,4 +1,4 @@
-"""Names, layouts and checks of the state dict; test_torch_module.py compares the outputs."""
+"""Names, layouts and checks of the state dict; test_step_parity.py compares the outputs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Training steps: the EMA, microbatches, skipped updates, learning, bfloat16.
+"""Training steps: the EMA, microbatches, skipped updates, bfloat16.
 
 tests/interop/test_step_parity.py compares a step of each phase on eight devices with PyTorch.
 """
