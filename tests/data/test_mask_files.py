@@ -27,11 +27,6 @@ def painted(color):
     return image
 
 
-def with_alpha(colors):
-    """Transparent in the box."""
-    return np.dstack([colors, np.where(box(), 0, 255).astype(np.uint8)])
-
-
 def grey(image):
     return np.array(PIL.Image.fromarray(image).convert("L"))
 
@@ -118,7 +113,8 @@ def test_a_mask_may_equal_a_black_photograph_around_its_hole():
 
 @pytest.mark.parametrize("colors", [COFFEE, np.zeros_like(COFFEE)], ids=["photograph", "black"])
 def test_a_transparent_hole_is_offered_as_mask(colors, tmp_path):
-    PIL.Image.fromarray(with_alpha(colors)).save(tmp_path / "cut.png")
+    alpha = np.where(box(), 0, 255).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack([colors, alpha])).save(tmp_path / "cut.png")
     for photo in (None, COFFEE):
         with pytest.raises(UserError, match=r"cut\.png .*transparent parts.*--mask-from alpha"):
             read_mask(tmp_path / "cut.png", photo)
