@@ -16,7 +16,7 @@ from glinpaint_jax.data.shards import Plan, write_shard
 from glinpaint_jax.data.sources import UnusableFile
 from glinpaint_jax.errors import UserError
 from tests.helpers.programs import run_here
-from tests.helpers.sources import encoded, gradient, prepare_tiny_photos
+from tests.helpers.sources import encode, gradient, prepare_tiny_photos
 
 
 def write_all(folder, spec, shards=2, max_side=0):
@@ -43,9 +43,8 @@ def write_images(folder, count):
     folder.mkdir(parents=True)
     files = []
     for i in range(count):
-        image = Image.fromarray(np.roll(gradient(20 + i, 50), i, axis=0))
         kind = ("JPEG", "PNG")[i % 2]
-        files.append(encoded(image, kind))
+        files.append(encode(np.roll(gradient(20 + i, 50), i, axis=0), kind))
         (folder / f"{i:03d}.{kind.lower()}").write_bytes(files[-1])
     return files
 
@@ -101,11 +100,11 @@ def test_larger_images_are_shrunk_and_turned_upright(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
     small = np.asarray(big.resize((64, 48), Image.Resampling.BOX), float)
     cases = {
-        "a.jpg": (encoded(big, "JPEG", quality=95, exif=exif), "JPEG", np.rot90(small, -1)),
-        "b.png": (encoded(big, "PNG"), "PNG", small),
-        "c.webp": (encoded(big, "WEBP", quality=95), "JPEG", small),
-        "d.bmp": (encoded(Image.new("RGB", (640, 1)), "BMP"), "JPEG", 0 * small[:1]),
-        "e.png": (encoded(big.resize((64, 10)), "PNG"), "PNG", None),  # exactly max_side
+        "a.jpg": (encode(big, "JPEG", quality=95, exif=exif), "JPEG", np.rot90(small, -1)),
+        "b.png": (encode(big), "PNG", small),
+        "c.webp": (encode(big, "WEBP", quality=95), "JPEG", small),
+        "d.bmp": (encode(Image.new("RGB", (640, 1)), "BMP"), "JPEG", 0 * small[:1]),
+        "e.png": (encode(big.resize((64, 10))), "PNG", None),  # exactly max_side
     }
     for name, (content, _, _) in cases.items():
         (tmp_path / "images" / name).write_bytes(content)
