@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import Config, MaskConfig, from_dict, set_value, to_dict
+from glinpaint_jax.config import Config, from_dict, set_value, to_dict
 from glinpaint_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -92,11 +92,6 @@ def test_each_kind_of_mask_is_checked(changes, expected, small_config):
     mask = dataclasses.replace(small_config.mask, **changes)
     with pytest.raises(UserError, match=expected):
         dataclasses.replace(small_config, mask=mask).validate()
-
-
-def test_kinds_have_weights():
-    assert MaskConfig(kind="mixed", mixed="square:2, files").kinds == {"square": 2, "files": 1}
-    assert MaskConfig(kind="irregular").kinds == {"irregular": 1}
 
 
 def test_saved_configs_of_other_versions_are_read():

@@ -1,21 +1,10 @@
 import numpy as np
 import pytest
 
-from glinpaint_jax.inference.boxes import Box, label_holes
+from glinpaint_jax.inference.boxes import Box
 from glinpaint_jax.inference.regions import SIZE_STEP, plan_regions
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 from tests.helpers.completers import draw_hole
-
-
-@pytest.mark.parametrize(("gap", "count"), [(0, 3), (3, 3), (4, 2), (9, 2), (10, 1)])
-def test_near_holes_share_a_label(gap, count):
-    hole = draw_hole(20, 40, (2, 0, 8, 5), (5, 9, 12, 12), (0, 22, 6, 30))  # 4 and 10 pixels apart
-    labels, boxes = label_holes(hole, gap)
-    np.testing.assert_array_equal(labels > 0, hole)
-    assert len(boxes) == labels.max() == count
-    for label, box in enumerate(boxes, start=1):
-        rows, columns = np.nonzero(labels == label)
-        assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -12,8 +12,6 @@ import pytest
 from glinpaint_jax.training.phases import Phase
 from tests.helpers.programs import ROOT
 
-SCRIPT = ROOT / "scripts" / "benchmarks" / "accelerator.sh"
-
 
 def run_script(folder, python, *arguments):
     """The command with a bash script instead of Python; returns its status and the report."""
@@ -22,7 +20,7 @@ def run_script(folder, python, *arguments):
     fake.chmod(0o755)
     output = folder / "out"
     result = subprocess.run(
-        ["bash", SCRIPT, "--output", output, *arguments],
+        ["bash", ROOT / "scripts/benchmarks/accelerator.sh", "--output", output, *arguments],
         env=os.environ | {"PYTHON": str(fake)},
         cwd=folder,
         capture_output=True,
