@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "glinpaint_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# A module imports only from folders (or top-level modules) of a lower rank, or from its own.
+# A module imports only from folders (or top-level modules) of a lower rank, or from its own. So
+# runs/ imports no networks, not even through other modules.
 RANKS = {
     "errors": 0,
     "startup": 0,
@@ -21,27 +22,23 @@ RANKS = {
     "downloads": 4,
     "step_folders": 4,
     "data": 4,
-    "models": 4,
-    "evaluation": 5,
-    "interop": 5,
+    "models": 5,
     "runs": 5,
-    "weights": 6,
-    "training": 7,
-    "inference": 7,
-    "web": 8,
-    "commands": 9,
-    "main": 10,
-    "__main__": 11,
+    "evaluation": 6,
+    "interop": 6,
+    "weights": 7,
+    "training": 8,
+    "inference": 8,
+    "web": 9,
+    "commands": 10,
+    "main": 11,
+    "__main__": 12,
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
 # Lines, at most. That of the package is to be lowered to 8,500.
 BUDGETS = {"glinpaint_jax": 9_250, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
 IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
-
-
-def folder_of(module: str) -> str:
-    return module.split(".")[1]
 
 
 def imported_by(node: ast.AST) -> set[str]:
@@ -64,7 +61,7 @@ def test_imports_go_downward(path):
         return
     for module in imported_modules(path):
         if module.startswith("glinpaint_jax."):
-            other = folder_of(module)
+            other = module.split(".")[1]
             assert other == own or RANKS[other] < RANKS[own], f"{own} imports {other}"
 
 
@@ -105,19 +102,6 @@ def test_optional_packages_are_imported_late():
         assert not {name.split(".")[0] for name in names} & optional, path
         assert not any(name.startswith("glinpaint_jax.web") for name in names), path
         assert "glinpaint_jax.interop.torch_module" not in names, path
-
-
-def test_runs_does_not_import_the_gan():
-    """It gets abstract trees and names. What it imports does not import networks either."""
-    found, new = set(), set((PACKAGE / "runs").rglob("*.py"))
-    while new:
-        found |= new
-        names = set().union(*map(imported_modules, new))
-        paths = {PACKAGE.parent / f"{name.replace('.', '/')}.py" for name in names}
-        new = {path for path in paths - found if path.exists()}
-    places = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in found}
-    assert "step_folders" in places
-    assert not places & {"models", "training", "interop", "evaluation", "weights"}
 
 
 def test_functions_and_files_are_short():

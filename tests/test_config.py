@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glinpaint_jax.config import Config, MaskConfig, differences, from_dict, set_value, to_dict
+from glinpaint_jax.config import Config, from_dict, set_value, to_dict
 from glinpaint_jax.errors import UserError
-from tests.helpers.configs import make_small_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -93,18 +92,6 @@ def test_each_kind_of_mask_is_checked(changes, expected, small_config):
     mask = dataclasses.replace(small_config.mask, **changes)
     with pytest.raises(UserError, match=expected):
         dataclasses.replace(small_config, mask=mask).validate()
-
-
-def test_kinds_have_weights():
-    assert MaskConfig(kind="mixed", mixed="square:2, files").kinds == {"square": 2, "files": 1}
-    assert MaskConfig(kind="irregular").kinds == {"irregular": 1}
-
-
-def test_differences_name_leaf_fields():
-    old, new = make_small_config(), make_small_config(seed=3)
-    new.optimizer.learning_rate = 0.5
-    assert differences(old, new) == {"seed": (0, 3), "optimizer.learning_rate": (4e-4, 0.5)}
-    assert differences(old, old) == {}
 
 
 def test_saved_configs_of_other_versions_are_read():

@@ -1,10 +1,12 @@
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 
 import pytest
 
+from glinpaint_jax import errors
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME, as_path, find_damage, lock_file, write_manifest
@@ -77,9 +79,17 @@ def test_other_places_than_disks_and_folders_in_googles_buckets_are_rejected(arg
     assert_rejected(run_here(*arguments.split()), expected)
 
 
-def test_a_missing_package_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [("pyproject.toml", "pip install -e '.[gcs]'"), ("wheel", "pip install 'glinpaint_jax[gcs]'")],
+)
+def test_the_advice_on_a_missing_package_fits_how_we_are_installed(
+    file, advice, tmp_path, monkeypatch
+):
+    (tmp_path / file).touch()
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "glinpaint_jax" / "errors.py"))
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UserError, match=r"needs gcsfs.*\[gcs\]"):
+    with pytest.raises(UserError, match=rf"needs gcsfs.*{re.escape(advice)}$"):
         as_path("gs://bucket/run")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glinpaint_jax.__main__ import COMMANDS
-from tests.helpers.programs import SMALL, assert_rejected, execute, read_jsonl, run
+from tests.helpers.programs import STILL, assert_rejected, execute, read_jsonl, run
 from tests.helpers.sources import write_reds
 
 
@@ -97,14 +97,12 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
         Path(name).write_bytes(Path(name).read_bytes()[:60])
     result = run(
         "glinpaint_jax.main",
-        *SMALL,
+        *STILL,
         f"--workdir={tmp_path}/run",
         f"--config.data.source=folder:{images}",
         "--config.data.num_workers=2",
         "--config.num_steps=28",
         "--config.checkpoint_every=100",
-        "--config.phases.completion_end=30",
-        "--config.phases.discriminator_end=30",
     )
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from glinpaint_jax import processes
+from glinpaint_jax import parallel, processes
 from glinpaint_jax.errors import UserError
 from tests.helpers.programs import (
     ROOT,
@@ -18,12 +18,7 @@ from tests.helpers.programs import (
     wait_for,
 )
 
-ENDLESS = [
-    "glinpaint_jax.main",
-    *STILL,
-    "--config.num_steps=100000",
-    "--config.checkpoint_every=1",
-]
+ENDLESS = ["glinpaint_jax.main", *STILL, "--config.num_steps=100000", "--config.checkpoint_every=1"]
 
 
 @pytest.mark.parametrize("variable", ["", "/there"])
@@ -36,6 +31,21 @@ def test_compiled_programs_and_downloads_share_a_cache(variable):
     result = execute([sys.executable, "-c", code], **changes)
     expected = f"{variable or '/home/.cache'}/glinpaint_jax"
     assert result.stdout.split() == [expected, expected], result.stderr
+
+
+def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
+    assert parallel.local_batch_size(16, 1, mesh8) == 16
+    assert parallel.local_batch_size(32, 2, mesh8) == 32
+    for size, parts, wanted, remedy in (
+        (20, 1, "8 devices", 16),
+        (24, 2, "8 devices x 2 microbatches", 16),
+    ):
+        with pytest.raises(UserError) as error:
+            parallel.local_batch_size(size, parts, mesh8)
+        assert str(error.value) == (
+            f"config.global_batch_size is {size}, must be a multiple of the {wanted}; pass "
+            f"--config.global_batch_size={remedy}"
+        )
 
 
 INCOMPLETE_OR_IMPOSSIBLE = {  # arguments of start: part of the message
@@ -71,16 +81,6 @@ def test_coordinator_needs_a_free_port():
             processes.start(coordinator=f"127.0.0.1:{port}", process_count=2, process_id=0)
 
 
-SLURM = {
-    "SLURM_JOB_ID": "1",
-    "SLURM_JOB_NODELIST": "localhost",
-    "SLURM_STEP_NODELIST": "localhost",
-    "SLURM_NTASKS": "1",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-}
-
-
 @pytest.mark.parametrize(
     ("variables", "gpus"),
     [
@@ -94,10 +94,11 @@ def test_launch_slurm_gives_one_task_per_node_all_gpus(variables, gpus, tmp_path
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "gpus ${JAX_LOCAL_DEVICE_IDS-unset}: $*"\n')
     srun.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "localhost"} | variables
     result = subprocess.run(
         ["bash", "scripts/cluster/launch_slurm.sh", "--config", "c.py", "--workdir", "w"],
         cwd=ROOT,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python"} | SLURM | variables,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python"} | slurm,
         capture_output=True,
         text=True,
     )
@@ -124,21 +125,6 @@ def test_processes_that_differ_all_stop_and_say_how(tmp_path):
     )
     for result in [started.result() for started in both]:
         assert_rejected(result, f"error: the processes of this run differ: {expected}; start all")
-
-
-def test_differences_are_named_with_their_processes():
-    found = [{"seed": 0, "jax": "1", "a": 1.0, "images": "9, names x"} for _ in range(8)]
-    assert processes.describe_differences(found) == ""
-    found[5]["images"] = "9, names y"
-    found[2]["seed"] = found[6]["seed"] = "0"
-    del found[7]["a"]
-    found[1]["new"] = None  # a field of another version
-    assert processes.describe_differences(found).split("; ") == [
-        "seed: 0 on process 0, '0' on process 2",
-        "a: 1.0 on process 0, 'missing' on process 7",
-        "images: '9, names x' on process 0, '9, names y' on process 5",
-        "new: 'missing' on process 0, None on process 1",
-    ]
 
 
 def newest(workdir):

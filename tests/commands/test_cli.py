@@ -1,8 +1,6 @@
 """Flags, configs and errors, in this process."""
 
 import argparse
-import runpy
-import shutil
 import types
 import warnings
 
@@ -17,8 +15,6 @@ from glinpaint_jax.interop.export import FORMATS
 from tests.helpers.programs import ROOT
 
 DEMO = "--config=configs/demo.py"
-
-
 PARSER = cli.ArgumentParser("program", "What it does.")
 cli.add_config_arguments(PARSER, "config file")
 
@@ -106,12 +102,6 @@ def test_a_broken_config_file_is_named_with_the_line(content, expected, tmp_path
         load(f"--config={path}")
     assert str(error.value).startswith(f"{path}{expected}")
     assert "\n" not in str(error.value)
-
-
-def test_a_wheel_has_its_configs_in_the_package(tmp_path):
-    folder = shutil.copytree(ROOT / "configs", tmp_path / "glinpaint_jax" / "configs")
-    shutil.copy(ROOT / "glinpaint_jax" / "configs" / "__init__.py", folder)
-    assert runpy.run_path(str(folder / "__init__.py"))["FOLDER"] == folder
 
 
 def test_our_configs_are_found_by_name(tmp_path, monkeypatch):

@@ -4,15 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from glinpaint_jax.data.datasets import open_sources
-from tests.helpers.programs import Started, assert_rejected, run_here, wait_for
+from tests.helpers.programs import Started, assert_rejected, run_here, small_disk, wait_for
 
 SHARDS = 4
 
@@ -100,13 +98,6 @@ def test_both_parts_of_a_layout_are_prepared(tmp_path):
     assert len(open_sources("photos", spec, 100)[1]["val"]) == 4
 
 
-def find_workers(process):
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [
-        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
-
-
 INTERRUPTIONS = {
     "kill": (-signal.SIGKILL, ""),
     "ctrl-c": (130, "interrupted; finished shards are kept, rerun the command to continue\n"),
@@ -140,7 +131,7 @@ def test_interruptions_end_in_one_line_and_a_rerun_keeps_finished_shards(
     if kind == "ctrl-c":
         os.killpg(started.process.pid, signal.SIGINT)
     else:
-        (worker,) = find_workers(started.process)
+        (worker,) = started.workers()
         os.kill(started.process.pid if kind == "kill" else worker, signal.SIGKILL)
     result = started.result(60)  # once the workers, which hold its stderr, have ended too
     os.close(writer)
@@ -214,17 +205,12 @@ def test_a_source_without_any_valid_image_fails(tmp_path):
 def test_a_full_disk_ends_in_one_line_and_leaves_no_partial_file(images, whole, tmp_path):
     """With more space, a rerun completes the folder."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder]).returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
+    with small_disk(folder, "3m") as resize:
         result = prepare(images, folder)
         assert_rejected(result, f"cannot write {folder}", "No space left on device")
         assert not list(folder.glob(".*"))
         for path in folder.glob("*.array_record"):
             assert path.read_bytes() == (whole[0] / path.name).read_bytes()
-        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+        resize("64m")
         assert prepare(images, folder).returncode == 0
         assert read_shards(folder) == read_shards(whole[0])
-    finally:
-        subprocess.run(["umount", folder], check=True)

@@ -14,7 +14,7 @@ from glinpaint_jax.commands import cli, serve
 from glinpaint_jax.errors import UserError
 from tests.helpers.completers import draw_hole
 from tests.helpers.programs import Started, free_address, wait_for
-from tests.helpers.sources import encoded
+from tests.helpers.sources import encode
 
 
 def parse(*arguments):
@@ -57,7 +57,7 @@ def test_a_network_completes_and_a_signal_stops(finished_run):
 
     def post(timeout=60):
         files = {
-            name: (f"{name}.png", encoded(PIL.Image.fromarray(pixels), "PNG"))
+            name: (f"{name}.png", encode(pixels))
             for name, pixels in (("photo", image), ("mask", hole))
         }
         return httpx.post(f"http://{address}/complete", files=files, timeout=timeout)

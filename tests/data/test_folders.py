@@ -44,16 +44,16 @@ def found(root, eval_source=""):
     return open_sources(f"folder:{root}", eval_source, 100)[2]
 
 
-LAYOUTS = [
-    ("data_large", "val_large", "MMagic's Places"),
-    ("data_256", "val_256", "Places365 at 256x256"),
-    ("train_256", "test_256", "MMagic's CelebA-HQ"),
-    ("train", "val", "train/ and val/"),
-    ("train", "test", "train/ and test/"),
-]
-
-
-@pytest.mark.parametrize(("train", "val", "name"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("train", "val", "name"),
+    [
+        ("data_large", "val_large", "MMagic's Places"),
+        ("data_256", "val_256", "Places365 at 256x256"),
+        ("train_256", "test_256", "MMagic's CelebA-HQ"),
+        ("train", "val", "train/ and val/"),
+        ("train", "test", "train/ and test/"),
+    ],
+)
 def test_layouts_are_found_with_their_lists_if_there_are_some(train, val, name, tmp_path):
     create(tmp_path, *(f"{train}/{path}" for path in PLACES), f"{val}/a/1.jpg", f"{val}/2.jpg")
     assert open_parts(tmp_path) == [
@@ -104,26 +104,17 @@ REJECTED = [
     ("photos/1.jpg Testing/2.jpg", "--config.data.eval_source=folder:{0}/Testing"),
     ("data_256_standard/1.jpg val_256/2.jpg", "pass folder:{0}/data_256_standard with"),
     ("trainA/1.jpg testA/2.jpg", "images in {0}/testA would be trained on; pass folder:{0}/trainA"),
-    (
-        "1.jpg validation/2.jpg",
-        "images in {0}/validation would be trained on; pass folder:{0}:LIST",
-    ),
+    ("1.jpg validation/2.jpg", "{0}/validation would be trained on; pass folder:{0}:LIST"),
     ("images/1.jpg evaluation/2.jpg", "images in {0}/evaluation would be trained on"),
     ("unpacked/train/1.jpg unpacked/test/2.jpg", "pass folder:{0}/unpacked/train with"),
-    (
-        "1.jpg train.txt",
-        "its list train.txt would be ignored; pass folder:{0}:train.txt, as --conf",
-    ),
+    ("1.jpg train.txt", "train.txt would be ignored; pass folder:{0}:train.txt, as --conf"),
     ("1.jpg meta/val.txt", "its list meta/val.txt would be ignored; pass folder:{0}:meta/val.txt"),
-    ("1.jpg favorites.txt", "its list favorites.txt would be ignored; pass"),
+    ("1.jpg favorites.txt", "favorites.txt would be ignored"),
     ("1.jpg train/2.jpg val/3.jpg val.txt", "val.txt names images in {0}/train, all of which"),
     ("train/1.jpg val/notes.md", "holds no images in its validation part; put .jpg"),
     ("images/1.jpg masks/1.jpg", "{0}/masks seems to hold masks, .* pass folder:{0}/images, "),
     ("train/images/1.jpg train/train_mask/1.jpg val/2.jpg", "{0}/train/train_mask seems to hold"),
-    (
-        "train/1.jpg val/Masks_256/2.jpg",
-        "pass folder:{0}/val:LIST, .*mask.folder={0}/val/Masks_256",
-    ),
+    ("train/1.jpg val/Masks/2.jpg", "pass folder:{0}/val:LIST, .*mask.folder={0}/val/Masks"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Every kind of hole."""
 
+import dataclasses
 import hashlib
 from collections import Counter
 
@@ -26,6 +27,37 @@ def rng(seed=0):
 def draw(count, size=256, **changes):
     generator, draw_hole = rng(), hole_drawer(MaskConfig(**changes), size)
     return [draw_hole(generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_boxes_stay_within_mmagic_limits(square):
+    """256x256, max 128, delta 40, margin 20: top ~ U{20..107} + U{0..20}, height 128 - that."""
+    generator, config = rng(), MaskConfig()
+    drawn = [masks.random_bbox(generator, 256, 256, config, square=square) for _ in range(2000)]
+    top, left, height, width = np.transpose(drawn)
+    for position, side in ((top, height), (left, width)):
+        shrunk = 128 - side
+        assert set(shrunk) == set(range(21))
+        placed = position - shrunk
+        assert (placed.min(), placed.max()) == (20, 107)
+        assert len(set(placed)) == 88
+        assert (position + side <= 256 - 20).all()
+    assert (height == width).all() if square else (height != width).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["irregular", "free_form"])
+@pytest.mark.parametrize(("size", "low", "high"), [(256, 0.15, 0.5), (64, 0.2, 0.3)])
+def test_strokes_stay_within_area_limits(kind, size, low, high):
+    holes = [hole["mask"] for hole in draw(100, size, kind=kind, min_area=low, max_area=high)]
+    assert {value for hole in holes for value in np.unique(hole)} == {0, 1}
+    areas = [hole.mean() for hole in holes]
+    assert low <= min(areas) < max(areas) <= high
+    assert np.ptp(areas) > 0.5 * (high - low)
+
+
+def test_impossible_area_limits_raise():
+    with pytest.raises(UserError, match="widen them"):
+        draw(1, 64, kind="irregular", min_area=0.85, max_area=0.9)
 
 
 @pytest.mark.parametrize(
@@ -65,34 +97,21 @@ def test_several_holes_are_boxes_drawn_one_after_the_other(kind):
     assert sorted(counts) == [1, 2, 3]
 
 
-def test_irregular_strokes_follow_number_length_and_width():
-    limits = {"kind": "irregular", "min_area": 0.0001, "max_area": 0.9}
-    few, many, long, wide = (
-        draw(30, irregular=IrregularConfig(lines, length, width), **limits)
-        for lines, length, width in (
-            ((1, 1), (20, 20), (9, 9)),
-            ((30, 30), (20, 20), (9, 9)),
-            ((1, 1), (80, 80), (9, 9)),
-            ((1, 1), (20, 20), (36, 36)),
-        )
-    )
-    assert max(hole["bbox"][2:].max() for hole in few) <= 5 * 20 + 11  # at most 5 strokes in a line
-    assert min(hole["bbox"][2:].max() for hole in wide) >= 32
-    areas = [np.mean([hole["mask"].mean() for hole in drawn]) for drawn in (few, many, long, wide)]
-    assert areas[1] > 10 * areas[0] and min(areas[2:]) > 2 * areas[0]
+@pytest.mark.parametrize(
+    ("kind", "strokes"),
+    [
+        ("irregular", IrregularConfig((1, 1), (20, 20), (9, 9))),
+        ("free_form", FreeFormConfig((1, 1), (1, 1), (0.1, 0.1), (8.0, 8.0))),
+    ],
+)
+def test_each_field_of_strokes_enlarges_holes(kind, strokes):
+    def area(strokes):
+        holes = draw(30, kind=kind, min_area=0.0001, max_area=0.9, **{kind: strokes})
+        return np.mean([hole["mask"].mean() for hole in holes])
 
-
-def test_free_form_strokes_follow_number_length_and_width():
-    limits = {"kind": "free_form", "min_area": 0.0001, "max_area": 0.9}
-    segment = FreeFormConfig(strokes=(1, 1), vertices=(1, 1), length=(0.2, 0.2), width=(8.0, 8.0))
-    inside = [
-        hole["bbox"]
-        for hole in draw(100, free_form=segment, **limits)
-        if hole["bbox"][:2].min() > 4 and (hole["bbox"][:2] + hole["bbox"][2:]).max() < 252
-    ]
-    lengths = [np.hypot(*(box[2:] - 9)) for box in inside]
-    assert len(lengths) > 20
-    np.testing.assert_allclose(lengths, 0.2 * np.hypot(256, 256), atol=3)
+    for field in dataclasses.fields(strokes):
+        larger = tuple(4 * limit for limit in getattr(strokes, field.name))
+        assert area(dataclasses.replace(strokes, **{field.name: larger})) > 1.5 * area(strokes)
 
 
 def write_mask(path, columns=slice(None), size=40):

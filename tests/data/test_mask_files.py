@@ -34,11 +34,6 @@ def labels(*grays):
     return image
 
 
-def with_alpha(colors):
-    """Transparent in the box."""
-    return np.dstack([colors, np.where(box(), 0, 255).astype(np.uint8)])
-
-
 def grey(image):
     return np.array(PIL.Image.fromarray(image).convert("L"))
 
@@ -130,7 +125,8 @@ def test_a_mask_may_equal_a_black_photograph_around_its_hole():
 
 @pytest.mark.parametrize("colors", [COFFEE, np.zeros_like(COFFEE)], ids=["photograph", "black"])
 def test_a_transparent_hole_is_offered_as_mask(colors, tmp_path):
-    PIL.Image.fromarray(with_alpha(colors)).save(tmp_path / "cut.png")
+    alpha = np.where(box(), 0, 255).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack([colors, alpha])).save(tmp_path / "cut.png")
     for photo in (None, COFFEE):
         with pytest.raises(UserError, match=r"cut\.png .*transparent parts.*--mask-from alpha"):
             read_mask(tmp_path / "cut.png", photo)
@@ -144,18 +140,9 @@ def test_dilation_reaches_all_pixels_within_the_distance(pixels):
     assert not dilate_hole(np.zeros((5, 6), bool), pixels).any()
 
 
-def test_a_shrunk_hole_has_every_pixel_that_it_touches():
-    hole = np.random.default_rng(0).random((60, 84)) < 0.02
-    expected = hole.reshape(20, 3, 21, 4).any(axis=(1, 3))
-    np.testing.assert_array_equal(resize_hole(hole, 20, 21), expected)
-
-
-def test_an_enlarged_hole_has_the_same_pixels():
+def test_a_stretched_hole_covers_all_pixels_that_it_touches():
+    """Here it becomes lower and wider."""
     hole = np.random.default_rng(0).random((20, 21)) < 0.2
-    large = hole.repeat(3, axis=0).repeat(4, axis=1)
-    np.testing.assert_array_equal(resize_hole(hole, 60, 84), large)
-    np.testing.assert_array_equal(resize_hole(hole, 20, 21), hole)
-    # Lower and wider.
     expected = hole.reshape(10, 2, 21).any(axis=1).repeat(4, axis=1)
     np.testing.assert_array_equal(resize_hole(hole, 10, 84), expected)
 

@@ -3,12 +3,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from glinpaint_jax.config import DataConfig, MaskConfig
+from glinpaint_jax.config import DataConfig
 from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.pipeline import (
-    FAILED_BYTES,
     MAX_FAILED,
     MIN_INDEX_SHUFFLE,
     FailureLog,
@@ -21,16 +19,6 @@ from glinpaint_jax.data.sources import HoldOut
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, assert_equal, numbers, take, write_reds
-
-
-def test_batches_contain_bytes_and_boxes(small_config):
-    (batch,) = take(Numbered(10), small_config, 1)
-    shapes = {name: (values.shape, values.dtype.name) for name, values in batch.items()}
-    assert shapes == {
-        "image": ((4, 32, 32, 3), "uint8"),
-        "bbox": ((4, 4), "int32"),
-        "failed": ((4,), f"bytes{8 * FAILED_BYTES}"),
-    }
 
 
 def test_each_epoch_contains_every_image_once_in_a_new_order(small_config):
@@ -104,20 +92,6 @@ def test_the_stream_can_start_at_any_example_and_processes_split_it(small_config
         for first, second in zip(*parts, strict=True)
     ]
     assert_equal(whole, together)
-
-
-def test_worker_processes_do_not_change_the_stream(tmp_path):
-    write_reds(tmp_path, 9)
-    Image.fromarray(255 * np.eye(40, dtype=np.uint8)).save(tmp_path / "masks.png")
-    (tmp_path / "list.txt").write_text("masks.png")
-    files = {"folder": str(tmp_path), "list": "list.txt"}
-    mask = MaskConfig("mixed", 16, 4, 2, mixed="square,free_form,files", **files)
-    streams = []
-    for workers in (0, 2):
-        config = make_small_config(mask=mask)
-        config.data.num_workers = workers
-        streams.append(take(FolderSource(tmp_path), config, 5, start=4))
-    assert_equal(*streams)
 
 
 def test_broken_images_are_replaced_counted_and_reported(tmp_path):

@@ -1,7 +1,6 @@
 """Compares shards with the files they were made from: bytes, order, rejects, training stream."""
 
 import io
-import itertools
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from glinpaint_jax.data.shards import Plan, write_shard
 from glinpaint_jax.data.sources import UnusableFile
 from glinpaint_jax.errors import UserError
 from tests.helpers.programs import run_here
-from tests.helpers.sources import encoded, gradient, prepare_tiny_photos
+from tests.helpers.sources import encode, gradient, prepare_tiny_photos
 
 
 def write_all(folder, spec, shards=2, max_side=0):
@@ -44,9 +43,8 @@ def write_images(folder, count):
     folder.mkdir(parents=True)
     files = []
     for i in range(count):
-        image = Image.fromarray(np.roll(gradient(20 + i, 50), i, axis=0))
         kind = ("JPEG", "PNG")[i % 2]
-        files.append(encoded(image, kind))
+        files.append(encode(np.roll(gradient(20 + i, 50), i, axis=0), kind))
         (folder / f"{i:03d}.{kind.lower()}").write_bytes(files[-1])
     return files
 
@@ -76,16 +74,6 @@ def test_records_equal_the_source_files_in_order(kind, tmp_path, monkeypatch):
     assert sum(entry["count"] for entry in written) == len(files)
 
 
-@pytest.mark.parametrize(
-    ("length", "shards"), [(7, 1), (7, 3), (7, 7), (1000, 37), (8_026_628, 128)]
-)
-def test_shards_split_the_records_evenly(length, shards):
-    spans = [Plan("x", length, "", shards, 0).span(k) for k in range(shards)]
-    assert (spans[0].start, spans[-1].stop) == (0, length)
-    assert all(a.stop == b.start for a, b in itertools.pairwise(spans))
-    assert {len(span) for span in spans} <= {length // shards, length // shards + 1}
-
-
 def test_undecodable_images_are_left_out_and_listed_with_their_reason(tmp_path):
     """A cut, a missing and an empty file; the second shard is empty."""
     folder, listed = tmp_path / "images", tmp_path / "list.txt"
@@ -112,11 +100,11 @@ def test_larger_images_are_shrunk_and_turned_upright(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
     small = np.asarray(big.resize((64, 48), Image.Resampling.BOX), float)
     cases = {
-        "a.jpg": (encoded(big, "JPEG", quality=95, exif=exif), "JPEG", np.rot90(small, -1)),
-        "b.png": (encoded(big, "PNG"), "PNG", small),
-        "c.webp": (encoded(big, "WEBP", quality=95), "JPEG", small),
-        "d.bmp": (encoded(Image.new("RGB", (640, 1)), "BMP"), "JPEG", 0 * small[:1]),
-        "e.png": (encoded(big.resize((64, 10)), "PNG"), "PNG", None),  # exactly max_side
+        "a.jpg": (encode(big, "JPEG", quality=95, exif=exif), "JPEG", np.rot90(small, -1)),
+        "b.png": (encode(big), "PNG", small),
+        "c.webp": (encode(big, "WEBP", quality=95), "JPEG", small),
+        "d.bmp": (encode(Image.new("RGB", (640, 1)), "BMP"), "JPEG", 0 * small[:1]),
+        "e.png": (encode(big.resize((64, 10))), "PNG", None),  # exactly max_side
     }
     for name, (content, _, _) in cases.items():
         (tmp_path / "images" / name).write_bytes(content)

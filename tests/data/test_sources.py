@@ -10,7 +10,7 @@ from PIL import Image
 from glinpaint_jax.data.datasets import HELD_OUT_PHOTOS, TRAINING_PHOTOS, open_sources
 from glinpaint_jax.data.sources import HoldOut, UnusableFile, decode
 from glinpaint_jax.errors import UserError
-from tests.helpers.sources import Numbered, encoded, gradient, prepare_tiny_photos, write_reds
+from tests.helpers.sources import Numbered, encode, gradient, prepare_tiny_photos, write_reds
 
 
 def reds(source):
@@ -20,23 +20,23 @@ def reds(source):
 GRAY, SIDEWAYS = gradient()[..., 0], Image.Exif()
 SIDEWAYS[0x0112] = 6  # rotate by 90 degrees clockwise to view
 PALETTE = Image.fromarray(gradient()).quantize(16)
-CMYK = encoded(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
-TURNED = encoded(Image.fromarray(gradient()), "JPEG", quality=95, exif=SIDEWAYS)
+CMYK = encode(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
+TURNED = encode(gradient(), "JPEG", quality=95, exif=SIDEWAYS)
 
 
 @pytest.mark.parametrize(
     ("content", "expected", "tolerance"),
     [
-        (encoded(Image.fromarray(gradient()), "PNG"), gradient(), 0),
-        (encoded(Image.fromarray(gradient()), "BMP"), gradient(), 0),
-        (encoded(Image.fromarray(gradient()), "TIFF"), gradient(), 0),
-        (encoded(Image.fromarray(gradient()), "JPEG", quality=95), gradient(), 3),
-        (encoded(Image.fromarray(gradient()), "WEBP"), gradient(), 3),
-        (encoded(Image.fromarray(GRAY), "PNG"), GRAY[..., None], 0),
-        (encoded(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), GRAY[..., None], 0),
-        (encoded(Image.fromarray(np.dstack([gradient(), GRAY])), "PNG"), gradient(), 0),
-        (encoded(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB")), 0),
-        (encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"), [[[1, 2, 3]]], 0),
+        (encode(gradient()), gradient(), 0),
+        (encode(gradient(), "BMP"), gradient(), 0),
+        (encode(gradient(), "TIFF"), gradient(), 0),
+        (encode(gradient(), "JPEG", quality=95), gradient(), 3),
+        (encode(gradient(), "WEBP"), gradient(), 3),
+        (encode(GRAY), GRAY[..., None], 0),
+        (encode(GRAY.astype(np.uint16) * 257), GRAY[..., None], 0),
+        (encode(np.dstack([gradient(), GRAY])), gradient(), 0),
+        (encode(PALETTE), np.asarray(PALETTE.convert("RGB")), 0),
+        (encode(Image.new("RGB", (1, 1), (1, 2, 3))), [[[1, 2, 3]]], 0),
         (CMYK, np.asarray(Image.open(io.BytesIO(CMYK)).convert("RGB")), 3),
         (TURNED, np.rot90(gradient(), -1), 3),
     ],
@@ -49,7 +49,7 @@ def test_every_format_and_mode_becomes_upright_rgb(content, expected, tolerance)
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 def test_truncated_images_are_rejected_with_their_name(kind):
-    whole = encoded(Image.fromarray(np.repeat(np.repeat(gradient(), 8, 0), 8, 1)), kind)
+    whole = encode(np.repeat(np.repeat(gradient(), 8, 0), 8, 1), kind)
     for share in (0, 0.1, 0.6):
         with pytest.raises(UnusableFile, match=r"cut\.img"):
             decode(whole[: int(share * len(whole))], "cut.img")

@@ -1,6 +1,7 @@
 """Kills real worker processes."""
 
 import collections
+import copy
 import functools
 import itertools
 import multiprocessing
@@ -8,14 +9,17 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from glinpaint_jax.config import Config, DataConfig
+from glinpaint_jax.config import Config, DataConfig, MaskConfig
+from glinpaint_jax.data.folders import FolderSource
 from glinpaint_jax.data.pipeline import train_batches
 from glinpaint_jax.data.workers import MAX_DEATHS, restart_dead_workers
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
-from tests.helpers.sources import Numbered, assert_equal, take
+from tests.helpers.sources import Numbered, assert_equal, take, write_reds
 
 
 def workers():
@@ -26,16 +30,22 @@ def open_stream(config, source):
     return functools.partial(train_batches, source, config, local_batch_size=4, process=0, count=1)
 
 
-def test_killed_workers_lose_and_repeat_no_examples():
-    config = make_small_config(data=DataConfig(num_workers=2, crop_size=32))
-    source, said = Numbered(40), []
+def test_workers_make_the_same_examples_as_threads_even_if_killed(tmp_path):
+    write_reds(tmp_path, 9)
+    Image.fromarray(255 * np.eye(40, dtype=np.uint8)).save(tmp_path / "masks.png")
+    (tmp_path / "list.txt").write_text("masks.png")
+    files = {"folder": str(tmp_path), "list": "list.txt"}
+    mask = MaskConfig("mixed", 16, 4, 2, mixed="square,free_form,files", **files)
+    config = make_small_config(mask=mask)
+    threads = copy.deepcopy(config)
+    config.data.num_workers = 2
+    source, said = FolderSource(tmp_path), []
     stream = restart_dead_workers(open_stream(config, source), 8, 4, said.append)
     found = list(itertools.islice(stream, 3))
     workers()[0].kill()
     found += itertools.islice(stream, 25)  # more than was read ahead
     stream.close()
     assert workers() == []
-    threads = make_small_config(data=DataConfig(num_workers=0, crop_size=32))
     assert_equal(found, take(source, threads, 28, start=8))
     assert said and all("a data worker died with exit code -9" in line for line in said)
 

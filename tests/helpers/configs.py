@@ -1,12 +1,6 @@
 """Small configs for tests."""
 
-from glinpaint_jax.config import (
-    Config,
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    PhasesConfig,
-)
+from glinpaint_jax.config import Config, DataConfig, MaskConfig, ModelConfig, PhasesConfig
 
 
 def make_small_config(**changes) -> Config:

@@ -41,11 +41,6 @@ def to_torch(array):
     return torch.from_numpy(np.moveaxis(array, -1, 1)[:, ::-1].copy())
 
 
-def from_torch(tensor):
-    """The inverse of `to_torch`."""
-    return np.moveaxis(tensor.numpy()[:, ::-1], 1, -1)
-
-
 # Keys and shapes of MMagic's own modules.
 REFERENCE = json.loads(
     (Path(__file__).parent.parent / "interop" / "mmagic_gl_state_dict.json").read_text()

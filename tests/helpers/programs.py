@@ -18,6 +18,7 @@ from unittest import mock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from glinpaint_jax import __main__ as programs
 from glinpaint_jax.config import from_dict
@@ -145,6 +146,23 @@ def start_processes(count, *arguments, devices=1, own=None, **changes):
     ]
 
 
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A disk in `folder`; yields a function that changes its size."""
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", folder]
+        return subprocess.run(command, capture_output=True).returncode
+
+    folder.mkdir()
+    if mount(f"size={size}"):
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield lambda size: mount(f"remount,size={size}")
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 class Started:
     """A running program and the lines it has written to stderr so far."""
 
@@ -178,6 +196,12 @@ class Started:
 
         wait_for(lambda: said() or not self._reader.is_alive(), TIMEOUT)
         assert said(), self.lines
+
+    def workers(self):
+        """Process ids of its data workers."""
+        children = ["pgrep", "-P", str(self.process.pid), "-f", "spawn_main"]
+        found = subprocess.run(children, capture_output=True, text=True)
+        return [int(number) for number in found.stdout.split()]
 
     def result(self, seconds=TIMEOUT):
         """Waits for the program to exit; returns the same as `run`."""

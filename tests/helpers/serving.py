@@ -1,23 +1,13 @@
 """Runs the web server in this process."""
 
 import contextlib
-import io
 import socket
 import threading
-
-import PIL.Image
 
 from glinpaint_jax.web.app import Limits, make_app, make_server
 from tests.helpers.programs import wait_for
 
 LIMITS = Limits(megapixels=1, megabytes=1, queue=64)
-
-
-def encode(pixels, file_format="PNG", **options):
-    """Returns the content of an image file."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 @contextlib.contextmanager

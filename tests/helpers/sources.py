@@ -54,7 +54,9 @@ def gradient(height=24, width=32):
     return np.stack([rows * 8, columns * 7, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
 
 
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
+def encode(pixels, kind="PNG", **options):
+    """The content of an image file, from an array or an image of PIL."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -85,7 +87,7 @@ class TinyPhotos(tfds.core.GeneratorBasedBuilder):
     def _examples(self, first, count):
         for i in range(first, first + count):
             # Encoded here: TFDS would use tensorflow to encode an array.
-            yield i, {"image": io.BytesIO(encoded(Image.new("RGB", (8, 8), (i, 0, 0)), "PNG"))}
+            yield i, {"image": io.BytesIO(encode(Image.new("RGB", (8, 8), (i, 0, 0))))}
 
 
 def prepare_tiny_photos(folder, monkeypatch):

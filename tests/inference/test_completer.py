@@ -13,7 +13,6 @@ import skimage.data
 
 import glinpaint_jax
 from glinpaint_jax import Completer
-from glinpaint_jax.inference import regions
 from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.methods import CLASSICAL
 from glinpaint_jax.models.networks import make_networks
@@ -70,36 +69,20 @@ HOLES = {
 TINY = [((1, 1), [(0, 0, 1, 1)]), ((3, 5), [(1, 2, 2, 3)]), ((40, 700), [(20, 350, 21, 351)])]
 
 
-def largest_difference(predictions, expected):
-    """The largest pixel difference, in 0..255, without the padding."""
-    differences = []
-    for _, region, prediction in predictions:
-        part = expected[region.kept.slices]
-        differences.append(np.abs(prediction[: part.shape[0], : part.shape[1]] - part).max())
-    return max(differences)
-
-
 @pytest.mark.parametrize(
-    ("size", "boxes"),
-    [*itertools.product([(600, 720), (597, 718)], HOLES.values()), *TINY],
+    ("size", "boxes"), [*itertools.product([(600, 720), (597, 718)], HOLES.values()), *TINY]
 )
 def test_regions_equal_the_whole_image(size, boxes, completer, weights):
     image, hole = photo(*size), draw_hole(*size, *boxes)
     expected = whole(weights, image, hole)
-    assert largest_difference(completer.predictions([image], [hole]), expected) <= 1e-5 * 255
-
+    for _, region, prediction in completer.predictions([image], [hole]):
+        part = expected[region.kept.slices]  # without the padding
+        assert np.abs(prediction[: part.shape[0], : part.shape[1]] - part).max() <= 1e-5 * 255
     completed = completer(image, hole)
     assert completed.dtype == np.uint8
     np.testing.assert_array_equal(completed[~hole], image[~hole])
     # Near .5, both roundings are within the tolerance.
     assert np.abs(completed[hole] - expected[hole]).max() <= 0.5 + 1e-5 * 255
-
-
-def test_smaller_crops_would_differ(completer, weights, monkeypatch):
-    monkeypatch.setattr(regions, "RECEPTIVE_RADIUS", 40)
-    image, hole = photo(600, 720), draw_hole(600, 720, *HOLES["inside"])
-    expected = whole(weights, image, hole)
-    assert largest_difference(completer.predictions([image], [hole]), expected) > 0.01
 
 
 def test_without_a_hole_the_result_is_a_copy(completer):
@@ -182,10 +165,7 @@ def test_completions_are_blended_but_not_corrections_of_a_smooth_fill(weights):
     [
         ({"blend": "no"}, "blend='no' must be one of auto, none, poisson"),
         ({"weights": True, "method": "telea"}, "pass either weights or method='telea'"),
-        (
-            {"method": "magic"},
-            "must be one of auto, patches, network, smooth, telea, nav",
-        ),
+        ({"method": "magic"}, "must be one of auto, patches, network, smooth, telea"),
         ({"tile": 8}, "tile=8 must be at least 16"),
         ({"attempt": 5}, r"attempt=5 must be in 0\.\.4"),
         ({"attempt": 1, "method": "telea"}, "attempt=1 needs method auto or patches"),

@@ -117,14 +117,12 @@ def test_cost_grows_with_the_hole(monkeypatch):
     image, sizes = np.tile(tiles(), (6, 6, 1)), []
     hole = np.zeros(image.shape[:2], bool)
     hole[900:904, 100:2000] = True
-    library = patches.load_patchmatch()
 
     def inpaint(crop, *_, **__):
         sizes.append(crop.shape[0] * crop.shape[1])
         return crop
 
-    stand_in = types.SimpleNamespace(inpaint=inpaint, set_random_seed=library.set_random_seed)
-    monkeypatch.setattr(patches, "load_patchmatch", lambda: stand_in)
+    monkeypatch.setattr(patches.load_patchmatch(), "inpaint", inpaint)
     fill_with_patches(image, hole)
     assert len(sizes) == 4
     assert max(sizes) <= (512 + 2 * 256) * (4 + 2 * 256)

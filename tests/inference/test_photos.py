@@ -308,19 +308,13 @@ def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
     assert written(read, tmp_path / f"b{suffix}").size == (60, 40)
 
 
-def test_quality_sets_size_and_error(tmp_path):
-    original = read_saved(photo(), tmp_path / "a.jpg", quality=95)
-    sizes, errors = [], []
-    for quality in (30, 60, 95):
-        write_photo(original, tmp_path / "b.jpg", quality)
-        sizes.append((tmp_path / "b.jpg").stat().st_size)
-        difference = read_photo(tmp_path / "b.jpg").rgb.astype(int) - original.rgb
-        errors.append(np.abs(difference).mean())
-    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
-    assert errors[-1] < 1  # a JPEG that is completed again and again stays nearly the same
-    lossless = read_saved(photo(), tmp_path / "a.png")
-    write_photo(lossless, tmp_path / "c.webp", 95)
-    np.testing.assert_array_equal(read_photo(tmp_path / "c.webp").rgb, lossless.rgb)
+@pytest.mark.parametrize(("source", "target", "most"), [("jpg", "jpg", 1), ("png", "webp", 0)])
+def test_jpegs_stay_nearly_and_webps_of_lossless_photographs_exactly(
+    source, target, most, tmp_path
+):
+    original = read_saved(photo(), tmp_path / f"a.{source}", quality=95)
+    again = written(original, tmp_path / f"b.{target}")
+    assert np.abs(np.array(again).astype(int) - original.rgb).mean() <= most
 
 
 def write_bomb(path):
@@ -391,14 +385,6 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
         mask = mask.convert(mode)
     mask.save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
-
-
-def test_gray_masks_are_thresholded_at_half_and_transparent_parts_are_valid():
-    """Drawing programs keep the white color of erased pixels."""
-    values = np.array([[0, 127, 128, 255]], np.uint8)
-    for mask in (values, np.dstack([np.full_like(values, 255), values])):
-        hole = read_mask(PIL.Image.fromarray(mask))
-        assert hole.tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.parametrize(

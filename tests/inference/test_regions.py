@@ -1,21 +1,10 @@
 import numpy as np
 import pytest
 
-from glinpaint_jax.inference.boxes import Box, label_holes
-from glinpaint_jax.inference.regions import SIZE_STEP, crop_around, plan_regions
+from glinpaint_jax.inference.boxes import Box
+from glinpaint_jax.inference.regions import SIZE_STEP, plan_regions
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 from tests.helpers.completers import draw_hole
-
-
-@pytest.mark.parametrize(("gap", "count"), [(0, 3), (3, 3), (4, 2), (9, 2), (10, 1)])
-def test_near_holes_share_a_label(gap, count):
-    hole = draw_hole(20, 40, (2, 0, 8, 5), (5, 9, 12, 12), (0, 22, 6, 30))  # 4 and 10 pixels apart
-    labels, boxes = label_holes(hole, gap)
-    np.testing.assert_array_equal(labels > 0, hole)
-    assert len(boxes) == labels.max() == count
-    for label, box in enumerate(boxes, start=1):
-        rows, columns = np.nonzero(labels == label)
-        assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -33,22 +22,14 @@ def test_regions_cover_all_holes_with_sufficient_crops(seed):
         covered[kept.slices] = True
         assert kept.bottom - kept.top <= tile and kept.right - kept.left <= tile
         assert all(edge % STRIDE == 0 for edge in crop)
-        assert crop.top == 0 or crop.top <= kept.top - RECEPTIVE_RADIUS
-        assert crop.left == 0 or crop.left <= kept.left - RECEPTIVE_RADIUS
-        assert crop.bottom == height or crop.bottom >= kept.bottom + RECEPTIVE_RADIUS
-        assert crop.right == width or crop.right >= kept.right + RECEPTIVE_RADIUS
-        for size, length in ((crop.bottom - crop.top, height), (crop.right - crop.left, width)):
-            assert size == length or size % SIZE_STEP == 0
-            assert size <= tile + 2 * (RECEPTIVE_RADIUS + STRIDE) + SIZE_STEP
-        assert crop.top >= 0 and crop.left >= 0 and crop.bottom <= height and crop.right <= width
+        assert crop.top == 0 or 0 < crop.top <= kept.top - RECEPTIVE_RADIUS
+        assert crop.left == 0 or 0 < crop.left <= kept.left - RECEPTIVE_RADIUS
+        assert crop.bottom >= min(height, kept.bottom + RECEPTIVE_RADIUS)
+        assert crop.right >= min(width, kept.right + RECEPTIVE_RADIUS)
+        side, other = crop.size  # equal, so that few programs are compiled
+        assert side == other and side % SIZE_STEP == 0
+        assert side < max(kept.size) + 2 * RECEPTIVE_RADIUS + STRIDE + SIZE_STEP
     assert covered[hole].all()
-
-
-def test_one_small_hole_gives_one_region():
-    for top, left in ((0, 0), (505, 505), (700, 1300), (1948, 1948)):
-        (region,) = plan_regions(draw_hole(2048, 2048, (top, left, top + 100, left + 100)), 512)
-        assert region.kept == Box(top, left, top + 100, left + 100)
-        assert max(region.crop.size) <= 512
 
 
 def test_only_near_holes_share_a_crop():
@@ -56,15 +37,3 @@ def test_only_near_holes_share_a_crop():
     assert [region.kept for region in near] == [Box(500, 500, 580, 580)]
     far = plan_regions(draw_hole(2048, 2048, (10, 10, 30, 30), (1900, 1900, 1920, 1920)), 512)
     assert {region.kept for region in far} == {Box(10, 10, 30, 30), Box(1900, 1900, 1920, 1920)}
-
-
-def test_there_are_few_crop_shapes():
-    """One hole of any size, anywhere in a large image, gives at most 36 crop shapes."""
-    rng = np.random.default_rng(0)
-    shapes = set()
-    for _ in range(2000):
-        height, width = rng.integers(1, 513, 2).tolist()
-        top, left = rng.integers(0, (6000 - height, 4000 - width)).tolist()
-        crop = crop_around(Box(top, left, top + height, left + width), 6000, 4000)
-        shapes.add((crop.bottom - crop.top, crop.right - crop.left))
-    assert len(shapes) <= 36

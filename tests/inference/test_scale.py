@@ -8,13 +8,7 @@ from scipy import ndimage
 
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.inference.scale import (
-    enlarge,
-    hole_sizes,
-    large_holes,
-    shrink,
-    trained_size,
-)
+from glinpaint_jax.inference.scale import enlarge, hole_sizes, shrink, trained_size
 from tests.helpers.completers import draw_hole
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
@@ -68,16 +62,6 @@ def test_sizes_are_those_of_the_largest_squares():
 def test_the_size_in_training_follows_from_the_config(mask, expected):
     mask = MaskConfig(max_size=12, max_delta=4, margin=2, **mask)
     assert trained_size(make_small_config(mask=mask)) == expected
-
-
-def test_holes_are_grouped_by_scale_the_largest_first():
-    hole = boxes(15, 40, 16, 100, 33)
-    groups = large_holes(hole, TRAINED)
-    assert [scale for scale, _ in groups] == [1 / 8, 1 / 4]
-    labels, _ = ndimage.label(hole)
-    assert set(labels[groups[0][1]]) == {4} and set(labels[groups[1][1]]) == {2, 5}
-    for nothing in (np.zeros((9, 9), bool), np.ones((9, 9), bool), boxes(16, 12)):
-        assert large_holes(nothing, TRAINED) == []
 
 
 def test_much_larger_holes_than_in_training_get_a_word_of_advice(weights):

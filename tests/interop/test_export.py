@@ -27,8 +27,9 @@ SHAPES = [(1, 40, 24), (3, 68, 100)]  # batch, height, width; none is used for t
 
 @pytest.fixture(scope="module")
 def own_fill(weights):
-    """A fill colour other than the default grey, and bfloat16 training."""
-    config = dataclasses.replace(weights.config, precision="bfloat16")
+    """A fill colour other than the default grey, bfloat16 training, the paper's output."""
+    model = dataclasses.replace(weights.config.model, output="sigmoid")
+    config = dataclasses.replace(weights.config, precision="bfloat16", model=model)
     config.mask = dataclasses.replace(config.mask, fill=(255.0, 127.5, 0.0))
     return dataclasses.replace(weights, config=config)
 

@@ -1,4 +1,4 @@
-"""Names, layouts and checks of the state dict; test_torch_module.py compares the outputs."""
+"""Names, layouts and checks of the state dict; test_step_parity.py compares the outputs."""
 
 import dataclasses
 
@@ -36,21 +36,6 @@ def test_full_size_keys_and_shapes_equal_mmagics():
     networks = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state = to_state_dict(Weights(Config(), 0, *networks))
     assert {key: list(array.shape) for key, array in state.items()} == REFERENCE
-
-
-def test_input_and_output_layers_swap_rgb_and_bgr(weights, state):
-    generator = weights.generator["params"]
-    kernel = generator["encoder"]["enc1"]["conv"]["kernel"]  # [h, w, RGB + mask, features]
-    weight = state["generator.encoder.enc1.conv.weight"]  # [features, BGR + mask, h, w]
-    for theirs, ours in ((0, 2), (1, 1), (2, 0), (3, 3)):
-        np.testing.assert_array_equal(weight[:, theirs], kernel[:, :, ours].transpose(2, 0, 1))
-    np.testing.assert_array_equal(
-        state["generator.decoder.dec7.conv.bias"], generator["decoder"]["dec7"]["bias"][[2, 1, 0]]
-    )
-    for branch in ("global_disc", "local_disc"):
-        kernel = weights.discriminator["params"][branch]["conv1"]["conv"]["kernel"]
-        weight = state[f"disc.{branch}.conv1.conv.weight"]
-        np.testing.assert_array_equal(weight[:, 0], kernel[:, :, 2].transpose(2, 0, 1))
 
 
 def test_batch_counters_of_a_trained_model_equal_its_step(state):

@@ -1,10 +1,11 @@
 """Compares one training step of each phase with PyTorch: autograd, BatchNorm2d, torch.optim.Adam.
 
 The PyTorch step follows MMagic's GLInpaintor: same order, same losses. Ours runs on 8 devices, with
-every loss.
+every loss. Also compares the trained discriminator; test_export.py compares the generator.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -14,10 +15,11 @@ import torch.nn.functional as F  # noqa: N812
 
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.models.inputs import make_inputs
-from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.models.networks import Weights, make_networks
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import create_state
 from glinpaint_jax.training.step import make_steps
+from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights, to_torch, torch_networks
 from tests.helpers.steps import make_batch, place
 
@@ -140,3 +142,22 @@ def test_a_step_matches_pytorch(phase, weights, step_config, mesh8):
             if "running" in name:
                 name = f"{prefix}.{name}"
                 assert_close(parameters[name], buffer, 1e-8, name)
+
+
+@pytest.mark.parametrize("size", [64, 200])
+def test_discriminator_matches_pytorch(size):
+    """With odd feature maps too: 200 -> 100, 50, 25, 13, 7, 4."""
+    weights = make_weights(make_small_config(image_size=size))
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (3, size, size, 3)).astype(np.float32)
+    window = image[:, size // 4 : size // 4 + size // 2, : size // 2]
+
+    _, discriminator = make_networks(weights.config)
+    predict = jax.jit(functools.partial(discriminator.apply, train=False))
+    logits = predict(weights.discriminator, image, window)
+    _, torch_network = torch_networks(weights)
+    with torch.no_grad():
+        expected = torch_network(to_torch(image), to_torch(window)).numpy()
+    largest = np.abs(expected).max()
+    assert np.ptp(expected) > 1e-3 * largest  # so the logits depend on the images
+    assert np.abs(logits - expected).max() <= 1e-4 * largest

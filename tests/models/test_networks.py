@@ -1,4 +1,4 @@
-"""The two networks; tests/interop compares them with MMagic's names and PyTorch's results."""
+"""The networks and their layers; tests/interop compares them with MMagic's and PyTorch's."""
 
 from functools import partial
 
@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.models import generator
-from glinpaint_jax.models.batch_norm import Parts
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import DECODER, ENCODER, RECEPTIVE_RADIUS, Generator
+from glinpaint_jax.models.layers import Conv, ConvNormRelu, Layer
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.steps import make_batch
-
-
-def to_float64(tree):
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
 
 
 @pytest.fixture(scope="module")
@@ -77,39 +73,30 @@ def test_receptive_radius(variables):
     assert RECEPTIVE_RADIUS - 3 <= reach <= RECEPTIVE_RADIUS
 
 
-def differentiate(function, *inputs):
-    """The output, running statistics and all gradients of a network."""
-    y, pull_back, updated = jax.vjp(function, *inputs, has_aux=True)
-    return y, updated, pull_back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
-
-
-def train(network, variables, params, *inputs, **options):
-    return network.apply(
-        variables | {"params": params}, *inputs, train=True, mutable=["batch_stats"], **options
-    )
-
-
 def test_the_generator_on_blocks_equals_the_one_on_pixels(monkeypatch):
     """In float64. Without the layers between, to compile less."""
     monkeypatch.setattr(generator, "ENCODER", ENCODER[:2])
     monkeypatch.setattr(generator, "DILATION_NECK", ())
     monkeypatch.setattr(generator, "DECODER", DECODER[4:])
-    with jax.enable_x64(True):
-        image = 2 + jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
-        inputs = image, jnp.ones((2, 8, 12, 1))
-        variables = to_float64(Generator(4).init(jax.random.key(1), *inputs, train=True))
-        on_blocks, on_pixels = (
-            jax.jit(partial(differentiate, partial(train, Generator(4, blocks=blocks), variables)))(
-                variables["params"], *inputs
-            )
-            for blocks in (True, False)
-        )
+
+    @partial(jax.jit, static_argnums=0)
+    def differentiate(blocks, *inputs):
+        """The output, running statistics and all gradients."""
+        train = partial(Generator(4, blocks=blocks).apply, train=True, mutable=["batch_stats"])
+        y, pull_back, updated = jax.vjp(train, *inputs, has_aux=True)
+        return y, updated, pull_back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
 
     def check(a, b):
         assert a.dtype == b.dtype == np.float64
         assert abs(a - b).max() <= 1e-12 * abs(b).max()
 
-    jax.tree.map(check, *jax.device_get((on_blocks, on_pixels)))
+    with jax.enable_x64(True):
+        image = 2 + jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+        inputs = image, jnp.ones((2, 8, 12, 1))
+        variables = Generator(4).init(jax.random.key(1), *inputs, train=True)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        results = [differentiate(blocks, variables, *inputs) for blocks in (True, False)]
+    jax.tree.map(check, *jax.device_get(results))
 
 
 def test_a_step_uses_blocks_if_the_config_says_so(mesh1):
@@ -123,32 +110,39 @@ def test_a_step_uses_blocks_if_the_config_says_so(mesh1):
     assert last_kernels("auto") == {"3x3x2x3"}
 
 
-def test_two_batches_at_once_equal_one_after_another():
-    """In float64."""
-    network = Discriminator(width=4)
-    with jax.enable_x64(True):
-        images = jax.random.normal(jax.random.key(0), (6, 32, 32, 3))
-        windows = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
-        init = jax.jit(partial(network.init, train=True))
-        variables = to_float64(init(jax.random.key(2), images, windows))
+def test_residuals_stay_in_bfloat16_and_statistics_in_float32():
+    """A layer keeps its input and its convolution's output, neither in float32."""
 
-        def one_after_another(params, images, windows):
-            first, after = train(network, variables, params, images[:3], windows[:3])
-            second, after = train(network, variables | after, params, images[3:], windows[3:])
-            return jnp.concatenate([first, second]), after
+    def forward(x, variables):
+        return layer.apply(variables, x, train=True, mutable=["batch_stats"])
 
-        at_once = partial(train, network, variables, parts=Parts(devices=1, count=2))
-        results = [
-            jax.jit(partial(differentiate, function))(variables["params"], images, windows)
-            for function in (at_once, one_after_another)
-        ]
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), *results)
+    layer = ConvNormRelu(Layer("", 1, kernel=3), width=8, dtype=jnp.bfloat16)
+    x = jnp.ones((2, 16, 16, 4), jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x, train=True)
+    y, pull_back, updated = jax.eval_shape(lambda: jax.vjp(forward, x, variables, has_aux=True))
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
+    kept = [leaf for leaf in jax.tree.leaves(pull_back) if leaf.size >= x.size]
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype("bfloat16")}
+    assert len(kept) == 2
 
 
-def test_parts_are_joined_on_each_device_and_split_again():
-    parts = Parts(devices=2, count=2)
-    batches = [jnp.arange(4)[:, None], 10 + jnp.arange(4)[:, None]]
-    joined = parts.join(batches)
-    assert joined.ravel().tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
-    for batch, found in zip(batches, parts.split(joined), strict=True):
-        np.testing.assert_array_equal(found, batch)
+@pytest.mark.parametrize(("transposed", "kernel", "stride"), [(False, 5, 1), (True, 4, 2)])
+def test_kernels_are_kaiming_normal_with_pytorchs_fan_out(transposed, kernel, stride):
+    layer = Conv(Layer("", 1, kernel, stride, transposed=transposed), 64)
+    weights = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 128)))["params"]["kernel"]
+    # torch.nn.init.kaiming_normal_(mode="fan_out") on (out, in, k, k) and on (in, out, k, k)
+    fan_out = (128 if transposed else 64) * kernel**2
+    assert np.std(weights) == pytest.approx(np.sqrt(2 / fan_out), rel=0.01)
+    assert abs(np.mean(weights)) < 1e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (30, 4), (1, 1)])
+def test_dilated_weights_that_see_only_padding_start_at_zero(height, width):
+    layer, image = Conv(Layer("", 1, kernel=3, dilation=8), 5), jnp.zeros((1, height, width, 2))
+    kernel = layer.init(jax.random.key(0), image)["params"]["kernel"]
+    large = layer.init(jax.random.key(0), jnp.zeros((1, 40, 40, 2)))["params"]["kernel"]
+    kernel_gradient = jax.jacrev(lambda k: layer.apply({"params": {"kernel": k}}, image + 1))(large)
+    used = (kernel_gradient != 0).any(axis=(0, 1, 2, 3))
+    assert large.all()
+    np.testing.assert_array_equal(kernel, large * used)

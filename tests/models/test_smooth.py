@@ -17,7 +17,6 @@ from glinpaint_jax.training.step import generator_forward
 from tests.helpers.configs import make_small_config
 from tests.helpers.laplace import solve_directly
 
-GREY_LEVEL = 1 / 127.5  # in [-1, 1]
 HEIGHT, WIDTH = 90, 117
 
 
@@ -31,25 +30,17 @@ def masks():
             mask[part] = 1
         return mask
 
-    frame = 1 - boxes(np.s_[20:70, 25:90])
-    strokes = boxes()
-    for start, end, thickness in (((5, 3), (110, 80), 9), ((90, 2), (10, 85), 4)):
-        cv2.line(strokes, start, end, 1, thickness)
-    corridor = np.ones_like(strokes)
+    corridor, one_known = boxes(np.s_[:]), boxes(np.s_[:])
     corridor[20, :-12] = corridor[45, 12:] = corridor[70, :-12] = 0
-    one_known = np.ones_like(strokes)
     one_known[3, 100] = 0
     return {
         "box": boxes(np.s_[20:70, 30:100]),
         "two boxes": boxes(np.s_[5:30, 10:40], np.s_[50:80, 41:110]),
-        "border": boxes(np.s_[:40, 50:90]),
         "corner": boxes(np.s_[50:, :70]),
         "band from side to side": boxes(np.s_[:, 30:95]),
-        "frame": frame,
-        "strokes": strokes,
+        "frame": 1 - boxes(np.s_[20:70, 25:90]),
         "lines of 1 pixel": boxes(np.s_[::7], np.s_[:, ::11]),
-        "few specks": (rng.random(strokes.shape) < 0.2).astype(np.uint8),
-        "few known pixels": (rng.random(strokes.shape) < 0.98).astype(np.uint8),
+        "few known pixels": (rng.random((HEIGHT, WIDTH)) < 0.98).astype(np.uint8),
         "corridor": corridor,
         "one known pixel": one_known,
     }
@@ -73,14 +64,7 @@ def test_fills_equal_those_of_a_direct_solver(fill):
     for (name, mask), found in zip(holes.items(), filled, strict=True):
         np.testing.assert_array_equal(found[mask == 0], image[mask == 0], err_msg=name)
         difference = np.abs(found - solve_directly(image, mask)).max()
-        assert difference < GREY_LEVEL / 4, name
-
-
-def test_a_large_hole_equals_that_of_a_direct_solver(fill):
-    image, mask = photo(256, 256), np.zeros((256, 256), np.uint8)
-    mask[28:228, 28:228] = 1
-    found = fill(image[None], mask[None, ..., None].astype(np.float32))[0]
-    assert np.abs(found - solve_directly(image, mask)).max() < GREY_LEVEL / 100
+        assert difference < 1 / 127.5 / 4, name  # a quarter of a gray level
 
 
 def test_a_fill_ignores_the_hole_and_is_gray_without_known_pixels(fill):

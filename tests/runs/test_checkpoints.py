@@ -180,15 +180,10 @@ def test_a_step_is_complete_even_if_old_ones_cannot_be_deleted(saving, tmp_path,
     assert recover_newest_step(tmp_path, pytest.fail) == 3
 
 
-@pytest.mark.parametrize("end", ["finish", "close"])
-def test_only_finish_requires_the_last_save(end, saving, tmp_path, monkeypatch):
+def test_closing_only_warns_of_a_failed_save(saving, tmp_path, monkeypatch):
+    """test_many_hosts.py shows that `finish` raises."""
     save, checkpoints, warnings = saving
     monkeypatch.setattr(checkpoints_module, "write_manifest", fail)
     save(1)
-    if end == "close":
-        checkpoints.close()
-    else:
-        with pytest.raises(UserError, match="the last step could not be saved"):
-            checkpoints.finish()
-    (warning,) = warnings
-    assert warning.startswith(f"cannot save step 1 in {tmp_path / FOLDER}: No space left on device")
+    checkpoints.close()
+    assert warnings == [f"cannot save step 1 in {tmp_path / FOLDER}: No space left on device"]

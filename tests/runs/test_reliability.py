@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -20,6 +19,7 @@ from tests.helpers.programs import (
     read_jsonl,
     run,
     shared_run,
+    small_disk,
     wait_for,
 )
 
@@ -47,17 +47,10 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A disk with room for two checkpoints, but not three. Each has 1.2 to 1.8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=5000k", "none", folder], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "5000k") as resize:
+        yield tmp_path / "disk", resize
 
 
 def assert_complete(workdir):
@@ -150,16 +143,6 @@ def test_a_second_signal_exits_at_once(tmp_path):
     assert "stopped at step" not in result.stderr
 
 
-def workers_of(started):
-    """Process ids of a run's data workers."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"],
-        capture_output=True,
-        text=True,
-    )
-    return [int(number) for number in found.stdout.split()]
-
-
 def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(tmp_path):
     first = Started(
         *ENDLESS,
@@ -171,32 +154,31 @@ def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(t
     second = run(*ENDLESS, f"--workdir={tmp_path}/run")
     assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
 
-    killed = workers_of(first)
+    killed = first.workers()
     os.kill(killed[0], signal.SIGKILL)
     first.wait_for("a data worker died with exit code -9")
-    wait_for(lambda: len(set(workers_of(first)) - set(killed)) == 2)
-    children = workers_of(first)
+    wait_for(lambda: len(set(first.workers()) - set(killed)) == 2)
+    children = first.workers()
     first.process.kill()
     first.result()
     wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
 
 
-def test_a_full_disk_fails_only_saves_that_do_not_fit(small_disk, uninterrupted):
-    workdir = small_disk / "run"
+def test_a_full_disk_fails_only_saves_that_do_not_fit(disk, uninterrupted):
+    folder, resize = disk
+    workdir = folder / "run"
     result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr, result.stderr
     folder = workdir / "checkpoints"
     for step in (12, 16):
-        assert f"cannot save step {step} in {folder}: No space left on device" in result.stderr, (
-            result.stderr
-        )
+        assert f"cannot save step {step} in {folder}: No space left on device" in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot save step 20 in {folder}: No space left on device")
     assert {path.name for path in folder.iterdir()} == {"4", "8"}
     assert_complete(workdir)
 
-    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    resize("20m")
     result = run(*COMPLETION, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert_as_uninterrupted(workdir, uninterrupted)

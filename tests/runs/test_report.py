@@ -125,16 +125,6 @@ def test_in_a_bucket_whole_files_are_written_by_flush(tmp_path, monkeypatch):
     assert shown(tmp_path) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_other_processes_write_nothing(tmp_path, capsys):
-    reporter = Reporter(tmp_path, 0, 10, active=False)
-    train(reporter, 1)
-    reporter.evaluation(1, "joint", SCORES)
-    reporter.samples(1, np.zeros((3, 1, 16, 16, 3), np.uint8))
-    reporter.log("x")
-    reporter.flush()
-    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
-
-
 def test_mosaics_keep_pixels_and_enlarge_small_images():
     rows = np.random.default_rng(0).integers(0, 255, (3, 2, 64, 64, 3), dtype=np.uint8)
     picture = mosaic(rows)

@@ -10,12 +10,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import (
-    SET_ASIDE,
-    check_config_changes,
-    recover_newest_step,
-    restore,
-)
+from glinpaint_jax.runs.resume import SET_ASIDE, check_config_changes, recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
@@ -147,11 +142,6 @@ def test_a_step_copied_under_another_number_is_set_aside(workdir):
     assert aside.is_dir()
 
 
-class Renamed(Numbered):
-    def fingerprint(self):
-        return "other names"
-
-
 @pytest.fixture
 def resume(workdir, step_config, mesh1):
     """A function that restores step 5 with a changed config or source."""
@@ -164,8 +154,10 @@ def resume(workdir, step_config, mesh1):
 
 
 def test_changed_images_are_accepted_only_if_asked_and_a_source_may_move(resume, step_config):
+    renamed = Numbered(7)
+    renamed.fingerprint = lambda: "other names"
     for source, change in {
-        Renamed(7): "has 7 training images, as before, but their names differ",
+        renamed: "has 7 training images, as before, but their names differ",
         Numbered(8): "has 8 training images, but the run began with 7",
     }.items():
         with pytest.raises(UserError, match=f"{change}, .*pass --accept-changed-data"):

@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from tests.helpers.programs import ROOT, SMALL, environment, read_jsonl
-from tests.helpers.sources import encoded, gradient
+from tests.helpers.sources import encode, gradient
 
 
 def read_notebook():
@@ -52,7 +52,7 @@ def pixels(file):
 def zip_photographs(archive, count):
     with zipfile.ZipFile(archive, "w") as target:
         for number in range(count):
-            photo = encoded(Image.fromarray(gradient(40 + number, 48)), "PNG")
+            photo = encode(gradient(40 + number, 48))
             target.writestr(f"photos/{number}.png", photo)
         target.writestr("__MACOSX/photos/._0.png", b"no image")
 

@@ -1,7 +1,6 @@
 """The list of photographs of configs/small.py, and the statistics of scripts/compare_fills.py."""
 
 import csv
-import re
 
 import compare_fills
 import numpy as np
@@ -19,34 +18,6 @@ OPEN_LICENSES = (
     "no known copyright restrictions",
     "public domain",
 )
-
-
-def test_the_interval_matches_the_normal_approximation():
-    values = np.random.default_rng(0).normal(5, 1, 400)
-    half = 1.96 * values.std() / np.sqrt(400)
-    found = re.findall(r"[\d.]+", compare_fills.mean_and_interval(values))
-    wanted = values.mean(), values.mean() - half, values.mean() + half
-    assert [float(number) for number in found] == pytest.approx(wanted, abs=0.02)
-
-
-@pytest.mark.parametrize("kind", compare_fills.KINDS_OF_HOLES)
-def test_holes_are_of_their_kind(kind):
-    hole = compare_fills.draw_hole(kind, 320, 400, np.random.default_rng(1))
-    assert 0 < hole.mean() < 0.3
-
-
-def test_l1_rewards_blur_and_the_patch_distance_does_not():
-    image, noise = (
-        np.random.default_rng(seed).integers(0, 256, (90, 90, 3), np.uint8) for seed in (0, 1)
-    )
-    hole, gray = (
-        compare_fills.draw_hole("box 48", 90, 90, np.random.default_rng(2)),
-        image // 9 + 114,
-    )
-    assert compare_fills.l1_error(gray, image, hole) < compare_fills.l1_error(noise, image, hole)
-    distance = compare_fills.patch_distance
-    assert distance(image, image, hole) == 0
-    assert distance(noise, image, hole) < distance(gray, image, hole)
 
 
 def test_patch_distance_is_a_wasserstein_distance():

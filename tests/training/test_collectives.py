@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 
+import hlo
 import jax
 import pytest
 
@@ -11,10 +12,6 @@ from glinpaint_jax.models.networks import abstract_variables
 from glinpaint_jax.training.phases import Phase
 from tests.helpers.steps import make_batch
 
-COLLECTIVES = (
-    "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|"
-    "collective-permute|collective-broadcast"
-)
 # For each network: the batches that each of its passes, forward or backward, normalizes; and
 # whether its parameters are trained. Fake and real images share the passes of the discriminator's
 # update; the joint phase adds two for the generator's loss.
@@ -37,11 +34,10 @@ def collectives_in(program):
 
     Sizes, not shapes: XLA transposes and reshapes what it reduces.
     """
-    found = []
-    for result, kind in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", program):
-        shapes = re.findall(r"\w\[([\d,]*)\]", re.sub(r"/\*.*?\*/|{.*?}", "", result))
-        found.append((kind, [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]))
-    return found
+    return [
+        (match[2], [math.prod(sides) for _, sides in hlo.arrays_in(match[1])])
+        for match in re.finditer(rf"= (.*?) ({hlo.COLLECTIVES})(-start)?\(", program)
+    ]
 
 
 def expected_sizes(config, phase):

@@ -20,7 +20,6 @@ from glinpaint_jax.training.step import make_steps
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, take
 
-STROKES = {"min_area": 0.1, "max_area": 0.5}
 ADVICE = "lower --config.global_batch_size, which is 8, or raise --config.microbatches, which is 1"
 
 
@@ -60,7 +59,7 @@ def test_this_jaxlib_knows_the_compiler_flags(monkeypatch):
     [
         MaskConfig(max_size=16, max_delta=4, margin=2),
         MaskConfig(max_size=16, max_delta=4, margin=2, max_holes=3),
-        MaskConfig(kind="irregular", **STROKES),
+        MaskConfig(kind="irregular", min_area=0.1, max_area=0.5),
         MaskConfig(kind="mixed", mixed="square,free_form", max_size=16, margin=2, max_delta=4),
     ],
     ids=lambda mask: f"{mask.kind} {mask.max_holes}",

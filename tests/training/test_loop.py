@@ -1,4 +1,4 @@
-"""The weights a new run starts from, what it says, and when it saves."""
+"""The weights a new run starts from, what it says, when it saves and what it compiles."""
 
 import dataclasses
 import json
@@ -10,24 +10,18 @@ import pytest
 from glinpaint_jax.config import ModelConfig, PhasesConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
-from glinpaint_jax.models.networks import Weights, init_variables
+from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.step_folders import FOLDER, steps_in
 from glinpaint_jax.training import loop
-from glinpaint_jax.training.loop import (
-    describe_images,
-    initial_networks,
-    is_save_due,
-    unreached_phase,
-)
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
+from tests.helpers.networks import make_weights
 from tests.helpers.sources import Numbered, numbers, take
 
 
 @pytest.fixture(scope="module")
 def weights():
-    config = make_small_config(seed=5)
-    return Weights(config, 3, *jax.device_get(jax.jit(lambda: init_variables(config))()))
+    return make_weights(make_small_config(seed=5))
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def assert_equal(first, second):
 
 def test_networks_and_ema_start_from_the_file(weights, start_from):
     config = start_from(ema_decay=0.9)
-    *networks, origin = initial_networks(config)
+    *networks, origin = loop.initial_networks(config)
     state = jax.jit(lambda *networks: create_state(config, *networks))(*networks)
     for variables in (state.generator.variables, state.ema):
         assert_equal(variables, weights.generator)
@@ -62,7 +56,7 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
         config = start_from(dataclasses.replace(weights, discriminator=None))
     else:
         config = start_from(image_size=128)
-    generator, discriminator, origin = initial_networks(config)
+    generator, discriminator, origin = loop.initial_networks(config)
     assert_equal(generator, weights.generator)
     assert discriminator is None
     assert said in origin and "random weights" in origin
@@ -78,42 +72,30 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
 )
 def test_a_mismatched_generator_is_rejected(model, named, start_from):
     with pytest.raises(UserError, match=named):
-        initial_networks(start_from(model=model))
+        loop.initial_networks(start_from(model=model))
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "expected"),
-    [
-        (3, "num_steps=3 ends in the completion phase; the discriminators are never trained"),
-        (
-            6,
-            "num_steps=6 ends in the discriminator phase; the generator is never trained against "
-            "the discriminators",
-        ),
-        (7, ""),
-    ],
-)
-def test_a_run_too_short_for_all_phases_is_announced(num_steps, expected):
-    phases = PhasesConfig(completion_end=2, discriminator_end=5)
-    assert unreached_phase(make_small_config(num_steps=num_steps, phases=phases)) == expected
+def test_a_run_too_short_for_all_phases_is_announced():
+    assert [loop.unreached_phase(make_small_config(num_steps=steps)) for steps in (3, 6, 7)] == [
+        "num_steps=3 ends in the completion phase; the discriminators are never trained",
+        "num_steps=6 ends in the discriminator phase; the generator is never trained against the "
+        "discriminators",
+        "",
+    ]
 
 
 def test_milestones_are_saved_between_checkpoints():
     config = make_small_config(checkpoint_every=4, keep_every=6)
-    assert [step for step in range(1, 13) if is_save_due(step, config)] == [4, 6, 8, 12]
+    assert [step for step in range(1, 13) if loop.is_save_due(step, config)] == [4, 6, 8, 12]
 
 
 def test_the_images_of_a_step_are_those_that_the_pipeline_feeds_it():
     source, config = Numbered(50), make_small_config(global_batch_size=4)
     fed = numbers(take(source, config, 2)[1:])
-    assert describe_images(source, config, 2) == f"images: records {fed}, the first image {fed[0]}"
-
-
-COMPLETION = {
-    "num_steps": 4,
-    "checkpoint_every": 100,
-    "phases": PhasesConfig(completion_end=10, discriminator_end=10),
-}
+    assert (
+        loop.describe_images(source, config, 2)
+        == f"images: records {fed}, the first image {fed[0]}"
+    )
 
 
 def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, monkeypatch):
@@ -122,7 +104,8 @@ def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, mon
     def fail(*_):
         raise UserError("a held-out image cannot be decoded")
 
-    config = make_small_config(**COMPLETION, eval_every=2)
+    phases = PhasesConfig(completion_end=10, discriminator_end=10)
+    config = make_small_config(num_steps=4, checkpoint_every=100, eval_every=2, phases=phases)
     with monkeypatch.context() as patched, pytest.raises(UserError, match="a held-out image"):
         patched.setattr(loop, "evaluate", fail)
         loop.train(dataclasses.replace(config, checkpoint_every=2), tmp_path / "failed")
@@ -134,3 +117,47 @@ def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, mon
         for name in ("failed", "whole")
     ]
     assert metrics[0] == metrics[1] and metrics[0]["phase"] == "completion"
+
+
+COMPILED = "/jax/core/compile/backend_compile_duration"  # cache hits on disk too
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs compiled so far, in any thread."""
+    names = []
+
+    def listen(event, duration, **details):
+        if event == COMPILED:
+            names.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_every_program_is_compiled_once(compiled, step_config, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        step_config,
+        eval_every=2,
+        checkpoint_every=2,
+        # Steps 1 to 4: completion; 5, 6, 7 and 9: discriminator; 8 and 10: joint.
+        phases=PhasesConfig(completion_end=3, discriminator_end=5, disc_step=2),
+    )
+    names_by_step = {}
+
+    class CountingProgress(Progress):
+        def add(self, step, phase, metrics):
+            super().add(step, phase, metrics)
+            names_by_step[step] = compiled.copy()
+            compiled.clear()
+
+    monkeypatch.setattr(loop, "Progress", CountingProgress)
+    loop.train(config.validate(), tmp_path)
+
+    assert len(names_by_step) == config.num_steps == 10
+    assert compiled == []  # nothing since the last step: not by the last evaluation and save
+    steps = [name for name in names_by_step.pop(1) if name.endswith("_step)")]
+    assert sorted(steps) == ["jit(completion_step)", "jit(discriminator_step)", "jit(joint_step)"]
+    assert "jit(complete_pixels)" in names_by_step.pop(3)  # after the first evaluation
+    assert not any(names_by_step.values()), names_by_step

@@ -14,7 +14,8 @@ import skimage.data
 
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import wait_for
-from tests.helpers.serving import LIMITS, encode, serving
+from tests.helpers.serving import LIMITS, serving
+from tests.helpers.sources import encode
 
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:120, :160])
 HOLE = np.zeros((120, 160), bool)

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import wait_for
-from tests.helpers.serving import encode
+from tests.helpers.sources import encode
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(

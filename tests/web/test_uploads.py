@@ -16,7 +16,7 @@ from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import add_methods, name_checkpoint
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import run_here
-from tests.helpers.serving import encode
+from tests.helpers.sources import encode
 
 METHODS = add_methods({"white": Whitener()})
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:50, :130])
