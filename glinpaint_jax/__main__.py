@@ -12,18 +12,15 @@ Commands:
 
 PATH is a workdir, a weight file or the name of one. --config takes a file or the name of one of our
 configs; `config` lists them. COMMAND --help lists all flags, and says what PATH may be.
+--version prints the version.
 """
-
-from glinpaint_jax import startup
-
-if __name__ == "__main__":
-    startup.prepare()
 
 import difflib
 import importlib
 import sys
 from pathlib import Path
 
+import glinpaint_jax
 from glinpaint_jax.commands import cli
 
 COMMANDS = {
@@ -43,6 +40,8 @@ def main() -> None:
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
+    elif command == "--version":
+        print(f"glinpaint_jax {glinpaint_jax.__version__}")
     elif command in COMMANDS:
         module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
         cli.run(module, f"{program} {command}", arguments)

@@ -12,7 +12,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from folders (or top-level modules) of a lower rank, or from its own.
 RANKS = {
     "errors": 0,
-    "startup": 0,
     "config": 1,
     "configs": 2,
     "files": 2,
