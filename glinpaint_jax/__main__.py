@@ -7,7 +7,6 @@ Commands:
   serve         complete photographs in the browser: [--checkpoint PATH]
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
   export        write weights for other tools: PATH --format FORMAT --output FILE
-  verify        check checkpoints against their checksums: DIR
   config        print one of our configs, to start your own: NAME > FILE
 
 PATH is a workdir, a weight file or the name of one. --config takes a file or the name of one of our
@@ -30,7 +29,6 @@ COMMANDS = {
     "serve": "commands.serve",
     "prepare": "commands.prepare",
     "export": "commands.export",
-    "verify": "commands.verify",
     "config": "commands.config",
 }
 
