@@ -165,17 +165,6 @@ def move_beside(path: Path, name: str) -> Path:
     return path.rename(place)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Makes a file or folder survive a power failure."""
-    if in_bucket(path):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -244,25 +233,19 @@ def _flock(file: IO[str], path: Path, *, exclusive: bool) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the checksums of all files below `folder`, in the format of sha256sum.
-
-    First flushes the files to disk.
-    """
-    below = list(_below(folder))
-    files = [path for path in below if not path.is_dir() and path.name != MANIFEST_NAME]
+    """Writes the checksums of all files below `folder`, in the format of sha256sum."""
+    files = [path for path in _files_below(folder) if path.name != MANIFEST_NAME]
     lines = [f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    for path in (*below, folder.parent):
-        flush_to_disk(path)
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
-    flush_to_disk(folder)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
     """Like rglob, which paths in buckets lack."""
     for path in sorted(folder.iterdir()):
-        yield path
         if path.is_dir():
-            yield from _below(path)
+            yield from _files_below(path)
+        else:
+            yield path
 
 
 def find_damage(folder: Path) -> str | None:
