@@ -171,20 +171,11 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_space(folder: Path, size: int) -> None:
-    """Raises OSError if `size` bytes do not fit; orbax's own error would be a page long."""
-    if in_bucket(folder):
-        return
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # macOS has none
-            os.posix_fallocate(file.fileno(), 0, size)
-
-
 def check_folder_writable(folder: Path) -> None:
     """Raises UserError if no file can be made in `folder`, or, if missing, the nearest above it."""
     with report_unwritable(folder):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
-        require_space(existing, 1)
+        tempfile.TemporaryFile(dir=existing).close()
 
 
 @contextlib.contextmanager
