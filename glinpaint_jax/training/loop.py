@@ -23,7 +23,6 @@ from glinpaint_jax.evaluation.evaluate import (
     CompleteBatch,
     evaluate,
     make_generator_completion,
-    sample_rows,
 )
 from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
 from glinpaint_jax.models.networks import Variables, make_networks
@@ -167,8 +166,8 @@ def evaluate_sets(
     scores, rows = {}, []
     columns = SAMPLE_COLUMNS // len(sources.evaluation)
     for name, source in sources.evaluation.items():
-        scores[name] = evaluate(completion, source, config, mesh, failures)
-        rows.append(sample_rows(completion, source, config, mesh, failures, columns))
+        scores[name], pictures = evaluate(completion, source, config, mesh, failures)
+        rows.append(pictures[:, :columns])
     return scores, np.concatenate(rows, axis=1)
 
 
