@@ -13,12 +13,7 @@ from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.models.networks import Weights, init_variables
 from glinpaint_jax.step_folders import FOLDER, steps_in
 from glinpaint_jax.training import loop
-from glinpaint_jax.training.loop import (
-    describe_images,
-    initial_networks,
-    is_save_due,
-    unreached_phase,
-)
+from glinpaint_jax.training.loop import describe_images, initial_networks, is_save_due
 from glinpaint_jax.training.state import create_state
 from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered, numbers, take
@@ -79,23 +74,6 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
 def test_a_mismatched_generator_is_rejected(model, named, start_from):
     with pytest.raises(UserError, match=named):
         initial_networks(start_from(model=model))
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "expected"),
-    [
-        (3, "num_steps=3 ends in the completion phase; the discriminators are never trained"),
-        (
-            6,
-            "num_steps=6 ends in the discriminator phase; the generator is never trained against "
-            "the discriminators",
-        ),
-        (7, ""),
-    ],
-)
-def test_a_run_too_short_for_all_phases_is_announced(num_steps, expected):
-    phases = PhasesConfig(completion_end=2, discriminator_end=5)
-    assert unreached_phase(make_small_config(num_steps=num_steps, phases=phases)) == expected
 
 
 def test_milestones_are_saved_between_checkpoints():
