@@ -12,13 +12,14 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     absolute,
+    find_damage,
     move_beside,
     report_unreadable,
     report_unwritable,
     write_atomically,
 )
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
-from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json, steps_in
+from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 
 SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.
@@ -53,7 +54,7 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
 def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     folder, newest_path = workdir / FOLDER, workdir / NEWEST
     with report_unreadable(folder):
-        damages = {step: find_step_damage(folder / str(step)) for step in steps_in(workdir)}
+        damages = {step: find_damage(folder / str(step)) for step in steps_in(workdir)}
         complete = [step for step, damage in damages.items() if damage is None]
         damaged = {folder / str(step): damage for step, damage in damages.items() if damage}
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))

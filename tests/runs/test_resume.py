@@ -134,18 +134,6 @@ def test_a_wrong_record_of_the_newest_step_is_corrected_or_named(workdir):
         recover_newest_step(workdir, pytest.fail)
 
 
-def test_a_step_copied_under_another_number_is_set_aside(workdir):
-    shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "99")
-    with pytest.warns(UserWarning, match=r"99 is damaged: it holds step 3; using step 5"):
-        assert load_weights(workdir).step == 5
-    assert load_weights(workdir / FOLDER / "99").step == 3
-    said = []
-    assert recover_newest_step(workdir, said.append) == 5
-    aside = workdir / SET_ASIDE / "99"
-    assert said == [f"checkpoint 99 is damaged: it holds step 3; moved to {aside}"]
-    assert aside.is_dir()
-
-
 class Renamed(Numbered):
     def fingerprint(self):
         return "other names"
