@@ -7,7 +7,6 @@ appears whole or not at all, and a bucket has no locks.
 import contextlib
 import errno
 import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -147,22 +146,6 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def can_append(path: Path) -> bool:
     return not in_bucket(path)
-
-
-def move_beside(path: Path, name: str) -> Path:
-    """Moves `path` to the folder `name` beside its own, with a number added if its name is taken.
-
-    If its own folder is a link, `name` is beside what the link leads to, on the same disk.
-    """
-    if in_bucket(path):  # which has folders only for objects
-        folder = path.parent.with_name(name)
-        write_atomically(folder / "README", b"Damaged steps and interrupted saves.\n")
-    else:
-        folder = path.parent.resolve().with_name(name)
-        folder.mkdir(exist_ok=True)
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    place = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(place)
 
 
 def checksum(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Checkpoints: one orbax step directory holds state, config, data position and metrics.
 
     WORKDIR/checkpoints/STEP/{state,config,data,metrics,manifest.sha256}
-    WORKDIR/newest_checkpoint    the last complete step; 0 before the first one
-    WORKDIR/set_aside/           damaged steps and interrupted saves
+    WORKDIR/checkpoints/damaged-*    damaged steps and interrupted saves
+    WORKDIR/newest_checkpoint        the last complete step; 0 before the first one
 
 A step is complete if it has its manifest, which is written last. Orbax keeps the last two steps,
 the best of the phase evaluated last, and each multiple of config.keep_every; it deletes others once
