@@ -27,6 +27,7 @@ from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
 from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 
 EVAL_BATCH = 16  # images per device; does not affect results
+GRAY = 128
 
 HostBatch = dict[str, np.ndarray]
 GlobalBatch = dict[str, Array]
@@ -109,11 +110,14 @@ def make_generator_completion(
 def make_baseline_completion(
     baseline: Callable[[np.ndarray, np.ndarray], np.ndarray], mesh: Mesh
 ) -> CompleteBatch:
-    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host."""
+    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host.
+
+    Without a valid pixel, the image becomes gray: OpenCV would return its input, others fail.
+    """
 
     def complete_batch(host_batch: HostBatch, _: GlobalBatch) -> Array:
         filled = [
-            baseline(image, mask)
+            np.full_like(image, GRAY) if mask.all() else baseline(image, mask)
             for image, mask in zip(host_batch["image"], draw_masks(host_batch), strict=True)
         ]
         return to_global({"filled": np.stack(filled).astype(np.float32)}, mesh)["filled"]
