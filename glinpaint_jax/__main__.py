@@ -14,7 +14,6 @@ configs; `config` lists them. COMMAND --help lists all flags, and says what PATH
 --version prints the version.
 """
 
-import difflib
 import importlib
 import sys
 from pathlib import Path
@@ -43,14 +42,8 @@ def main() -> None:
     elif command in COMMANDS:
         module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
         cli.run(module, f"{program} {command}", arguments)
-    elif command == "import-torch":
-        sys.exit("error: import-torch is gone; pass the .pth file as --checkpoint, or to export")
     else:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        advice = f"did you mean {close[0]}? " if close else ""
-        sys.exit(
-            f"error: unknown command {command!r}; {advice}`{program} --help` lists all commands"
-        )
+        sys.exit(f"error: unknown command {command!r}; `{program} --help` lists all commands")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ JOIN_TIMEOUT = 300
 HEARTBEAT_TIMEOUT = 40
 SHUTDOWN_TIMEOUT = 120
 LISTING_TIMEOUT = 3600  # until all processes have listed their images
+
+exit_now = os._exit  # a normal exit would wait for the other processes
 
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
 PER_PROCESS_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
@@ -124,8 +126,3 @@ def describe_differences(found: list[dict[str, Any]]) -> str:
                 differences.append(f"{name}: {first!r} on process 0, {value!r} on process {number}")
                 break
     return "; ".join(differences)
-
-
-def exit_now(status: int) -> NoReturn:
-    """Exits at once. A normal exit would wait for the other processes."""
-    os._exit(status)

@@ -59,7 +59,6 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
         ("evaluate --config=demo", ["--checkpoint", "--help"]),
         ("evaluate --checkpoint=/nowhere", ["/nowhere", "no checkpoint"]),
         ("paint", ["paint", "--help"]),
-        ("complet", ["did you mean complete?"]),
     ],
     ids=str,
 )
