@@ -144,13 +144,13 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
     """Makes a `CompleteBatch` that also writes a PNG of each image of `source` to `folder`.
 
     It shows the image masked, completed and original, side by side without a gap. Its name is the
-    record's number and name. Raises UserError if it cannot be written.
+    record's number and name; unusable images have none. Raises UserError if it cannot be written.
     """
 
     def complete_and_write(host_batch: HostBatch, batch: GlobalBatch) -> Array:
         completed = complete_batch(host_batch, batch)
         rows = picture_rows(host_batch, completed)
-        for i in np.flatnonzero(host_batch["valid"]):
+        for i in np.flatnonzero(host_batch["valid"] * (host_batch["record"] >= 0)):
             record = int(host_batch["record"][i])
             name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
             path = folder / f"{record:06d}_{name}.png"
