@@ -32,10 +32,7 @@ def in_bucket(place: str | Path) -> bool:
 
 
 def as_path(place: str | Path) -> Path:
-    """Returns a path on disk or, of gs://BUCKET/FOLDER, an etils path.
-
-    Raises UserError if the bucket cannot be read, or is not Google's.
-    """
+    """Returns a path on disk or, of gs://BUCKET/FOLDER, an etils path."""
     scheme, is_url, rest = str(place).partition("://")
     if not is_url:
         return Path(place)
@@ -165,8 +162,7 @@ def check_folder_writable(folder: Path) -> None:
 def lock_file(path: Path) -> Iterator[None]:
     """Locks `path` and writes the owner into it; the lock ends with the process.
 
-    Raises UserError if another process holds the lock or the file cannot be opened; warns if the
-    file system has no locks. Does nothing in a bucket.
+    Warns if the file system has no locks. Does nothing in a bucket.
     """
     if in_bucket(path):
         yield
@@ -225,8 +221,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def find_damage(folder: Path) -> str | None:
     """Returns what differs from the manifest, in a few words, or None if nothing does.
 
-    Ignores files that are not listed: file managers and syncing tools add theirs. Raises UserError
-    if a bucket cannot be read.
+    Ignores files that are not listed: file managers and syncing tools add theirs.
     """
     with report_unreadable(folder):
         try:

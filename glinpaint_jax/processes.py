@@ -34,9 +34,8 @@ def start(
     """Sets jax's compilation cache and joins the run's other processes. Call it before using jax.
 
     Without arguments the program is a single process. Given `join`, jax detects SLURM, Open MPI 4
-    and TPU pods; anywhere else all three of the others are needed. Raises UserError if they are
-    incomplete or impossible. If a process dies or never joins, the others end within the
-    timeouts above, by an exception or by jax's abort (SIGABRT).
+    and TPU pods; anywhere else all three of the others are needed. If a process dies or never
+    joins, the others end within the timeouts above, by an exception or by jax's abort (SIGABRT).
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

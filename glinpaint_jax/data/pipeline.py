@@ -52,7 +52,6 @@ def train_batches(
 
     Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], mask uint8 [b, s, s, 1] unless
     each hole is a single box, and failed, bytes [b]: the images and masks that could not be used.
-    Raises UserError if worker processes would need more shared memory than there is.
     """
     dataset = (
         record_numbers(len(source), config.seed)

@@ -64,10 +64,7 @@ class Plan(NamedTuple):
 def prepare(
     folder: Path, plan: Plan, source: EncodedSource, workers: int, log: Callable[[str], Any]
 ) -> list[Entry]:
-    """Writes the shards that are not finished yet; returns the entries of all.
-
-    Raises UserError if the folder holds other shards or cannot be written, or if a worker dies.
-    """
+    """Writes the shards that are not finished yet; returns the entries of all."""
     entries = _read_finished(folder, plan)
     if entries:
         log(f"{len(entries)} of {plan.shards} shards are finished and kept")

@@ -144,7 +144,7 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
     """Makes a `CompleteBatch` that also writes a PNG of each image of `source` to `folder`.
 
     It shows the image masked, completed and original, side by side without a gap. Its name is the
-    record's number and name; unusable images have none. Raises UserError if it cannot be written.
+    record's number and name; unusable images have none.
     """
 
     def complete_and_write(host_batch: HostBatch, batch: GlobalBatch) -> Array:

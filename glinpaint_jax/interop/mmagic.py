@@ -120,8 +120,7 @@ def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
 def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None = None) -> Weights:
     """The inverse of `to_state_dict`; `state` must have MMagic's keys only, and float32 arrays.
 
-    `meta` is a PyTorch file's description of itself. Raises UserError naming every key that is
-    missing, unknown, of the wrong shape or type, or not finite.
+    `meta` is a PyTorch file's description of itself.
     """
     meta = meta or {}
     config = _infer_config(state, meta)

@@ -90,9 +90,7 @@ def restore(
 ) -> tuple[Any, int]:
     """Returns the state saved at `step` and the number of examples it has seen.
 
-    `abstract_state` holds shapes, types and shardings; `source` has the training images. Raises
-    UserError if `config` differs from the saved one in ways that matter, or if the images differ,
-    unless `accept_changed_data`.
+    `abstract_state` holds shapes, types and shardings; `source` has the training images.
     """
     step_path = absolute(workdir / FOLDER / str(step))
     with report_unreadable(step_path):

@@ -181,10 +181,7 @@ def new_run(config: Config, mesh: Mesh, initial: InitialNetworks) -> tuple[Train
 
 
 def initial_networks(config: Config) -> InitialNetworks:
-    """Returns config.init_from's networks, None for random weights, and a line that says so.
-
-    Raises UserError if its generator does not fit the config.
-    """
+    """Returns config.init_from's networks, None for random weights, and a line that says so."""
     if not config.init_from:
         return None, None, f"starting from random weights, seed {config.seed}"
     weights, place = load_weights(config.init_from), hide_secrets(config.init_from)
