@@ -12,6 +12,7 @@ a new step is written.
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from glinpaint_jax.files import (
     MANIFEST_NAME,
     absolute,
     describe,
+    in_bucket,
     write_atomically,
     write_manifest,
 )
@@ -40,6 +42,7 @@ TEMPORARY = "orbax-checkpoint-tmp"  # part of the name of a step that is being w
 COMMITTED = "commit_success.txt"  # orbax's last file in a step
 KEPT_STEPS = 2
 SAVE_TIMEOUT = 600  # seconds that processes wait for each other's part of a step
+DESCRIPTION_BYTES = 2**20  # upper bound for a step's files apart from its arrays
 
 
 class Checkpoints:
@@ -87,7 +90,7 @@ class Checkpoints:
             manager.save(step, args=items, metrics=metrics, force=True)
             self._saving = step, self._thread.submit(self._complete, manager, step)
 
-        if failure := attempt(self._prepare, step):
+        if failure := attempt(self._prepare, state, step):
             self._count_failure(step, failure)
         elif failure := attempt(start):
             self._saving = None
@@ -119,13 +122,17 @@ class Checkpoints:
         if self._saving and (error := self._saving[1].exception()):
             self._log(f"cannot save step {self._saving[0]} in {self._folder}: {describe(error)}")
 
-    def _prepare(self, step: int) -> None:
-        """Raises OSError if the step exists."""
+    def _prepare(self, state: Any, step: int) -> None:
+        """Raises OSError if there is no room for the step, or the step exists."""
         if jax.process_index() > 0:
             return
         self._folder.mkdir(exist_ok=True)
         if (self._folder / str(step)).exists():  # orbax would replace it
             raise FileExistsError(errno.EEXIST, "it exists")
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + DESCRIPTION_BYTES
+        # Orbax would fill the disk, and its own error is pages long.
+        if not in_bucket(self._folder) and shutil.disk_usage(self._folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if not (self._workdir / NEWEST).exists():
             write_atomically(self._workdir / NEWEST, b"0\n")
 
