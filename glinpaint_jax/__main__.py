@@ -7,23 +7,18 @@ Commands:
   serve         complete photographs in the browser: [--checkpoint PATH]
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
   export        write weights for other tools: PATH --format FORMAT --output FILE
-  verify        check checkpoints against their checksums: DIR
   config        print one of our configs, to start your own: NAME > FILE
 
 PATH is a workdir, a weight file or the name of one. --config takes a file or the name of one of our
 configs; `config` lists them. COMMAND --help lists all flags, and says what PATH may be.
+--version prints the version.
 """
 
-from glinpaint_jax import startup
-
-if __name__ == "__main__":
-    startup.prepare()
-
-import difflib
 import importlib
 import sys
 from pathlib import Path
 
+import glinpaint_jax
 from glinpaint_jax.commands import cli
 
 COMMANDS = {
@@ -33,7 +28,6 @@ COMMANDS = {
     "serve": "commands.serve",
     "prepare": "commands.prepare",
     "export": "commands.export",
-    "verify": "commands.verify",
     "config": "commands.config",
 }
 
@@ -43,17 +37,13 @@ def main() -> None:
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
+    elif command == "--version":
+        print(f"glinpaint_jax {glinpaint_jax.__version__}")
     elif command in COMMANDS:
         module = importlib.import_module(f"glinpaint_jax.{COMMANDS[command]}")
         cli.run(module, f"{program} {command}", arguments)
-    elif command == "import-torch":
-        sys.exit("error: import-torch is gone; pass the .pth file as --checkpoint, or to export")
     else:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        advice = f"did you mean {close[0]}? " if close else ""
-        sys.exit(
-            f"error: unknown command {command!r}; {advice}`{program} --help` lists all commands"
-        )
+        sys.exit(f"error: unknown command {command!r}; `{program} --help` lists all commands")
 
 
 if __name__ == "__main__":

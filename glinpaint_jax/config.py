@@ -262,7 +262,7 @@ def parse_value(text: str, entry: dataclasses.Field) -> Any:
 
 
 def parse_mixed(text: str) -> dict[str, float]:
-    """Returns {"square": 2.0, "files": 1.0} for "square:2,files". Raises UserError."""
+    """Returns {"square": 2.0, "files": 1.0} for "square:2,files"."""
     entries = [entry.strip().partition(":") for entry in text.split(",")]
     weights = {}
     with contextlib.suppress(ValueError):
@@ -304,10 +304,7 @@ REMOVED_FIELDS = ("gradient_dtype", "batch_norm_devices")
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Missing fields get their defaults.
-
-    Raises UserError for unknown fields and values out of bounds.
-    """
+    """The inverse of `to_dict`. Missing fields get their defaults."""
     config = Config()
     fields = {path: value for path, value in flatten(values).items() if path not in REMOVED_FIELDS}
     unknown = fields.keys() - dict(settings()).keys()
@@ -327,7 +324,7 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
+            flat[f"{prefix}{name}"] = value
     return flat
 
 

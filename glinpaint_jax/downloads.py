@@ -49,8 +49,7 @@ def locate(spec: str | Path) -> Path:
     """Returns the path of the file or folder that `spec` (see CHECKPOINT_HELP) stands for.
 
     Downloads what is not in the cache yet. An existing file or folder wins over a name. A path need
-    not exist. Raises UserError if the download fails, or if a file cannot be the weight file of its
-    name.
+    not exist.
     """
     text = str(spec)
     if text.startswith(HUB_SCHEME):
@@ -80,10 +79,7 @@ def checksum_in(name: str) -> str:
 
 
 def find_fault(path: Path, name: str = "") -> str:
-    """Says why a file cannot be the weight file `name`, in a few words; "" if it can be.
-
-    Raises UserError if the file cannot be read.
-    """
+    """Says why a file cannot be the weight file `name`, in a few words; "" if it can be."""
     with report_unreadable(path):
         if not _is_whole(path):
             return "it is not a weight file (.pth or .safetensors), or is damaged"
@@ -159,8 +155,8 @@ def _locate_in_hub(spec: str) -> Path:
 def download(url: str, path: Path) -> None:
     """Downloads a weight file to `path`, with a progress bar on a terminal.
 
-    Raises UserError and keeps nothing if the download fails or is not a whole weight file with the
-    checksum in the path's name.
+    Keeps nothing if the download fails or is not a whole weight file with the checksum in the
+    path's name.
     """
     print(f"downloading {hide_secrets(url)} to {path}", file=sys.stderr)
     with report_unwritable(path):

@@ -8,7 +8,8 @@ from types import ModuleType
 class UserError(Exception):
     """Bad input. Programs print the message as one line, without a traceback, and exit with 1.
 
-    The message gives the value found, what is allowed, and what to do.
+    Anything that reads what a user gave may raise it. The message gives the value found, what is
+    allowed, and what to do.
     """
 
 

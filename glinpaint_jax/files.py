@@ -7,7 +7,6 @@ appears whole or not at all, and a bucket has no locks.
 import contextlib
 import errno
 import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -33,10 +32,7 @@ def in_bucket(place: str | Path) -> bool:
 
 
 def as_path(place: str | Path) -> Path:
-    """Returns a path on disk or, of gs://BUCKET/FOLDER, an etils path.
-
-    Raises UserError if the bucket cannot be read, or is not Google's.
-    """
+    """Returns a path on disk or, of gs://BUCKET/FOLDER, an etils path."""
     scheme, is_url, rest = str(place).partition("://")
     if not is_url:
         return Path(place)
@@ -149,61 +145,24 @@ def can_append(path: Path) -> bool:
     return not in_bucket(path)
 
 
-def move_beside(path: Path, name: str) -> Path:
-    """Moves `path` to the folder `name` beside its own, with a number added if its name is taken.
-
-    If its own folder is a link, `name` is beside what the link leads to, on the same disk.
-    """
-    if in_bucket(path):  # which has folders only for objects
-        folder = path.parent.with_name(name)
-        write_atomically(folder / "README", b"Damaged steps and interrupted saves.\n")
-    else:
-        folder = path.parent.resolve().with_name(name)
-        folder.mkdir(exist_ok=True)
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    place = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(place)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Makes a file or folder survive a power failure."""
-    if in_bucket(path):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_space(folder: Path, size: int) -> None:
-    """Raises OSError if `size` bytes do not fit; orbax's own error would be a page long."""
-    if in_bucket(folder):
-        return
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # macOS has none
-            os.posix_fallocate(file.fileno(), 0, size)
-
-
 def check_folder_writable(folder: Path) -> None:
     """Raises UserError if no file can be made in `folder`, or, if missing, the nearest above it."""
     with report_unwritable(folder):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
-        require_space(existing, 1)
+        tempfile.TemporaryFile(dir=existing).close()
 
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Locks `path` and writes the owner into it; the lock ends with the process.
 
-    Raises UserError if another process holds the lock or the file cannot be opened; warns if the
-    file system has no locks. Does nothing in a bucket.
+    Warns if the file system has no locks. Does nothing in a bucket.
     """
     if in_bucket(path):
         yield
@@ -244,32 +203,25 @@ def _flock(file: IO[str], path: Path, *, exclusive: bool) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the checksums of all files below `folder`, in the format of sha256sum.
-
-    First flushes the files to disk.
-    """
-    below = list(_below(folder))
-    files = [path for path in below if not path.is_dir() and path.name != MANIFEST_NAME]
+    """Writes the checksums of all files below `folder`, in the format of sha256sum."""
+    files = [path for path in _files_below(folder) if path.name != MANIFEST_NAME]
     lines = [f"{checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    for path in (*below, folder.parent):
-        flush_to_disk(path)
     write_atomically(folder / MANIFEST_NAME, "".join(lines).encode())
-    flush_to_disk(folder)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
     """Like rglob, which paths in buckets lack."""
     for path in sorted(folder.iterdir()):
-        yield path
         if path.is_dir():
-            yield from _below(path)
+            yield from _files_below(path)
+        else:
+            yield path
 
 
 def find_damage(folder: Path) -> str | None:
     """Returns what differs from the manifest, in a few words, or None if nothing does.
 
-    Ignores files that are not listed: file managers and syncing tools add theirs. Raises UserError
-    if a bucket cannot be read.
+    Ignores files that are not listed: file managers and syncing tools add theirs.
     """
     with report_unreadable(folder):
         try:

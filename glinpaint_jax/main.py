@@ -5,11 +5,6 @@
 Pass --config.FIELD=VALUE to change a field of the config.
 """
 
-from glinpaint_jax import startup
-
-if __name__ == "__main__":
-    startup.prepare()
-
 import argparse
 import sys
 from pathlib import Path

@@ -27,10 +27,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_batch_size(global_batch_size: int, microbatches: int, mesh: Mesh) -> int:
-    """The number of images this process contributes to each global batch.
-
-    Raises UserError if the devices cannot share the batch evenly, in `microbatches` parts each.
-    """
+    """The number of images this process contributes to each global batch."""
     devices = mesh.devices.size
     parts = devices * microbatches
     if global_batch_size % parts:

@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ HEARTBEAT_TIMEOUT = 40
 SHUTDOWN_TIMEOUT = 120
 LISTING_TIMEOUT = 3600  # until all processes have listed their images
 
+exit_now = os._exit  # a normal exit would wait for the other processes
+
 # Fields that may differ between the processes of a run. Of sources, the images are compared.
 PER_PROCESS_FIELDS = ("data.source", "data.eval_source", "data.num_workers")
 
@@ -32,9 +34,8 @@ def start(
     """Sets jax's compilation cache and joins the run's other processes. Call it before using jax.
 
     Without arguments the program is a single process. Given `join`, jax detects SLURM, Open MPI 4
-    and TPU pods; anywhere else all three of the others are needed. Raises UserError if they are
-    incomplete or impossible. If a process dies or never joins, the others end within the
-    timeouts above, by an exception or by jax's abort (SIGABRT).
+    and TPU pods; anywhere else all three of the others are needed. If a process dies or never
+    joins, the others end within the timeouts above, by an exception or by jax's abort (SIGABRT).
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
@@ -124,8 +125,3 @@ def describe_differences(found: list[dict[str, Any]]) -> str:
                 differences.append(f"{name}: {first!r} on process 0, {value!r} on process {number}")
                 break
     return "; ".join(differences)
-
-
-def exit_now(status: int) -> NoReturn:
-    """Exits at once. A normal exit would wait for the other processes."""
-    os._exit(status)

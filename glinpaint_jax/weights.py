@@ -13,7 +13,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import absolute, find_damage, report_unreadable
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
-from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json, step_number, steps_in
+from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 
 
 def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
@@ -45,7 +45,7 @@ def _find_step(path: Path) -> Path:
     damaged = []
     for step in reversed(steps_in(path)):
         step_path = path / FOLDER / str(step)
-        damage = find_step_damage(step_path)
+        damage = find_damage(step_path)
         if damage is None:
             if damaged:
                 warnings.warn(f"{'; '.join(damaged)}; using step {step}", stacklevel=3)
@@ -65,4 +65,5 @@ def _read_step(step_path: Path, ema: bool | None) -> Weights:
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
     with report_unreadable(step_path), ocp.PyTreeCheckpointer() as checkpointer:
         state = checkpointer.restore(step_path / "state", args=arguments)
-    return Weights(config, step_number(step_path), state[network], state["discriminator"])
+    step = read_json(step_path / "data")["examples"] // config.global_batch_size
+    return Weights(config, step, state[network], state["discriminator"])

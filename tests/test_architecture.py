@@ -13,7 +13,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # runs/ imports no networks, not even through other modules.
 RANKS = {
     "errors": 0,
-    "startup": 0,
     "config": 1,
     "configs": 2,
     "files": 2,

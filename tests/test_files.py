@@ -71,7 +71,7 @@ OTHERS = ("s3://bucket/run", "az://bucket/run", "gs://bucket", "gs:///a")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        *((f"verify {place}", f"{place} {ANYWHERE}") for place in OTHERS),
+        *((f"train --workdir={place}", f"{place} {ANYWHERE}") for place in OTHERS),
         ("export small --format=mmagic --output=gs://bucket/file", "must be on disk"),
     ],
 )

@@ -55,11 +55,10 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     ("arguments", "expected"),
     [
         ("train --config=configs/places.py", ["data/Places", "places365_small", "source=photos"]),
-        ("train --config=demo --workdir=/proc/run", ["/proc/run", "pass --workdir=DIR"]),
+        ("train --config=demo --workdir=/proc/run", ["cannot write /proc/run"]),
         ("evaluate --config=demo", ["--checkpoint", "--help"]),
         ("evaluate --checkpoint=/nowhere", ["/nowhere", "no checkpoint"]),
         ("paint", ["paint", "--help"]),
-        ("complet", ["did you mean complete?"]),
     ],
     ids=str,
 )

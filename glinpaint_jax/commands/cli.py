@@ -39,6 +39,7 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
 
     Ctrl-C prints the command's INTERRUPTED, if it has one, and exits with status 130.
     """
+    open_closed_streams()
     # grain's workers leave shared memory to this process's resource tracker, which frees it but
     # warns about it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
@@ -60,6 +61,13 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     except Exception:
         traceback.print_exc()
         _exit(1)
+
+
+def open_closed_streams() -> None:
+    """Opens standard streams that are closed, or the next file would get their messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _exit(status: int) -> NoReturn:

@@ -109,7 +109,7 @@ def score(
     for set_name, source in sources.evaluation.items():
         own = evaluate.with_pictures(model, source, pictures / set_name) if pictures else model
         scores[set_name] = {
-            method: evaluate.evaluate(completion, source, config, mesh, failures)
+            method: evaluate.evaluate(completion, source, config, mesh, failures)[0]
             for method, completion in {f"model, step {weights.step}": own, **others}.items()
         }
     return scores

@@ -64,8 +64,6 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     records, at most a tenth; if there are fewer than 10, evaluates on new crops.
     Of a folder or shards in `eval_spec`, the validation images are used if there are any.
     `eval_images` is how many images of each set will be used.
-
-    Raises UserError if nothing is found; the message says where it looked and what to try.
     """
     train, evaluation, found = open_first(spec, "--config.data.source=", eval_images)
     eval_found = ""
@@ -94,7 +92,7 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
 def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
     """Opens the first alternative that exists, with the validation images that it has itself.
 
-    `flag` is for messages. Raises UserError like `open_sources`.
+    `flag` is for messages.
     """
     missing = []
     for alternative in map(str.strip, spec.split("|")):

@@ -52,7 +52,6 @@ def train_batches(
 
     Each batch holds image uint8 [b, s, s, 3], bbox int32 [b, 4], mask uint8 [b, s, s, 1] unless
     each hole is a single box, and failed, bytes [b]: the images and masks that could not be used.
-    Raises UserError if worker processes would need more shared memory than there is.
     """
     dataset = (
         record_numbers(len(source), config.seed)
@@ -99,7 +98,7 @@ def eval_batches(
 
     An image's crop and hole depend only on its record number, so all runs are comparable.
     Every process yields the same number of full batches; `valid` float32 [b] is 0 for padding.
-    `record` int32 [b] is the number in the source.
+    `record` int32 [b] is the number in the source, or -1 if another image replaces an unusable one.
     """
     images = min(config.data.eval_images, len(source))
     positions = -(-images // (local_batch_size * count)) * local_batch_size * count
@@ -108,7 +107,8 @@ def eval_batches(
     def example(position: int) -> Example:
         record = position % images * len(source) // images
         made = make_example.random_map(record, np.random.default_rng((EVAL_SEED, record)))
-        return made | {"valid": np.float32(position < images), "record": np.int32(record)}
+        record = np.int32(-1 if made["failed"] else record)
+        return made | {"valid": np.float32(position < images), "record": record}
 
     dataset = grain.MapDataset.range(positions)[process::count].map(example)
     yield from dataset.batch(local_batch_size).to_iter_dataset(read_ahead())

@@ -1,4 +1,4 @@
-"""ArrayRecord shards of a source: written by `prepare`, checked when they are opened. No jax.
+"""ArrayRecord shards of a source: written by `prepare`, counted when they are opened. No jax.
 
 records-00003-of-00128.array_record    encoded images, one per record
 manifest.json                          the source, and the size and counts of each finished shard
@@ -10,6 +10,7 @@ The same source gives the same bytes, however often the command was interrupted.
 import contextlib
 import json
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +29,7 @@ from glinpaint_jax.files import report_unwritable, write_atomically
 # nothing.
 OPTIONS = "group_size:1,uncompressed"
 SUFFIX = ".array_record"
+SHARD = re.compile(r"records-\d+-of-(\d+)\.array_record")
 MANIFEST = "manifest.json"
 VAL_FOLDER = "val"
 JPEG_QUALITY = 95
@@ -35,6 +37,10 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 EncodedSource = FolderSource | RecordSource  # `encoded(i)` returns the bytes of an image
 Entry = dict[str, Any]  # of a finished shard: file, count, bytes, rejected
+
+
+def shard_name(number: int, count: int) -> str:
+    return f"records-{number:05d}-of-{count:05d}{SUFFIX}"
 
 
 class Plan(NamedTuple):
@@ -47,7 +53,7 @@ class Plan(NamedTuple):
     max_side: int
 
     def file(self, number: int) -> str:
-        return f"records-{number:05d}-of-{self.shards:05d}{SUFFIX}"
+        return shard_name(number, self.shards)
 
     def span(self, number: int) -> range:
         """Indices of the shard's records in the source."""
@@ -58,10 +64,7 @@ class Plan(NamedTuple):
 def prepare(
     folder: Path, plan: Plan, source: EncodedSource, workers: int, log: Callable[[str], Any]
 ) -> list[Entry]:
-    """Writes the shards that are not finished yet; returns the entries of all.
-
-    Raises UserError if the folder holds other shards or cannot be written, or if a worker dies.
-    """
+    """Writes the shards that are not finished yet; returns the entries of all."""
     entries = _read_finished(folder, plan)
     if entries:
         log(f"{len(entries)} of {plan.shards} shards are finished and kept")
@@ -158,30 +161,22 @@ def _write_manifest(folder: Path, plan: Plan, entries: dict[str, Entry]) -> None
     write_atomically(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Returns None if there is none. Raises UserError if it is damaged."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        manifest["shards"], [(entry["file"], entry["bytes"]) for entry in manifest["entries"]]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{folder / MANIFEST} is damaged; remove {folder} and run `prepare` again"
-        ) from None
-    return manifest
-
-
 def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
     """Returns the entries of finished shards. Raises UserError if `folder` holds others."""
-    manifest = _read_manifest(folder)
-    if manifest is None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        entries = {entry["file"]: (entry["bytes"], entry) for entry in manifest["entries"]}
+    except (FileNotFoundError, NotADirectoryError):
         if any(folder.glob("*" + SUFFIX)):
             raise UserError(
                 f"{folder} holds other {SUFFIX} files, which would be trained on too; pass another "
                 "--output"
-            )
+            ) from None
         return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / MANIFEST} is damaged; remove {folder} and run `prepare` again"
+        ) from None
     for name, wanted in plan._asdict().items():
         if (found := manifest.get(name)) != wanted:
             what = {"images": "number of images", "fingerprint": "list of images"}.get(name, name)
@@ -189,11 +184,7 @@ def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
                 f"{folder} holds shards with another {what}: {found!r}, not {wanted!r}; pass the "
                 "same source and flags or another --output, or remove that folder"
             )
-    return {
-        entry["file"]: entry
-        for entry in manifest["entries"]
-        if _size(folder / entry["file"]) == entry["bytes"]
-    }
+    return {name: entry for name, (size, entry) in entries.items() if _size(folder / name) == size}
 
 
 def _size(path: Path) -> int | None:
@@ -201,26 +192,20 @@ def _size(path: Path) -> int | None:
 
 
 def check_shards(paths: list[str]) -> None:
-    """Raises UserError unless `paths` are all shards of their folders' manifests, and whole.
+    """Raises UserError unless `paths` are all shards of `prepare` in their folders, and no others.
 
-    Folders without a manifest are not those of `prepare`; they are not checked.
+    The shards' names say how many there are. Folders without any are not checked.
     """
     for folder in sorted({Path(path).parent for path in paths}):
-        if (manifest := _read_manifest(folder)) is None:
-            continue
-        listed = {entry["file"]: entry["bytes"] for entry in manifest["entries"]}
         found = {Path(path).name for path in paths if Path(path).parent == folder}
-        again = f"run `prepare` again with --output {folder}"
-        if len(listed) < manifest["shards"]:
-            raise UserError(f"{folder} has {len(listed)} of {manifest['shards']} shards; {again}")
-        for name in sorted(found | listed.keys()):
-            size = _size(folder / name)
-            if name not in listed:
-                problem = f"is not in its {MANIFEST}; move it elsewhere"
-            elif name not in found:
-                problem = f"is missing or left out by the pattern; use all shards, or {again}"
-            elif size != listed[name]:
-                problem = f"has {size} bytes, must have {listed[name]}; {again}"
-            else:
-                continue
-            raise UserError(f"{folder / name} {problem}")
+        counts = [int(match[1]) for match in map(SHARD.fullmatch, found) if match]
+        expected = {shard_name(number, max(counts)) for number in range(max(counts, default=0))}
+        if counts and found > expected:
+            raise UserError(
+                f"{folder / min(found - expected)} is no shard of `prepare`; move it away"
+            )
+        if missing := expected - found:
+            raise UserError(
+                f"{folder / min(missing)} is missing or left out by the pattern; use all shards, "
+                f"or run `prepare` again with --output {folder}"
+            )

@@ -1,6 +1,5 @@
-"""Baselines without learning that a model should beat."""
+"""Baselines without learning that a model should beat. They need at least one valid pixel."""
 
-import functools
 from collections.abc import Callable
 
 import cv2
@@ -13,22 +12,10 @@ from glinpaint_jax.models.smooth import smooth_fill
 
 Fill = Callable[[Image, Mask], Image]
 
-GRAY = 128  # without any valid pixel
 RADIUS = 3  # of OpenCV's methods, pixels
 BIHARMONIC_SIZE = 128  # largest image side: less than a second if all of it is a hole
 
 
-def gray_if_all_is_hole(fill: Fill) -> Fill:
-    """Makes `fill` return gray if no pixel is valid. OpenCV would return its input, others fail."""
-
-    @functools.wraps(fill)
-    def fill_or_gray(image: Image, mask: Mask) -> Image:
-        return np.full_like(image, GRAY) if mask.all() else fill(image, mask)
-
-    return fill_or_gray
-
-
-@gray_if_all_is_hole
 def mean_fill(image: Image, mask: Mask) -> Image:
     """Fills the hole (mask 1) with the mean color of the valid pixels."""
     hole = mask[..., 0] > 0
@@ -37,26 +24,22 @@ def mean_fill(image: Image, mask: Mask) -> Image:
     return filled
 
 
-@gray_if_all_is_hole
 def telea(image: Image, mask: Mask) -> Image:
     """Telea's fast marching inpainting (2004)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_TELEA)
 
 
-@gray_if_all_is_hole
 def navier_stokes(image: Image, mask: Mask) -> Image:
     """Bertalmio's inpainting by fluid dynamics (2001)."""
     return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)
 
 
-@gray_if_all_is_hole
 def smooth(image: Image, mask: Mask) -> Image:
     """The smooth fill that `model.base=smooth` starts from."""
     batch = image[None].astype(np.float32), mask[None].astype(np.float32)
     return np.rint(jax.jit(smooth_fill)(*batch)[0]).astype(np.uint8)
 
 
-@gray_if_all_is_hole
 def biharmonic(image: Image, mask: Mask) -> Image:
     """Continues slopes as well as colors into the hole (Damelin and Hoang 2018).
 

@@ -27,12 +27,15 @@ from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
 from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 
 EVAL_BATCH = 16  # images per device; does not affect results
+GRAY = 128
 
 HostBatch = dict[str, np.ndarray]
 GlobalBatch = dict[str, Array]
 # One batch, given on the host and on the devices -> completed images on the devices, float
 # [b, h, w, 3] in 0..255.
 CompleteBatch = Callable[[HostBatch, GlobalBatch], Array]
+# A process's images of a batch: masked (white), completed and original.
+PictureRows = UInt8[np.ndarray, "3 b h w 3"]
 
 
 @flax.struct.dataclass
@@ -46,18 +49,21 @@ class MeanScores(clu_metrics.Collection):
 
 def evaluate(
     complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, failures: FailureLog
-) -> dict[str, float]:
+) -> tuple[dict[str, float], PictureRows]:
     """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
 
-    Uses at most config.data.eval_images images, evenly spaced. Exact for any number of images and
-    devices: padding in the last batch does not count.
+    Also returns this process's pictures of the first batch. Uses at most config.data.eval_images
+    images, evenly spaced. Exact for any number of images and devices: padding in the last batch
+    does not count.
     """
     score = make_score(config.mask.fill, mesh)
-    totals = None
+    totals = rows = None
     for host_batch, batch in _iterate_batches(source, config, mesh, failures):
-        scores = score(complete_batch(host_batch, batch), batch)
+        completed = complete_batch(host_batch, batch)
+        rows = picture_rows(host_batch, completed) if rows is None else rows
+        scores = score(completed, batch)
         totals = scores if totals is None else totals.merge(scores)
-    return {name: float(value) for name, value in totals.compute().items()}
+    return {name: float(value) for name, value in totals.compute().items()}, rows
 
 
 @functools.lru_cache
@@ -104,11 +110,14 @@ def make_generator_completion(
 def make_baseline_completion(
     baseline: Callable[[np.ndarray, np.ndarray], np.ndarray], mesh: Mesh
 ) -> CompleteBatch:
-    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host."""
+    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host.
+
+    Without a valid pixel, the image becomes gray: OpenCV would return its input, others fail.
+    """
 
     def complete_batch(host_batch: HostBatch, _: GlobalBatch) -> Array:
         filled = [
-            baseline(image, mask)
+            np.full_like(image, GRAY) if mask.all() else baseline(image, mask)
             for image, mask in zip(host_batch["image"], draw_masks(host_batch), strict=True)
         ]
         return to_global({"filled": np.stack(filled).astype(np.float32)}, mesh)["filled"]
@@ -124,21 +133,7 @@ def draw_masks(batch: HostBatch) -> UInt8[np.ndarray, "b h w 1"]:
     return np.stack([draw_boxes(box[None], height, width) for box in batch["bbox"]])
 
 
-def sample_rows(
-    complete_batch: CompleteBatch,
-    source: Source,
-    config: Config,
-    mesh: Mesh,
-    failures: FailureLog,
-    columns: int,
-) -> UInt8[np.ndarray, "3 columns h w 3"]:
-    """Returns this process's first images, masked, completed and original."""
-    host_batch, batch = next(_iterate_batches(source, config, mesh, failures))
-    return picture_rows(host_batch, complete_batch(host_batch, batch))[:, :columns]
-
-
-def picture_rows(host_batch: HostBatch, completed: Array) -> UInt8[np.ndarray, "3 b h w 3"]:
-    """Returns this process's images, masked (white), completed and original."""
+def picture_rows(host_batch: HostBatch, completed: Array) -> PictureRows:
     local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
     image = host_batch["image"]
     masked = np.where(draw_masks(host_batch), np.uint8(255), image)
@@ -149,13 +144,13 @@ def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -
     """Makes a `CompleteBatch` that also writes a PNG of each image of `source` to `folder`.
 
     It shows the image masked, completed and original, side by side without a gap. Its name is the
-    record's number and name. Raises UserError if it cannot be written.
+    record's number and name; unusable images have none.
     """
 
     def complete_and_write(host_batch: HostBatch, batch: GlobalBatch) -> Array:
         completed = complete_batch(host_batch, batch)
         rows = picture_rows(host_batch, completed)
-        for i in np.flatnonzero(host_batch["valid"]):
+        for i in np.flatnonzero(host_batch["valid"] * (host_batch["record"] >= 0)):
             record = int(host_batch["record"][i])
             name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
             path = folder / f"{record:06d}_{name}.png"

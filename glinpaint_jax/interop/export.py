@@ -6,13 +6,11 @@ multiples of 4. Arrays are NCHW, but NHWC in `stablehlo`. `mmagic` and `safetens
 only the weights, with MMagic's names.
 """
 
-import dataclasses
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,26 +23,20 @@ from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights, safetensors_bytes
 from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.networks import Weights, make_networks
+from glinpaint_jax.models.networks import Weights
 
 TOLERANCE = 1e-4  # largest allowed difference from JAX
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
 TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
 
-
-class Networks(NamedTuple):
-    """What a file computes. Arrays are NHWC and RGB."""
-
-    # Image in 0..1 and mask, 1 = hole -> completed image.
-    complete: Callable[[np.ndarray, np.ndarray], Any]
-    # Image [b, s, s, 3] and its local window [b, s / 2, s / 2, 3] in [-1, 1] -> logits.
-    discriminate: Callable[[np.ndarray, np.ndarray], Any] | None = None
+# Image in 0..1 and mask, 1 = hole -> completed image. Arrays are NHWC and RGB.
+Complete = Callable[[np.ndarray, np.ndarray], Any]
 
 
 class Format(NamedTuple):
     packages: tuple[str, ...]  # that must be installed
     to_bytes: Callable[[Weights], bytes]  # makes the file's content
-    run: Callable[[Weights, Path], Networks]  # loads the file
+    load: Callable[[Weights, Path], Complete]  # reads the file
 
 
 def export_weights(weights: Weights, kind: str, path: Path) -> float:
@@ -72,7 +64,7 @@ def write_compared(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` and returns its difference from JAX; raises UserError above TOLERANCE."""
     with _quiet():
         path.write_bytes(FORMATS[kind].to_bytes(weights))
-        difference = find_difference(weights, FORMATS[kind].run(weights, path))
+        difference = find_difference(weights, FORMATS[kind].load(weights, path))
     if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
         raise UserError(
             f"the {kind} file differs from JAX by {difference:.1e}, at most {TOLERANCE:.0e} is "
@@ -81,62 +73,33 @@ def write_compared(weights: Weights, kind: str, path: Path) -> float:
     return difference
 
 
-def find_difference(weights: Weights, exported: Networks) -> float:
-    """Returns the largest difference from JAX, of any completed pixel or any logit.
-
-    Logits are divided by the largest one if that exceeds 1.
-    """
-    expected = run_jax(weights)
+def find_difference(weights: Weights, complete: Complete) -> float:
+    """Returns the largest difference of a completed pixel from JAX."""
+    complete_in_jax = jax.jit(make_complete_function(weights))
     differences = []
     for seed, (batch, height, width) in enumerate(TEST_SHAPES):
         image = np.random.default_rng(seed).random((batch, height, width, 3), np.float32)
         mask = np.zeros((batch, height, width, 1), np.float32)
         mask[:, height // 4 : height // 2, width // 3 :] = 1
-        completed = np.asarray(exported.complete(image, mask))
-        differences.append(np.abs(completed - expected.complete(image, mask)).max())
-    if exported.discriminate is not None:
-        size, local_size = weights.config.image_size, weights.config.local_size
-        images = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
-        windows = images[:, :local_size, :local_size]
-        logits, reference = (n.discriminate(images, windows) for n in (exported, expected))
-        differences.append(np.abs(logits - reference).max() / max(1, np.abs(reference).max()))
+        completed = np.asarray(complete(image, mask))
+        differences.append(np.abs(completed - complete_in_jax(image, mask)).max())
     return float(np.max(differences))  # NaN if any is
 
 
-def run_jax(weights: Weights) -> Networks:
-    """In float32, whatever the precision of the training."""
-    _, discriminator = make_networks(dataclasses.replace(weights.config, precision="float32"))
-    apply = jax.jit(partial(discriminator.apply, train=False))
-
-    def discriminate(images: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(apply(weights.discriminator, images, windows))
-
-    complete = jax.jit(make_complete_function(weights))
-    return Networks(complete, None if weights.discriminator is None else discriminate)
-
-
-def run_safetensors(weights: Weights, path: Path) -> Networks:
+def load_safetensors(weights: Weights, path: Path) -> Complete:
     """Needs no PyTorch."""
-    return run_jax(read_weights(path))
+    return jax.jit(make_complete_function(read_weights(path)))
 
 
-def run_pth(weights: Weights, path: Path) -> Networks:
-    """The PyTorch networks, which take all weights or raise an error."""
+def load_pth(weights: Weights, path: Path) -> Complete:
+    """The PyTorch generator, which takes all its weights or raises an error."""
     import torch
 
-    from glinpaint_jax.interop import torch_module
+    from glinpaint_jax.interop.torch_module import CompletionModule, load_generator
 
     state = torch.load(path, weights_only=True)["state_dict"]
-    generator, discriminator = torch_module.load_networks(weights.config, state)
-    complete = _from_torch(torch_module.CompletionModule(generator, weights.config))
-    if discriminator is None:
-        return Networks(complete)
-
-    def discriminate(images: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        return discriminator(_to_torch(images[..., ::-1]), _to_torch(windows[..., ::-1])).numpy()
-
-    return Networks(complete, discriminate)
+    generator = load_generator(weights.config, state)
+    return _from_torch(CompletionModule(generator, weights.config))
 
 
 def torchscript_bytes(weights: Weights) -> bytes:
@@ -152,10 +115,10 @@ def torchscript_bytes(weights: Weights) -> bytes:
     return buffer.getvalue()
 
 
-def run_torchscript(weights: Weights, path: Path) -> Networks:
+def load_torchscript(weights: Weights, path: Path) -> Complete:
     import torch
 
-    return Networks(_from_torch(torch.jit.load(path)))
+    return _from_torch(torch.jit.load(path))
 
 
 def onnx_bytes(weights: Weights) -> bytes:
@@ -175,7 +138,7 @@ def onnx_bytes(weights: Weights) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def run_onnx(weights: Weights, path: Path) -> Networks:
+def load_onnx(weights: Weights, path: Path) -> Complete:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -186,7 +149,7 @@ def run_onnx(weights: Weights, path: Path) -> Networks:
         inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
         return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
 
-    return Networks(complete)
+    return complete
 
 
 def stablehlo_bytes(weights: Weights) -> bytes:
@@ -197,8 +160,8 @@ def stablehlo_bytes(weights: Weights) -> bytes:
     return bytes(exported(*arguments).serialize())
 
 
-def run_stablehlo(weights: Weights, path: Path) -> Networks:
-    return Networks(jax.export.deserialize(bytearray(path.read_bytes())).call)
+def load_stablehlo(weights: Weights, path: Path) -> Complete:
+    return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
 def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
@@ -209,11 +172,11 @@ def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
     """
     import torch
 
-    from glinpaint_jax.interop import torch_module
+    from glinpaint_jax.interop.torch_module import CompletionModule, load_generator
 
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
-    generator, _ = torch_module.load_networks(weights.config, state)
-    module = torch_module.CompletionModule(generator, weights.config).eval()
+    generator = load_generator(weights.config, state)
+    module = CompletionModule(generator, weights.config).eval()
     return module, (torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200))
 
 
@@ -246,9 +209,9 @@ def _quiet() -> Iterator[None]:
 
 
 FORMATS = {
-    "mmagic": Format(("torch",), pth_bytes, run_pth),
-    "safetensors": Format((), safetensors_bytes, run_safetensors),
-    "torchscript": Format(("torch",), torchscript_bytes, run_torchscript),
-    "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, run_onnx),
-    "stablehlo": Format((), stablehlo_bytes, run_stablehlo),
+    "mmagic": Format(("torch",), pth_bytes, load_pth),
+    "safetensors": Format((), safetensors_bytes, load_safetensors),
+    "torchscript": Format(("torch",), torchscript_bytes, load_torchscript),
+    "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, load_onnx),
+    "stablehlo": Format((), stablehlo_bytes, load_stablehlo),
 }

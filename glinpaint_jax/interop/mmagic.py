@@ -105,10 +105,7 @@ def make_entries(config: Config, networks: Collection[str]) -> list[Entry]:
 
 
 def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns MMagic's state dict: `generator.*` and, if there is a discriminator, `disc.*`.
-
-    Batch counters are those of the file that the weights come from; else the step.
-    """
+    """Returns MMagic's state dict: `generator.*` and, if there is a discriminator, `disc.*`."""
     networks = {"generator": weights.generator}
     if weights.discriminator is not None:
         networks["discriminator"] = weights.discriminator
@@ -116,16 +113,14 @@ def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
     for path, _, layout, key in make_entries(weights.config, networks):
         state[key] = np.array(layout.to_torch(arrays[path]), order="C")
         if counter := _counter_key(key):
-            count = weights.torch.get(COUNTER, {}).get(counter, weights.step)
-            state[counter] = np.array(count, np.int64)
+            state[counter] = np.array(weights.step, np.int64)
     return state
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None = None) -> Weights:
     """The inverse of `to_state_dict`; `state` must have MMagic's keys only, and float32 arrays.
 
-    `meta` is a PyTorch file's description of itself, kept for re-export. Raises UserError naming
-    every key that is missing, unknown, of the wrong shape or type, or not finite.
+    `meta` is a PyTorch file's description of itself.
     """
     meta = meta or {}
     config = _infer_config(state, meta)
@@ -141,14 +136,12 @@ def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None
     networks = unflatten_dict(
         {path: layout.to_flax(state[key], shape) for path, shape, layout, key in entries}
     )
-    counters = {key: int(count) for key, count in state.items() if key.endswith(COUNTER)}
     step = meta.get("iter", 0)
     return Weights(
         config,
         step if type(step) is int and step >= 0 else 0,
         networks["generator"],
         networks.get("discriminator"),
-        torch={"meta": meta, COUNTER: counters},
     )
 
 

@@ -1,7 +1,7 @@
-"""The two networks in plain PyTorch. They have MMagic's names, so they load its weight files as is.
+"""The generator in plain PyTorch. It has MMagic's names, so it loads its weight files as is.
 
-Tensors are NCHW. Like MMagic's, the networks read and write BGR in [-1, 1]. Exported files contain
-`CompletionModule`, which wraps the generator: RGB in 0..1, and it fills the hole itself.
+Tensors are NCHW. Like MMagic's, it reads and writes BGR in [-1, 1]. Exported files contain
+`CompletionModule`, which wraps it: RGB in 0..1, and it fills the hole itself.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.models import smooth
-from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, LOCAL_BRANCH
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.layers import Layer
 
@@ -60,29 +59,6 @@ class Generator(nn.Module):
         if self.residual:
             x = masked_image + mask * x
         return 2 * torch.sigmoid(x) - 1 if self.sigmoid else x.clamp(-1, 1)
-
-
-def make_branch(table: tuple[Layer, ...], side: int, width: int) -> nn.Sequential:
-    """Builds a branch of the discriminator, for images of `side` pixels."""
-    for layer in table:
-        side = -(-side // layer.stride)
-    linear = nn.Linear(table[-1].features(width) * side**2, 16 * width)
-    layers = make_layers(table, 3, width)
-    return named(**layers, flatten=nn.Flatten(), fc=named(linear=linear, relu=nn.ReLU()))
-
-
-class Discriminator(nn.Module):
-    """MMagic's GLDiscs: image and local window (BGR, [-1, 1]) -> logits [b, 1]."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        width = config.model.width
-        self.global_disc = make_branch(GLOBAL_BRANCH, config.image_size, width)
-        self.local_disc = make_branch(LOCAL_BRANCH, config.local_size, width)
-        self.fc = nn.Linear(32 * width, 1)
-
-    def forward(self, image: Tensor, window: Tensor) -> Tensor:
-        return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
 @no_type_check  # PyTorch cannot trace the checks of our tests
@@ -215,21 +191,12 @@ class CompletionModule(nn.Module):
         return image * (1 - hole) + (prediction.flip(1) + 1) / 2 * hole
 
 
-def load_networks(
-    config: Config, state: dict[str, Tensor]
-) -> tuple[Generator, Discriminator | None]:
-    """Builds both networks with an MMagic state dict's weights, in evaluation mode.
+def load_generator(config: Config, state: dict[str, Tensor]) -> Generator:
+    """Builds the generator with an MMagic state dict's weights, in evaluation mode.
 
-    Raises RuntimeError unless the keys match exactly. Without `disc.*` keys, the discriminator is
-    None.
+    Raises RuntimeError unless the keys match exactly.
     """
-
-    def load(network: nn.Module, prefix: str) -> nn.Module:
-        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        network.load_state_dict(own, strict=True)
-        return network.eval().requires_grad_(False)
-
-    generator = load(Generator(config), "generator.")
-    if not any(key.startswith("disc.") for key in state):
-        return generator, None
-    return generator, load(Discriminator(config), "disc.")
+    prefix, generator = "generator.", Generator(config)
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    generator.load_state_dict(own, strict=True)
+    return generator.eval().requires_grad_(False)

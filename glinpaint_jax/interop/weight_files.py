@@ -1,6 +1,5 @@
 """Reads and writes PyTorch weight files with MMagic's keys: `.pth` and `.safetensors`."""
 
-import contextlib
 import io
 import json
 import re
@@ -61,7 +60,7 @@ def read_weights(path: Path) -> Weights:
         arrays = {key: _to_array(key, value) for key, value in named if key.startswith(NETWORKS)}
         if not arrays:
             raise UserError("it contains no Global&Local weights: no key starts with generator.")
-        return from_state_dict(arrays, meta)
+        return from_state_dict(arrays, meta if isinstance(meta, dict) else {})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
@@ -84,9 +83,7 @@ def safetensors_bytes(weights: Weights) -> bytes:
 
 
 def _meta(weights: Weights) -> dict[str, Any]:
-    """The meta of the file they come from, if any; else what MMEngine writes, and our config."""
-    if weights.torch:
-        return weights.torch["meta"]
+    """What MMEngine writes, and our config."""
     config = weights.config
     return {
         "iter": weights.step,
@@ -109,14 +106,14 @@ def _to_array(key: str, value: Any) -> np.ndarray:
     return value.astype(np.float32) if is_float else value
 
 
-def _read_pth(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Returns the state dict and the meta. The file may also be a bare state dict."""
+def _read_pth(path: Path) -> tuple[dict[Any, Any], Any]:
+    """Returns the state dict and the meta, if any. The file may also be a bare state dict."""
     content = unpickle(path)
     if not isinstance(content, dict):
         raise UserError(f"it contains a {type(content).__name__}, must contain a state dict")
     if not isinstance(content.get("state_dict"), dict):
-        return content, {}
-    return content["state_dict"], _keep_json(content.get("meta"))
+        return content, None
+    return content["state_dict"], content.get("meta")
 
 
 def unpickle(path: Path) -> Any:
@@ -139,7 +136,7 @@ def unpickle(path: Path) -> Any:
         raise UserError("it is not a PyTorch weight file, or is damaged") from None
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], Any]:
     with safetensors.safe_open(path, framework="np") as file:
         try:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -147,15 +144,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UserError("it has 8-bit floats; save its tensors as float32") from None
         text = (file.metadata() or {}).get("meta", "")
     try:
-        return arrays, _keep_json(json.loads(text))
+        return arrays, json.loads(text)
     except ValueError:  # not our meta
-        return arrays, {}
-
-
-def _keep_json(meta: Any) -> dict[str, Any]:
-    """Keeps the entries of `meta` that JSON can represent, as safetensors files store it."""
-    kept = {}
-    for name, value in meta.items() if isinstance(meta, dict) else ():
-        with contextlib.suppress(TypeError, ValueError):
-            kept |= json.loads(json.dumps({name: value}))
-    return kept
+        return arrays, None

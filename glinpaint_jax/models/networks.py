@@ -18,15 +18,13 @@ class Weights:
     """Trained networks. Leaves are numpy arrays.
 
     `config` determines the shapes; `step` is the number of training steps. `discriminator` is None
-    if a file holds only the generator. `torch` holds a PyTorch file's other contents
-    (interop/mmagic.py), so that exporting can restore them.
+    if a file holds only the generator.
     """
 
     config: Config
     step: int
     generator: Variables
     discriminator: Variables | None
-    torch: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def make_networks(config: Config, blocks: bool = False) -> tuple[Generator, Discriminator]:

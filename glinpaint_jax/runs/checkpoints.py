@@ -1,8 +1,8 @@
 """Checkpoints: one orbax step directory holds state, config, data position and metrics.
 
     WORKDIR/checkpoints/STEP/{state,config,data,metrics,manifest.sha256}
-    WORKDIR/newest_checkpoint    the last complete step; 0 before the first one
-    WORKDIR/set_aside/           damaged steps and interrupted saves
+    WORKDIR/checkpoints/damaged-*    damaged steps and interrupted saves
+    WORKDIR/newest_checkpoint        the last complete step; 0 before the first one
 
 A step is complete if it has its manifest, which is written last. Orbax keeps the last two steps,
 the best of the phase evaluated last, and each multiple of config.keep_every; it deletes others once
@@ -12,6 +12,7 @@ a new step is written.
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ from glinpaint_jax.files import (
     MANIFEST_NAME,
     absolute,
     describe,
-    require_space,
+    in_bucket,
     write_atomically,
     write_manifest,
 )
@@ -128,8 +129,10 @@ class Checkpoints:
         self._folder.mkdir(exist_ok=True)
         if (self._folder / str(step)).exists():  # orbax would replace it
             raise FileExistsError(errno.EEXIST, "it exists")
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        require_space(self._folder, size + DESCRIPTION_BYTES)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + DESCRIPTION_BYTES
+        # Orbax would fill the disk, and its own error is pages long.
+        if not in_bucket(self._folder) and shutil.disk_usage(self._folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if not (self._workdir / NEWEST).exists():
             write_atomically(self._workdir / NEWEST, b"0\n")
 

@@ -35,10 +35,7 @@ class Progress:
         self._start = time.perf_counter()
 
     def add(self, step: int, phase: str, metrics: Metrics) -> None:
-        """Takes the metrics of the step just dispatched; `step` counts from 1.
-
-        Raises UserError if too many updates in a row have been skipped.
-        """
+        """Takes the metrics of the step just dispatched; `step` counts from 1."""
         self._in_flight.append((step, phase, metrics))
         if len(self._in_flight) > STEPS_IN_FLIGHT:
             self._finish_oldest()

@@ -154,7 +154,9 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_bytes().decode(errors="replace").split("\n")[:-1]:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return records
 
 

@@ -1,5 +1,6 @@
 """Resuming a run: from its newest complete step, with the config changes that are allowed."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     absolute,
-    move_beside,
+    find_damage,
     report_unreadable,
     report_unwritable,
     write_atomically,
 )
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
-from glinpaint_jax.step_folders import FOLDER, find_step_damage, read_json, steps_in
+from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 
-SET_ASIDE = "set_aside"
 # Fields that may change when a run resumes: they do not affect what is computed.
 CHANGEABLE_FIELDS = (
     "init_from",  # only read when a run starts
@@ -41,7 +41,7 @@ CHANGEABLE_FIELDS = (
 def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
 
-    Moves damaged steps and interrupted saves to set_aside/, names them and corrects
+    Renames damaged steps and interrupted saves to damaged-*, says so and corrects
     newest_checkpoint. Process 0 acts for all processes. Raises UserError, and changes nothing, if
     there are steps but none is complete.
     """
@@ -53,7 +53,7 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
 def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     folder, newest_path = workdir / FOLDER, workdir / NEWEST
     with report_unreadable(folder):
-        damages = {step: find_step_damage(folder / str(step)) for step in steps_in(workdir)}
+        damages = {step: find_damage(folder / str(step)) for step in steps_in(workdir)}
         complete = [step for step, damage in damages.items() if damage is None]
         damaged = {folder / str(step): damage for step, damage in damages.items() if damage}
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))
@@ -70,8 +70,10 @@ def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
         )
     with report_unwritable(workdir):
         for path, damage in damaged.items():
-            place = move_beside(path, SET_ASIDE)
-            log(f"checkpoint {path.name} is damaged: {damage}; moved to {place}")
+            # A name that orbax takes neither for a step nor for a save in progress.
+            place = path.with_name(f"damaged-{path.name.partition('.')[0]}-{time.time_ns()}")
+            path.rename(place)
+            log(f"checkpoint {path.name} is damaged: {damage}; renamed to {place}")
         if complete and newest != (number := f"{complete[-1]}\n".encode()):
             write_atomically(newest_path, number)
     return complete[-1] if complete else None
@@ -88,9 +90,7 @@ def restore(
 ) -> tuple[Any, int]:
     """Returns the state saved at `step` and the number of examples it has seen.
 
-    `abstract_state` holds shapes, types and shardings; `source` has the training images. Raises
-    UserError if `config` differs from the saved one in ways that matter, or if the images differ,
-    unless `accept_changed_data`.
+    `abstract_state` holds shapes, types and shardings; `source` has the training images.
     """
     step_path = absolute(workdir / FOLDER / str(step))
     with report_unreadable(step_path):

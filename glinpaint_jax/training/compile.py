@@ -26,7 +26,7 @@ def compile_steps(
 ) -> dict[Phase, Step]:
     """Compiles the step of each phase after step `start`, and logs how much memory each needs.
 
-    Call it once the state is on the devices. Raises UserError if a step does not fit beside it.
+    Call it once the state is on the devices.
     """
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
     available = free_memory() + sum(

@@ -23,7 +23,6 @@ from glinpaint_jax.evaluation.evaluate import (
     CompleteBatch,
     evaluate,
     make_generator_completion,
-    sample_rows,
 )
 from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
 from glinpaint_jax.models.networks import Variables, make_networks
@@ -36,7 +35,7 @@ from glinpaint_jax.runs.resume import recover_newest_step, restore
 from glinpaint_jax.runs.stopping import EvaluationStopped, Stop, stop_on_signals
 from glinpaint_jax.step_folders import steps_in
 from glinpaint_jax.training.compile import compile_steps
-from glinpaint_jax.training.phases import Phase, phase_at, phases_between, stage_at
+from glinpaint_jax.training.phases import Phase, phase_at, stage_at
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
 from glinpaint_jax.training.step import Step
 from glinpaint_jax.weights import load_weights
@@ -61,7 +60,8 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
     # Before anything is written. A run that resumes does not need them.
     networks = None if steps_in(workdir) else initial_networks(config)
-    make_workdir(workdir)
+    with report_unwritable(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
         if is_first:
@@ -167,18 +167,9 @@ def evaluate_sets(
     scores, rows = {}, []
     columns = SAMPLE_COLUMNS // len(sources.evaluation)
     for name, source in sources.evaluation.items():
-        scores[name] = evaluate(completion, source, config, mesh, failures)
-        rows.append(sample_rows(completion, source, config, mesh, failures, columns))
+        scores[name], pictures = evaluate(completion, source, config, mesh, failures)
+        rows.append(pictures[:, :columns])
     return scores, np.concatenate(rows, axis=1)
-
-
-def make_workdir(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot create workdir {workdir}: {error.strerror}; pass --workdir=DIR"
-        ) from None
 
 
 def new_run(config: Config, mesh: Mesh, initial: InitialNetworks) -> tuple[TrainState, str]:
@@ -190,10 +181,7 @@ def new_run(config: Config, mesh: Mesh, initial: InitialNetworks) -> tuple[Train
 
 
 def initial_networks(config: Config) -> InitialNetworks:
-    """Returns config.init_from's networks, None for random weights, and a line that says so.
-
-    Raises UserError if its generator does not fit the config.
-    """
+    """Returns config.init_from's networks, None for random weights, and a line that says so."""
     if not config.init_from:
         return None, None, f"starting from random weights, seed {config.seed}"
     weights, place = load_weights(config.init_from), hide_secrets(config.init_from)
@@ -244,19 +232,6 @@ def describe(config: Config, workdir: Path, mesh: Mesh, state: TrainState, data:
         f"{devices[0].device_kind} x {len(devices)}, {jax.process_count()} process(es); "
         f"{config.precision}; global batch {config.global_batch_size}\n{data}"
     )
-    if unreached := unreached_phase(config):
-        log(unreached)
-
-
-def unreached_phase(config: Config) -> str:
-    """A line about what num_steps is too small to train; empty if it reaches the joint phase."""
-    reached = phases_between(0, config.num_steps, config.phases)
-    if Phase.JOINT in reached:
-        return ""
-    never = "the discriminators are never trained"
-    if Phase.DISCRIMINATOR in reached:
-        never = "the generator is never trained against the discriminators"
-    return f"num_steps={config.num_steps} ends in the {reached[-1].value} phase; {never}"
 
 
 def describe_images(source: Source, config: Config, step: int) -> str:

@@ -1,4 +1,4 @@
-"""The steps and the generator of training.py in PyTorch, tuned for speed.
+"""The steps and the networks of training.py in PyTorch, tuned for speed.
 
 channels_last; autocast for bfloat16; torch.compile if `compiled`. A file of its own, because our
 steps are also measured where PyTorch is not installed.
@@ -9,14 +9,40 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import nn
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.interop.torch_module import Discriminator, Generator
+from glinpaint_jax.interop.torch_module import Generator, make_layers, named
+from glinpaint_jax.models.discriminator import GLOBAL_BRANCH, LOCAL_BRANCH
+from glinpaint_jax.models.layers import Layer
 from glinpaint_jax.training.phases import Phase
 
 LAYOUT = torch.channels_last
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.benchmark = True  # XLA, too, tries several algorithms
+
+
+def make_branch(table: tuple[Layer, ...], side: int, width: int) -> nn.Sequential:
+    """Builds a branch of the discriminator, for images of `side` pixels."""
+    for layer in table:
+        side = -(-side // layer.stride)
+    linear = nn.Linear(table[-1].features(width) * side**2, 16 * width)
+    layers = make_layers(table, 3, width)
+    return named(**layers, flatten=nn.Flatten(), fc=named(linear=linear, relu=nn.ReLU()))
+
+
+class Discriminator(nn.Module):
+    """MMagic's GLDiscs: image and local window (BGR, [-1, 1]) -> logits [b, 1]."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        width = config.model.width
+        self.global_disc = make_branch(GLOBAL_BRANCH, config.image_size, width)
+        self.local_disc = make_branch(LOCAL_BRANCH, config.local_size, width)
+        self.fc = nn.Linear(32 * width, 1)
+
+    def forward(self, image: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.cat([self.global_disc(image), self.local_disc(window)], dim=1))
 
 
 def make_step(
@@ -79,7 +105,7 @@ def make_forward(config: Config) -> Callable[[], None]:
     return run
 
 
-def make(network: type[torch.nn.Module], config: Config, compiled: bool = False) -> torch.nn.Module:
+def make(network: type[nn.Module], config: Config, compiled: bool = False) -> nn.Module:
     made = network(config).to(DEVICE, memory_format=LAYOUT).train()
     return torch.compile(made) if compiled else made
 

@@ -76,6 +76,15 @@ def test_scores_are_printed_and_written_and_agree_with_the_pictures(folder, caps
     assert ours["psnr"] == pytest.approx(np.mean(psnr), rel=0.01)
 
 
+def test_an_unusable_image_has_no_picture(folder, capsys):
+    """Another image replaces it in the scores."""
+    (folder / "data" / "val_large" / "a b" / "Val 1.png").write_bytes(b"broken")
+    run(folder, f"--output={folder}/pictures")
+    assert "Val 1.png" in capsys.readouterr().err
+    names = [path.name for path in sorted((folder / "pictures" / "val").iterdir())]
+    assert len(names) == 9 and "000001_Val_1.png" not in names  # of 10
+
+
 @pytest.mark.parametrize("name", ["pictures", "pictures/file"])
 def test_pictures_overwrite_nothing(name, folder):
     precious = folder / name

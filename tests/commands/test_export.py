@@ -58,8 +58,3 @@ def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tm
     for name in ("generator", "discriminator"):
         first, second = (getattr(weights, name)["params"] for weights in (before, after))
         jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
-def test_import_torch_says_what_to_do_instead():
-    status = run_here("import-torch", "a.pth", "--output=b").returncode
-    assert status == "error: import-torch is gone; pass the .pth file as --checkpoint, or to export"

@@ -1,7 +1,6 @@
 """Compares shards with the files they were made from: bytes, order, rejects, training stream."""
 
 import io
-import json
 import os
 import shutil
 
@@ -150,12 +149,6 @@ def prepared(tmp_path_factory):
     return folder / "shards"
 
 
-def forget_a_shard(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["entries"][2]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 SHARD = "records-00001-of-00003.array_record"
 
 
@@ -163,15 +156,14 @@ SHARD = "records-00001-of-00003.array_record"
     ("change", "pattern", "expected"),
     [
         (lambda x: (x / SHARD).unlink(), "*", f"{SHARD} is missing .*--output .*/shards$"),
-        (lambda x: os.truncate(x / SHARD, 9), "*", f"{SHARD} has 9 bytes, must have .*; run `pre"),
-        (lambda x: shutil.copy(x / SHARD, x / "a.array_record"), "*", "a.array_record is not in"),
+        (lambda x: os.truncate(x / SHARD, 9), "*", "one of the files .* is damaged"),
+        (lambda x: shutil.copy(x / SHARD, x / "a.array_record"), "*", "a.array_record is no shard"),
         (lambda x: None, "*[01]-of*", "records-00002-of-00003.* left out by the pattern"),
-        (forget_a_shard, "*", "has 2 of 3 shards; run `prepare` again"),
-        (lambda x: (x / "manifest.json").write_text("{"), "*", "manifest.json is damaged; remove "),
+        (lambda x: (x / SHARD).rename(x / "a.array_record"), "*", f"{SHARD} is missing"),
     ],
-    ids=["missing", "cut", "doubled", "pattern", "unfinished", "damaged"],
+    ids=["missing", "cut", "doubled", "pattern", "renamed"],
 )
-def test_shards_that_differ_from_their_manifest_are_rejected(
+def test_missing_doubled_and_damaged_shards_are_rejected(
     change, pattern, expected, prepared, tmp_path
 ):
     folder = tmp_path / "shards"

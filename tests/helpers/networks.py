@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
+from training_torch import Discriminator
 
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.torch_module import load_networks
+from glinpaint_jax.interop.torch_module import load_generator
 from glinpaint_jax.models.networks import Weights, init_variables
 
 
@@ -32,8 +33,11 @@ def torch_networks(weights):
     """The PyTorch generator and discriminator, in the dtype of the weights."""
     state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
     dtype = state["generator.encoder.enc1.conv.weight"].dtype
-    networks = load_networks(weights.config, state)
-    return [network.to(dtype) for network in networks if network is not None]
+    discriminator, prefix = Discriminator(weights.config), "disc."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    discriminator.load_state_dict(own)
+    networks = load_generator(weights.config, state), discriminator.eval().requires_grad_(False)
+    return [network.to(dtype) for network in networks]
 
 
 def to_torch(array):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import re
 import sys
 from pathlib import Path
@@ -108,37 +107,24 @@ def test_the_documented_snippet_completes_in_plain_pytorch(weights, tmp_path, mo
     np.testing.assert_allclose(completed, expected(weights, image, mask), atol=1e-5)
 
 
-def change(weights, network, path, function):
-    """A copy with one changed array."""
-    changed = copy.deepcopy(weights)
-    *modules, name = path.split(".")
-    module = functools.reduce(dict.get, modules, getattr(changed, network)["params"])
-    module[name] = function(module[name]).astype(np.float32)
-    return changed
-
-
 @pytest.mark.parametrize(
-    ("kind", "network", "path", "offset", "message"),
+    ("kind", "offset", "message"),
     [
-        *((kind, "generator", "decoder.dec7.bias", 1e-3, r"5\.0e-04, at most") for kind in FORMATS),
-        ("mmagic", "generator", "decoder.dec7.bias", np.nan, "nan, at most"),
-        ("mmagic", "discriminator", "fc.bias", 1, r"1\.0e"),
+        *((kind, 1e-3, r"5\.0e-04, at most") for kind in FORMATS),
+        ("mmagic", np.nan, "nan, at most"),
     ],
 )
 def test_a_file_that_differs_from_jax_is_not_written(
-    kind, network, path, offset, message, weights, tmp_path, monkeypatch
+    kind, offset, message, weights, tmp_path, monkeypatch
 ):
-    other = change(weights, network, path, lambda bias: bias + offset)
+    other = copy.deepcopy(weights)
+    dec7 = other.generator["params"]["decoder"]["dec7"]
+    dec7["bias"] = dec7["bias"] + np.float32(offset)
     own = FORMATS[kind]
     monkeypatch.setitem(FORMATS, kind, own._replace(to_bytes=lambda _: own.to_bytes(other)))
     with pytest.raises(UserError, match=f"differs from JAX by {message}.*no file was written"):
         export_weights(weights, kind, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_logit_differences_are_relative(weights, tmp_path):
-    confident = change(weights, "discriminator", "fc.kernel", lambda kernel: kernel * 1e5)
-    export_weights(confident, "safetensors", tmp_path / "file")
 
 
 def test_existing_files_and_unwritable_paths_are_rejected(weights, tmp_path):

@@ -96,12 +96,10 @@ def test_a_killed_run_ends_bitwise_identical(bucket, finished_run, tmp_path, soa
     assert_as_uninterrupted(copy, finished_run[0], steps=10)
     assert [find_damage(copy / "checkpoints" / str(step)) for step in steps_in(copy)] == [None] * 2
 
-    for command in (["verify"], ["evaluate", "--checkpoint"]):
-        there, here = (
-            run("glinpaint_jax", *command, place, **bucket.environment) for place in (WORKDIR, copy)
-        )
-        assert there.returncode == 0, there.stderr
-        assert there.stdout.replace(WORKDIR, str(copy)) == here.stdout
+    evaluate = ["glinpaint_jax", "evaluate", "--checkpoint"]
+    there, here = (run(*evaluate, place, **bucket.environment) for place in (WORKDIR, copy))
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.replace(WORKDIR, str(copy)) == here.stdout
 
 
 def test_a_run_survives_a_bucket_that_does_not_answer(
@@ -141,7 +139,7 @@ def test_a_bucket_that_cannot_be_opened_is_reported_in_one_line(status, reason):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = environment_of(f"127.0.0.1:{server.server_port}")
         try:
-            result = run("glinpaint_jax", "verify", WORKDIR, **environment)
+            result = run("glinpaint_jax", "train", "--workdir", WORKDIR, **environment)
         finally:
             over.set()
             server.shutdown()

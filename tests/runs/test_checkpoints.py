@@ -128,7 +128,7 @@ def test_phases_that_follow_each_other_are_in_alphabetical_order():
     assert names == sorted(names)
 
 
-@pytest.mark.parametrize("failing", ["write_manifest", "require_space"])
+@pytest.mark.parametrize("failing", ["write_manifest", "open_manager"])
 def test_failed_saves_leave_nothing_and_a_complete_step(failing, saving, tmp_path, monkeypatch):
     """A save that fails in the background causes a warning at the next one."""
     save, checkpoints, warnings = saving
@@ -139,7 +139,7 @@ def test_failed_saves_leave_nothing_and_a_complete_step(failing, saving, tmp_pat
         patched.setattr(checkpoints_module, failing, fail)
         for step in (3, 4):
             save(step)
-            assert len(warnings) == step - 3 + (failing == "require_space")
+            assert len(warnings) == step - 3 + (failing == "open_manager")
         checkpoints.wait()
     for step, warning in zip((3, 4), warnings, strict=True):
         reason = "No space left on device; failed save"

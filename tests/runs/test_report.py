@@ -66,7 +66,7 @@ def test_a_run_writes_records_samples_and_events(tmp_path, capsys):
 def test_a_resumed_run_replaces_repeated_records(tmp_path):
     write_run(tmp_path, 0, [2, 4, 6])
     with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write('{"step": 8, "pha')  # killed while writing
+        file.write('5\n{}\n"step"\n{"step": 8, "pha')  # damaged, and killed while writing
     write_run(tmp_path, 4, [6, 8])
     names = set(tmp_path.iterdir())
     Reporter(tmp_path, 4, 4, active=True).flush()  # records nothing, so it changes nothing

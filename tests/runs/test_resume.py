@@ -10,11 +10,11 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import SET_ASIDE, check_config_changes, recover_newest_step, restore
+from glinpaint_jax.runs.resume import check_config_changes, recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
-from tests.helpers.programs import run_here
+from tests.helpers.configs import make_small_config
 from tests.helpers.sources import Numbered
 
 
@@ -41,6 +41,10 @@ def files(step_path):
     return sorted(path for path in step_path.rglob("*") if path.is_file())
 
 
+def damaged_in(workdir):
+    return sorted((workdir / FOLDER).glob("damaged-*"))
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
@@ -48,7 +52,7 @@ def flip(path):
 
 
 def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(workdir):
-    newest, aside = workdir / FOLDER / "5", workdir / SET_ASIDE / "5"
+    newest = workdir / FOLDER / "5"
     names = [path.relative_to(newest) for path in files(newest) if path.stat().st_size]
     assert len(names) > 10
     for name in names:
@@ -56,6 +60,7 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(wor
         flip(newest / name)
         said = []
         assert recover_newest_step(workdir, said.append) == 3, name
+        (aside,) = damaged_in(workdir)
         assert len(said) == 1 and "checkpoint 5 is damaged" in said[0] and str(aside) in said[0]
         if name.name != MANIFEST_NAME:
             assert str(name) in said[0]
@@ -74,20 +79,14 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     said = []
     assert recover_newest_step(workdir, said.append) == 3
     assert "its save was interrupted" in said[1] and "written last" in said[0]
-    assert {path.name for path in (workdir / SET_ASIDE).iterdir()} == {temporary.name, "5"}
-
-
-def test_damaged_steps_get_names_of_their_own_and_stay_on_their_disk(workdir, tmp_path):
-    folder = tmp_path / "elsewhere"
-    (workdir / FOLDER).rename(folder)
-    (workdir / FOLDER).symlink_to(folder)
-    for _ in range(2):
-        shutil.copytree(folder / "3", folder / "9")
-        flip(folder / "9" / "state" / "manifest.ocdbt")
-        assert recover_newest_step(workdir, lambda _: None) == 5
-    assert {path.name for path in (tmp_path / SET_ASIDE).iterdir()} == {"9", "9-2"}
-    shutil.rmtree(workdir)  # with the link
-    assert recover_newest_step(workdir, pytest.fail) is None  # a new run
+    five, eight = damaged_in(workdir)
+    assert five.name.startswith("damaged-5-") and eight.name.startswith("damaged-8-")
+    assert recover_newest_step(workdir, pytest.fail) == 3  # nothing more to do
+    checkpoints = Checkpoints(workdir, pytest.fail)
+    checkpoints.save({"weights": jax.numpy.zeros(4)}, make_small_config(), 8, 7, "joint")
+    checkpoints.finish()
+    assert recover_newest_step(workdir, pytest.fail) == 8
+    assert damaged_in(workdir) == [five, eight]
 
 
 @pytest.mark.parametrize("how", ["all damaged", "emptied", "no folder"])
@@ -128,18 +127,6 @@ def test_a_wrong_record_of_the_newest_step_is_corrected_or_named(workdir):
     (workdir / NEWEST).mkdir()
     with pytest.raises(UserError, match=f"cannot read .*{NEWEST}: Is a directory"):
         recover_newest_step(workdir, pytest.fail)
-
-
-def test_a_step_copied_under_another_number_is_set_aside(workdir):
-    shutil.copytree(workdir / FOLDER / "3", workdir / FOLDER / "99")
-    with pytest.warns(UserWarning, match=r"99 is damaged: it holds step 3; using step 5"):
-        assert load_weights(workdir).step == 5
-    assert load_weights(workdir / FOLDER / "99").step == 3
-    said = []
-    assert recover_newest_step(workdir, said.append) == 5
-    aside = workdir / SET_ASIDE / "99"
-    assert said == [f"checkpoint 99 is damaged: it holds step 3; moved to {aside}"]
-    assert aside.is_dir()
 
 
 @pytest.fixture
@@ -193,13 +180,8 @@ def test_num_steps_may_change_only_without_a_schedule(step_config):
         check_config_changes(saved, longer)
 
 
-def test_verify_names_damaged_steps_and_loading_weights_skips_them(workdir):
+def test_loading_weights_skips_damaged_steps(workdir):
     flip(workdir / FOLDER / "5" / "state" / "manifest.ocdbt")
-    verified = run_here("verify", workdir)
-    steps = [workdir / FOLDER / step for step in ("3", "5")]
-    damage = "state/manifest.ocdbt does not match its checksum"
-    assert verified.stdout == f"{steps[0]}: complete\n{steps[1]}: {damage}\n"
-    assert verified.returncode == 1
     with pytest.warns(UserWarning, match=r"5 is damaged: state/manifest\.ocdbt .* using step 3"):
         assert load_weights(workdir).step == 3
     with pytest.raises(UserError, match="5 is damaged"):
