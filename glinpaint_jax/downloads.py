@@ -25,7 +25,7 @@ from glinpaint_jax.files import (
 )
 
 BASE_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
-BASE_VARIABLE = "GLINPAINT_WEIGHTS_URL"
+BASE_VARIABLE, QUIET_VARIABLE = "GLINPAINT_WEIGHTS_URL", "GLINPAINT_QUIET"
 OFFICIAL = {  # MMagic's files, by our names
     "places": "gl_256x256_8x12_places_20200619-52a040a8.pth",
     "celeba_hq": "gl_256x256_8x12_celeba_20200619-5af0493f.pth",
@@ -158,7 +158,8 @@ def download(url: str, path: Path) -> None:
     Keeps nothing if the download fails or is not a whole weight file with the checksum in the
     path's name.
     """
-    print(f"downloading {hide_secrets(url)} to {path}", file=sys.stderr)
+    if not os.environ.get(QUIET_VARIABLE):
+        print(f"downloading {hide_secrets(url)} to {path}", file=sys.stderr)
     with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for unfinished in path.parent.glob(".*.tmp"):

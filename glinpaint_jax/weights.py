@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from glinpaint_jax.config import from_dict
 from glinpaint_jax.downloads import CHECKPOINT_HELP, HUB_WEIGHTS, locate
@@ -23,6 +22,8 @@ def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
     averaged if available. Raises UserError if there are no complete weights, or if `ema` is True
     but there are no averaged ones.
     """
+    if not isinstance(spec, str | Path):
+        raise UserError(f"weights must be a path, a name or a URL, not {spec!r}")
     path = locate(spec)
     if (path / HUB_WEIGHTS).is_file():
         path /= HUB_WEIGHTS
@@ -57,6 +58,8 @@ def _find_step(path: Path) -> Path:
 
 
 def _read_step(step_path: Path, ema: bool | None) -> Weights:
+    import orbax.checkpoint as ocp  # takes long, and sets up logging
+
     config = from_dict(read_json(step_path / "config"))
     generator, discriminator = abstract_variables(config)
     network = "ema" if config.ema_decay and ema is not False else "generator"

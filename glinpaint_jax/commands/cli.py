@@ -47,7 +47,6 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     # TFDS warns about every unprepared dataset; orbax logs the errors that it raises as well.
     absl_logging.set_verbosity(absl_logging.FATAL)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    warnings.filterwarnings("ignore", ".*decompression bomb")  # the error says it
     try:
         parser = ArgumentParser(program, command.__doc__)
         command.add_arguments(parser)

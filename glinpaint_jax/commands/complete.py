@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.data.folders import MASK_NAME
-from glinpaint_jax.data.images import FORMATS, UNSUPPORTED, unsupported
+from glinpaint_jax.data.images import FORMATS, MAX_PIXELS, UNSUPPORTED, unsupported
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="without --checkpoint: another result, 1 to 4 [0]",
+    )
+    add(
+        "--max-megapixels",
+        type=number(1),
+        default=MAX_PIXELS // 10**6,
+        metavar="N",
+        help="larger photographs are rejected [200]",
     )
     add("--tile", type=int, default=512, metavar="N", help="largest hole computed at once [512]")
 
@@ -229,7 +236,7 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
     """Raises UserError and writes nothing if the image, its mask or the output is unusable."""
     image, mask, output = job
     flags = arguments.invert_mask, arguments.resize_mask, arguments.dilate_mask
-    photo, hole, doubt = read_pair(image, mask, *flags)
+    photo, hole, doubt = read_pair(image, mask, *flags, arguments.max_megapixels * 10**6)
     check_storable(photo, output)
     if doubt:
         may_invert = doubt.endswith("inverted?") and not arguments.invert_mask

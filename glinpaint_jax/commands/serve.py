@@ -35,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a name of this server besides localhost and addresses, such as a proxy's; repeatable",
     )
-    # Pillow opens no more than 89 megapixels.
-    add(
-        "--max-megapixels", type=number(1, 89), default=50, metavar="N", help="of a photograph [50]"
-    )
+    megapixels = number(1, 1000)
+    add("--max-megapixels", type=megapixels, default=50, metavar="N", help="of a photograph [50]")
     add("--max-megabytes", type=number(1, 1000), default=50, metavar="N", help="of a file [50]")
     add("--max-queue", type=number(1, 1000), default=64, metavar="N", help="most that wait [64]")
 

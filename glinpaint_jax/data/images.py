@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 PhotoInput = str | Path | io.BytesIO | PIL.Image.Image  # str() of a BytesIO must be its name
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
-MAX_PIXELS = 89_478_485  # Pillow's limit, beyond which it warns
+MAX_PIXELS = 200 * 10**6  # of a photograph, by default: what the largest phones take
+PILLOW_LIMIT = threading.Lock()
 
 
 def unsupported(path: Any, file_format: str) -> str:
@@ -58,12 +60,12 @@ def open_image(
             raise UserError(f"cannot read the image: {error}") from None
         return source
     try:
-        # PIL would pass an EPS file to Ghostscript, whatever the file's name.
-        with PIL.Image.open(source, formats=sorted({*FORMATS.values()})) as image:
+        with _open_without_limit(source) as image:
             if (pixels := image.width * image.height) > max_pixels:
                 found, allowed = pixels / 1e6, max_pixels / 1e6
                 raise UserError(
-                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed"
+                    f"{source} has {found:.1f} megapixels, at most {allowed:g} are allowed "
+                    "(max_megapixels)"
                 )
             if not allow_16_bits:
                 _check_depth(image, source)
@@ -71,8 +73,6 @@ def open_image(
                 raise UserError(f"{source} contains {frames} images, must contain one")
             image.load()
             return image
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise UserError(f"{source} is too large: {error}") from None
     except PIL.UnidentifiedImageError:
         suffix = Path(str(source)).suffix.lower()
         if _is_heic(source):  # whatever its name
@@ -86,6 +86,17 @@ def open_image(
         raise UserError(f"cannot read {source}: {error.strerror or error}") from None
     except DAMAGED as error:
         raise UserError(f"{source} is a damaged image: {error}") from None
+
+
+def _open_without_limit(source: str | Path | io.BytesIO) -> PIL.Image.Image:
+    """Opens an image of any size: Pillow's own limit is the same for the whole program."""
+    with PILLOW_LIMIT:
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            # PIL would pass an EPS file to Ghostscript, whatever the file's name.
+            return PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
 def _is_heic(source: str | Path | io.BytesIO) -> bool:

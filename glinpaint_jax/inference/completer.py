@@ -6,18 +6,21 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from jax import Array
 from jaxtyping import Bool, Float, UInt8
 
+from glinpaint_jax.data.images import MAX_PIXELS
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
@@ -36,6 +39,7 @@ from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
 CELL = 16  # pixels: how finely distances between holes are measured
+MaskInput = PhotoInput | np.ndarray | Array | None
 Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
 Holes = list[Bool[np.ndarray, "_ _"]]
 
@@ -56,6 +60,8 @@ class Completer:
 
     `scale` is the size at which a generator fills holes: "auto" shrinks the surroundings of holes
     larger than those of the training until they fit; 1 never does; 0.5 halves everything.
+
+    Files of more than `max_megapixels` are rejected.
     """
 
     def __init__(
@@ -66,9 +72,11 @@ class Completer:
         scale: int | float | str = "auto",
         method: str | None = None,
         attempt: int = 0,
+        max_megapixels: int = MAX_PIXELS // 10**6,
     ):
-        if tile < MIN_TILE:
-            raise UserError(f"tile={tile} must be at least {MIN_TILE} pixels")
+        check_process()
+        if not isinstance(tile, int) or tile < MIN_TILE:
+            raise UserError(f"tile={tile!r} must be a whole number of at least {MIN_TILE} pixels")
         if weights is not None and method is not None:
             raise UserError(f"pass either weights or method={method!r}")
         if weights is None:
@@ -79,7 +87,7 @@ class Completer:
                 weights = bundled_weights()
         self._tile, self._method = tile, method
         self._trained_size, self._is_smooth = None, False
-        self._attempt = self._check_attempt(attempt)
+        self._attempt, self._max_pixels = self._check_attempt(attempt), max_megapixels * 10**6
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"
         self._blend, self._max_blended = check_blend(blend), None
@@ -93,7 +101,7 @@ class Completer:
         generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
         self._is_smooth = generator.base == "smooth"
         self._variables = jax.device_put(weights.generator)
-        self._predict = make_predict(generator, weights.config.mask.fill)
+        self._generator, self._fill_color = generator, weights.config.mask.fill
 
     @classmethod
     def load(
@@ -102,12 +110,13 @@ class Completer:
         tile: int = 512,
         blend: str = "auto",
         scale: int | float | str = "auto",
+        max_megapixels: int = MAX_PIXELS // 10**6,
     ) -> "Completer":
         """Loads the weights that `path` stands for: anything that --checkpoint takes.
 
         Raises UserError if there are no weights.
         """
-        return cls(load_weights(path), tile, blend, scale)
+        return cls(load_weights(path), tile, blend, scale, max_megapixels=max_megapixels)
 
     def _check_attempt(self, attempt: int) -> int:
         if attempt not in range(len(ATTEMPTS) + 1):
@@ -133,6 +142,12 @@ class Completer:
         other._scale, other._attempt = check_scale(scale), self._check_attempt(attempt)
         return other
 
+    @overload
+    def __call__(self, image: PhotoInput, mask: MaskInput) -> PIL.Image.Image: ...
+
+    @overload
+    def __call__(self, image: np.ndarray | Array, mask: MaskInput) -> np.ndarray: ...
+
     def __call__(self, image: Any, mask: Any) -> Any:
         """Returns `image` with its hole filled; all other pixels are unchanged.
 
@@ -156,7 +171,8 @@ class Completer:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         pairs = zip(images, masks, strict=True)
         while group := [
-            (image, *read_pair(image, mask)) for image, mask in itertools.islice(pairs, batch_size)
+            (image, *read_pair(image, mask, max_pixels=self._max_pixels))
+            for image, mask in itertools.islice(pairs, batch_size)
         ]:
             for *_, doubt in group:
                 if doubt:
@@ -180,6 +196,7 @@ class Completer:
 
     def fill(self, images: Images, holes: Holes) -> Images:
         """Returns copies of `images` with their holes (True) filled and blended."""
+        check_process()
         pairs = zip(images, holes, strict=True)
         pairs = [self._fill_with_patches(*self._fill_dots(*pair)) for pair in pairs]
         completed, left = map(list, zip(*pairs, strict=True))
@@ -273,11 +290,26 @@ class Completer:
                     *(cut(images[i], region.crop) for i, region in batch), strict=True
                 )
                 masks = [cut(holes[i], region.crop)[0] for i, region in batch]
-                predicted = self._predict(
+                predicted = make_predict(self._generator, self._fill_color)(
                     self._variables, np.stack(pixels), np.stack(masks), np.array(sizes)
                 )
                 for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
                     yield index, region, prediction[region.kept_in_crop]
+
+
+@functools.cache
+def first_process() -> int:
+    """The process that called this first: a forked one inherits the answer."""
+    return os.getpid()
+
+
+def check_process() -> None:
+    """Raises UserError in a process forked from one with a Completer: jax would hang."""
+    if first_process() != os.getpid():
+        raise UserError(
+            "this process was forked from one that had made a Completer, and would hang; start it "
+            "with multiprocessing.get_context('spawn')"
+        )
 
 
 @functools.cache

@@ -111,7 +111,7 @@ def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
             raise UserError(
                 f"the mask is {source.dtype} {source.shape}, must be bool [h, w], True = hole, or "
-                "uint8 [h, w], white = hole; pass mask > 0.5, for example"
+                f"uint8 [h, w], white = hole; pass {_as_hole(source)}, for example"
             )
         if source.dtype == bool:
             return source
@@ -131,6 +131,27 @@ def _as_input(given: Any) -> np.ndarray | PhotoInput:
     )
 
 
+def _as_rgb(array: np.ndarray) -> str:
+    """How to make an array an image."""
+    if array.dtype != np.uint8:
+        return "np.rint(255 * image).astype(np.uint8), if it is in 0..1"
+    if array.ndim == 2:
+        return "np.repeat(image[..., None], 3, axis=-1)"
+    if array.ndim == 3 and array.shape[2] == 1:
+        return "np.repeat(image, 3, axis=-1)"
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "image[..., :3]"
+    if array.ndim == 3 and array.shape[0] == 3:
+        return "image.transpose(1, 2, 0)"
+    return "one image at a time"
+
+
+def _as_hole(array: np.ndarray) -> str:
+    if array.ndim == 3 and 1 in array.shape:
+        return f"mask.squeeze({array.shape.index(1)})"
+    return "mask > 0.5" if array.ndim == 2 else "mask[..., 0]"
+
+
 def _name(source: Any, otherwise: str) -> str:
     return str(source) if isinstance(source, str | Path | io.BytesIO) else otherwise
 
@@ -144,8 +165,8 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
             raise UserError(
-                f"the image is {source.dtype} {source.shape}, must be uint8 [h, w, 3]; convert "
-                "it, for example by np.rint(255 * image).astype(np.uint8) if it is in 0..1"
+                f"the image is {source.dtype} {source.shape}, must be uint8 [h, w, 3]; pass "
+                f"{_as_rgb(source)}, for example"
             )
         return Photo(PIL.Image.fromarray(source), "")
     image = open_image(source, max_pixels=max_pixels)

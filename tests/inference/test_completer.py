@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from functools import partial
 
 import cv2
@@ -19,6 +20,7 @@ from glinpaint_jax.models.networks import make_networks
 from tests.helpers.completers import draw_hole
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
+from tests.helpers.programs import execute
 
 CONFIG = make_small_config()
 predict = jax.jit(partial(make_networks(CONFIG)[0].apply, train=False))
@@ -166,7 +168,7 @@ def test_completions_are_blended_but_not_corrections_of_a_smooth_fill(weights):
         ({"blend": "no"}, "blend='no' must be one of auto, none, poisson"),
         ({"weights": True, "method": "telea"}, "pass either weights or method='telea'"),
         ({"method": "magic"}, "must be one of auto, patches, network, smooth, telea"),
-        ({"tile": 8}, "tile=8 must be at least 16"),
+        ({"tile": 8}, "tile=8 must be a whole number of at least 16"),
         ({"attempt": 5}, r"attempt=5 must be in 0\.\.4"),
         ({"attempt": 1, "method": "telea"}, "attempt=1 needs method auto or patches"),
         *(({"scale": scale}, "auto or a number above 0 and up to 1") for scale in (0, 1.5, "half")),
@@ -184,12 +186,19 @@ def test_wrong_options_are_rejected(options, message, weights):
     ("image", "mask", "message"),
     [
         (PHOTO, HOLE.astype("f4"), r"mask is float32 \(80, 100\), must be bool \[h, w\]"),
-        (PHOTO, HOLE[..., None], r"mask is bool \(80, 100, 1\), must be bool \[h, w\]"),
+        (
+            PHOTO,
+            HOLE[..., None],
+            r"bool \(80, 100, 1\), must be bool \[h, w\].*mask\.squeeze\(2\)",
+        ),
         (PHOTO / np.float32(255), HOLE, r"image is float32 .* must be uint8 .* if it is in 0\.\.1"),
-        (PHOTO[..., 0], HOLE, r"must be uint8 \[h, w, 3\]"),
+        (PHOTO[..., 0], HOLE, r"must be uint8 \[h, w, 3\]; pass np\.repeat\(image\[\.\.\., None"),
+        (PHOTO[..., :1], HOLE, r"pass np\.repeat\(image, 3, axis=-1\)"),
+        (np.dstack([PHOTO, PHOTO[..., 0]]), HOLE, r"pass image\[\.\.\., :3\]"),
+        (PHOTO.transpose(2, 0, 1), HOLE, r"pass image\.transpose\(1, 2, 0\)"),
         (PHOTO.tolist(), HOLE, "must be paths, PIL images or arrays, not list; .*batch"),
     ],
-    ids=["float mask", "3-d mask", "float", "gray", "list"],
+    ids=["float mask", "3-d mask", "float", "gray", "1 channel", "RGBA", "CHW", "list"],
 )
 def test_other_inputs_are_rejected(image, mask, message, completer):
     with pytest.raises(glinpaint_jax.UserError, match=message):
@@ -210,6 +219,38 @@ def test_photographs_are_completed_in_float32_after_training_in_bfloat16(weights
     trained = dataclasses.replace(weights, config=dataclasses.replace(CONFIG, precision="bfloat16"))
     other = Completer(trained, tile=96, scale=1, blend="none")
     np.testing.assert_array_equal(other(PHOTO, HOLE), completer(PHOTO, HOLE))
+
+
+def test_a_completer_is_a_good_guest(tmp_path):
+    """It can be pickled, leaves logging alone, and says what is wrong after a fork."""
+    code = """
+import logging, multiprocessing, pickle, sys
+import numpy as np
+from glinpaint_jax import Completer, UserError
+completer = Completer(method="network", scale=1)
+image, hole = np.full((40, 60, 3), 90, np.uint8), np.zeros((40, 60), bool)
+image[:, 30:], hole[10:20, 25:40] = 200, True
+expected = completer(image, hole)
+np.testing.assert_array_equal(pickle.loads(pickle.dumps(completer))(image, hole), expected)
+assert not logging.root.handlers and "orbax" not in sys.modules
+def work(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except UserError as error:
+        print(error, flush=True)
+work(Completer.load, None)
+work(Completer, tile="a")
+process = multiprocessing.get_context("fork").Process(target=work, args=(completer, image, hole))
+process.start()
+process.join(60)
+"""
+    result = execute([sys.executable, "-W", "ignore", "-c", code])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "forked from one that had made a Completer" in result.stdout
+    assert result.stdout.startswith("weights must be a path, a name or a URL, not None\ntile='a' m")
+    PIL.Image.new("RGB", (4000, 2000)).save(tmp_path / "a.png")
+    with pytest.raises(glinpaint_jax.UserError, match=r"8\.0 megapixels, at most 1 are allowed"):
+        Completer(method="telea", max_megapixels=1)(tmp_path / "a.png", HOLE)
 
 
 def test_a_network_fills_gray_photographs_with_gray(completer):
