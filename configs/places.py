@@ -2,10 +2,9 @@
 
     python -m glinpaint_jax.main --config configs/places.py
 
-Data: data/Places in MMagic's layout (data_large/, val_large/, optionally the lists in meta/) or at
-256x256 (data_256/, val_256/), or a prepared TFDS places365_small; see docs/data.md. Evaluates on
-all 36,500 validation images. Without data, try the config with
---config.data.source=photos --config.global_batch_size=12.
+Data: data/Places in MMagic's layout (data_large/, val_large/) or at 256x256 (data_256/, val_256/),
+or a prepared TFDS places365_small; see docs/data.md. Evaluates on all 36,500 validation images.
+Without data, try the config with --config.data.source=photos --config.global_batch_size=12.
 Hardware: 8 accelerators with 12 images each. On one GPU, add --config.global_batch_size=12.
 Expected (MMagic, 500k steps, Places365-val): L1 11.164, PSNR 23.152, SSIM 0.862.
 """

@@ -33,9 +33,9 @@ def write_list(path, names):
     path.write_text("".join(f"{name}\n" for name in names))
 
 
-def open_parts(root):
+def open_parts(root, spec="folder:{0}", eval_spec=""):
     """The names of both parts, relative to the root."""
-    train, evaluation = open_sources(f"folder:{root}", "", 100)[:2]
+    train, evaluation = open_sources(spec.format(root), eval_spec.format(root), 100)[:2]
     assert list(evaluation) == ["val"]
     return [names_of(source, root) for source in (train, evaluation["val"])]
 
@@ -54,7 +54,7 @@ def found(root, eval_source=""):
         ("train", "test", "train/ and test/"),
     ],
 )
-def test_layouts_are_found_with_their_lists_if_there_are_some(train, val, name, tmp_path):
+def test_layouts_are_found_and_lists_only_used_if_named(train, val, name, tmp_path):
     create(tmp_path, *(f"{train}/{path}" for path in PLACES), f"{val}/a/1.jpg", f"{val}/2.jpg")
     assert open_parts(tmp_path) == [
         [f"{train}/{path}" for path in PLACES],
@@ -62,59 +62,41 @@ def test_layouts_are_found_with_their_lists_if_there_are_some(train, val, name, 
     ]
     expected = f"folder:{tmp_path} (layout: {name}): 5 training images; evaluation: val 2"
     assert found(tmp_path) == expected
-    # In the root or in meta/, with names relative to the part or to the root.
-    for lists, prefixes in (("", ("/", "")), ("meta/", (f"/{train}/", f"{val}/"))):
-        folder = tmp_path / lists
-        write_list(folder / "x_train.txt", [f"{prefixes[0]}{path} 0" for path in PLACES[1:]])
-        write_list(folder / "x_val.txt", [f"{prefixes[1]}a/1.jpg"])
-        write_list(folder / "x_test.txt", ["somewhere/else.jpg"])
-        write_list(folder / "favourites.txt", PLACES[:1])
-        write_list(folder / "categories_train.txt", ["/a/abbey 0"])
-        assert open_parts(tmp_path) == [
-            [f"{train}/{path}" for path in PLACES[1:]],
-            [f"{val}/a/1.jpg"],
-        ]
-        assert found(tmp_path) == (
-            f"folder:{tmp_path} (layout: {name} ({lists}x_train.txt, {lists}x_val.txt); not used: "
-            f"{lists}favourites.txt, {lists}x_test.txt): 4 training images; evaluation: val 1"
-        )
-        for path in folder.glob("*.txt"):
-            path.unlink()
-
-
-@pytest.mark.parametrize(("images", "chosen"), [(3, "standard"), (5, "challenge")])
-def test_the_list_whose_images_exist_is_chosen(images, chosen, tmp_path):
-    """The archive of Places365-Challenge's lists includes the training list of Standard."""
-    create(tmp_path, *(f"data_256/{path}" for path in PLACES[:images]), "val_256/1.jpg")
-    write_list(tmp_path / "meta/places365_train_challenge.txt", [f"/{path} 0" for path in PLACES])
-    write_list(tmp_path / "meta/places365_train_standard.txt", [f"/{x} 0" for x in PLACES[:3]])
-    assert len(open_parts(tmp_path)[0]) == images
-    assert f"meta/places365_train_{chosen}.txt" in found(tmp_path)
+    lists = ["meta/places365_train.csv", "meta/val.txt", "x_test.txt"]
+    for path in (*lists, "favorites.txt", "._train.txt"):
+        write_list(tmp_path / path, [f"/{PLACES[1]} 0"])
+    assert len(open_parts(tmp_path)[0]) == 5
+    expected = f"{name}; not used: {', '.join(lists)}; to use a list, pass folder:PATH:LIST): 5 "
+    assert expected in found(tmp_path)
+    spec = f"folder:{{0}}/{train}:../meta/places365_train.csv"
+    assert open_parts(tmp_path, spec, f"folder:{{0}}/{train}:{{0}}/meta/val.txt") == [
+        [f"{train}/{PLACES[1]}"],
+        [f"{train}/{PLACES[1]}"],
+    ]
 
 
 def test_unused_folders_and_celebas_list_of_parts_beside_a_layout_are_ignored(tmp_path):
     create(tmp_path, "data_256/1.jpg", "val_256/2.jpg", "test_256/3.jpg", "extra/4.jpg")
     write_list(tmp_path / "list_eval_partition.txt", ["1.jpg 0", "2.jpg 1"])
     assert open_parts(tmp_path) == [["data_256/1.jpg"], ["val_256/2.jpg"]]
-    assert "not used: list_eval_partition.txt" in found(tmp_path)
+    assert "not used: list_eval_partition.txt; to use" in found(tmp_path)
 
 
 REJECTED = [
-    ("photos/1.jpg test/2.jpg", "images in {0}/test would be trained on; pass folder:{0}/photos "),
+    ("photos/1.jpg test/2.jpg", "images in {0}/test would be trained on; pass a folder or list of"),
     ("photos/1.jpg Testing/2.jpg", "--config.data.eval_source=folder:{0}/Testing"),
-    ("data_256_standard/1.jpg val_256/2.jpg", "pass folder:{0}/data_256_standard with"),
-    ("trainA/1.jpg testA/2.jpg", "images in {0}/testA would be trained on; pass folder:{0}/trainA"),
-    ("1.jpg validation/2.jpg", "{0}/validation would be trained on; pass folder:{0}:LIST"),
+    ("data_256_standard/1.jpg val_256/2.jpg", "eval_source=folder:{0}/val_256"),
+    ("trainA/1.jpg testA/2.jpg", "images in {0}/testA would be trained on; "),
+    ("1.jpg validation/2.jpg", "{0}/validation would be trained on; "),
     ("images/1.jpg evaluation/2.jpg", "images in {0}/evaluation would be trained on"),
-    ("unpacked/train/1.jpg unpacked/test/2.jpg", "pass folder:{0}/unpacked/train with"),
-    ("1.jpg train.txt", "train.txt would be ignored; pass folder:{0}:train.txt, as --conf"),
-    ("1.jpg meta/val.txt", "its list meta/val.txt would be ignored; pass folder:{0}:meta/val.txt"),
-    ("1.jpg favorites.txt", "favorites.txt would be ignored"),
-    ("1.jpg train/2.jpg val/3.jpg val.txt", "val.txt names images in {0}/train, all of which"),
+    ("unpacked/train/1.jpg unpacked/test/val/2.jpg", "eval_source=folder:{0}/unpacked/test$"),
+    ("1.jpg train.txt", "train.txt would be ignored; pass lists as folder:{0}:train.txt, "),
+    ("1.jpg meta/val.txt", " meta/val.txt would be ignored; pass lists as folder:{0}:meta/val.txt"),
+    ("1.jpg Train.lst val.tsv", " Train.lst, val.tsv would be ignored"),
     ("train/1.jpg val/notes.md", "holds no images in its validation part; put .jpg"),
-    ("images/1.jpg masks/1.jpg", "{0}/masks seems to hold masks, .* pass folder:{0}/images, "),
+    ("images/1.jpg masks/1.jpg", "{0}/masks seems to hold masks, .* pass a folder or list of"),
     ("train/images/1.jpg train/train_mask/1.jpg val/2.jpg", "{0}/train/train_mask seems to hold"),
-    ("train/1.jpg val/Masks/2.jpg", "pass folder:{0}/val:LIST, .*mask.folder={0}/val/Masks"),
+    ("train/1.jpg val/Masks/2.jpg", "mask.folder={0}/val/Masks"),
 ]
 
 
@@ -122,8 +104,6 @@ REJECTED = [
 def test_what_would_be_misunderstood_is_rejected(paths, expected, tmp_path):
     """Validation images and masks that would be trained on, lists that would be ignored."""
     create(tmp_path, *paths.split())
-    for path in tmp_path.rglob("*.txt"):
-        write_list(path, ["train/2.jpg" if "train/2.jpg" in paths else "1.jpg"])
     with pytest.raises(UserError, match=expected.format(tmp_path)) as error:
         open_sources(f"folder:{tmp_path}", "", 100)
     assert "\n" not in str(error.value)
@@ -170,7 +150,6 @@ def test_only_regular_files_are_listed(tmp_path):
     targets |= {"g": "g", "h.jpg": "h.jpg"}
     for name, target in targets.items():
         (tmp_path / name).symlink_to(target)
-    os.mkfifo(tmp_path / "i.txt")  # looks like a list
     train, _, description = open_sources(f"folder:{tmp_path}", "", 1)
     assert names_of(train, tmp_path) == ["a.jpg", "c.jpg"]
     assert "(all images; left out: images that are not regular files (5)): 2 " in description
@@ -238,7 +217,8 @@ def test_lists_of_every_form_are_followed(text, encoding, tmp_path):
     create(tmp_path, *names, "images/c.png", "images/d.png")
     (tmp_path / "train.txt").write_bytes(text.format(root=tmp_path).encode(encoding))
     (tmp_path / "val.txt").write_bytes("images/c.png".encode(encoding))
-    assert open_parts(tmp_path) == [names, ["images/c.png"]]
+    parts = open_parts(tmp_path, "folder:{0}:train.txt", "folder:{0}:val.txt")
+    assert parts == [names, ["images/c.png"]]
 
 
 @pytest.mark.parametrize(
@@ -246,14 +226,14 @@ def test_lists_of_every_form_are_followed(text, encoding, tmp_path):
     [
         (b"b.PNG\n\nabbey\n", "line 3: 'abbey' does not start with the path of an image"),
         ("b.PNG\nb.PNG".encode("utf-16-le"), "line 2: "),
-        (b"D:\\x\\b.PNG\n", "train.txt names D:/x/b.PNG, which is not in {0}/data_256 or {0}; its"),
+        (b"D:\\x\\b.PNG\n", "train.txt names D:/x/b.PNG, which is not in {0}; its lines"),
     ],
 )
 def test_lists_that_cannot_be_followed_are_named(content, expected, tmp_path):
-    create(tmp_path, "data_256/b.PNG", "val_256/b.PNG")
+    create(tmp_path, "b.PNG")
     (tmp_path / "train.txt").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(expected.format(tmp_path))) as error:
-        open_sources(f"folder:{tmp_path}", "", 1)
+        open_sources(f"folder:{tmp_path}:train.txt", "", 1)
     assert f"{tmp_path}/train.txt" in str(error.value) and "\n" not in str(error.value)
 
 
