@@ -2,7 +2,7 @@
 
     bash scripts/demo.sh
 
-Hardware: 2 CPU cores and 4 GB of memory; 5 to 6 minutes.
+Hardware: 2 CPU cores and 4 GB of memory; 3 to 6 minutes.
 Expected: the table in docs/benchmarks.md. The model corrects a smooth fill of the hole. With only
 seven training photographs, it improves other photographs little; that takes thousands.
 """

@@ -247,7 +247,7 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
         if not hole.any() and output.suffix.lower() == image.suffix.lower():
             write_atomically(output, image.read_bytes())
             return
-    filled = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
+    filled = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     write_photo(filled, output, arguments.quality)
     if advice := completer.advice(hole):
         print(f"note: {output}: {advice}", file=sys.stderr)

@@ -24,14 +24,12 @@ def mean_fill(image: Image, mask: Mask) -> Image:
     return filled
 
 
-def telea(image: Image, mask: Mask) -> Image:
-    """Telea's fast marching inpainting (2004)."""
-    return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_TELEA)
+def opencv(kind: int) -> Fill:
+    return lambda image, mask: cv2.inpaint(image, mask[..., 0], RADIUS, kind)
 
 
-def navier_stokes(image: Image, mask: Mask) -> Image:
-    """Bertalmio's inpainting by fluid dynamics (2001)."""
-    return cv2.inpaint(image, mask[..., 0], RADIUS, cv2.INPAINT_NS)
+telea = opencv(cv2.INPAINT_TELEA)  # fast marching (Telea 2004)
+navier_stokes = opencv(cv2.INPAINT_NS)  # fluid dynamics (Bertalmio 2001)
 
 
 def smooth(image: Image, mask: Mask) -> Image:

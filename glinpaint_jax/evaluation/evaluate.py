@@ -21,9 +21,9 @@ from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.evaluation import metrics
 from glinpaint_jax.files import report_unwritable
-from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
+from glinpaint_jax.models.networks import complete
 from glinpaint_jax.parallel import batch_sharding, replicated, to_global
 
 EVAL_BATCH = 16  # images per device; does not affect results

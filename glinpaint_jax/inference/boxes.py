@@ -24,10 +24,6 @@ class Box(NamedTuple):
         """(height, width)"""
         return self.bottom - self.top, self.right - self.left
 
-    def aligned(self, stride: int) -> "Box":
-        """With the start moved up and left to multiples of `stride`."""
-        return self._replace(top=self.top // stride * stride, left=self.left // stride * stride)
-
     @property
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.bottom), slice(self.left, self.right)
@@ -68,17 +64,16 @@ def label_holes(hole: Hole, gap: int = 0) -> tuple[Int32[np.ndarray, "h w"], lis
 
 
 def group_holes(hole: Hole, gap: int, cell: int) -> list[Box]:
-    """The boxes around groups of holes. Different groups are more than `gap` pixels apart.
+    """Boxes of whole cells around groups of holes, which are more than `gap` pixels apart.
 
     Looks only at cells of cell x cell pixels, which takes less time and memory than `label_holes`.
     """
     height, width = (-(-side // cell) for side in hole.shape)
-    # Where a pixel of a cell is a hole; INTER_AREA would average the cells of an odd size unevenly.
     padded = np.zeros((height * cell, width * cell), bool)
     padded[: hole.shape[0], : hole.shape[1]] = hole
     coarse = padded.reshape(height, cell, width, cell).any(axis=(1, 3))
     _, groups = label_holes(coarse, -(-gap // cell))
-    return [box_around(hole, Box(*(cell * edge for edge in group))) for group in groups]
+    return [Box(*(cell * edge for edge in group)) for group in groups]
 
 
 def split_box(box: Box, side: int, hole: Hole) -> Iterator[Box]:

@@ -4,11 +4,10 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import itertools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from jax import Array
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from glinpaint_jax.data.images import MAX_PIXELS
 from glinpaint_jax.downloads import BUNDLED_FOLDER
@@ -28,20 +27,17 @@ from glinpaint_jax.inference.boxes import group_holes, grow
 from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
 from glinpaint_jax.inference.patches import ATTEMPTS, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
-from glinpaint_jax.inference.regions import Region, cut, plan_regions
+from glinpaint_jax.inference.regions import cut, plan_regions
 from glinpaint_jax.inference.scale import describe_size, enlarge, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import fill_dots, smooth_fill_photo
-from glinpaint_jax.models.complete import predict
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE, Generator
 from glinpaint_jax.models.inputs import bbox_mask, fill_hole, to_pixel_range, to_unit_range
-from glinpaint_jax.models.networks import Variables, Weights, make_networks
+from glinpaint_jax.models.networks import Variables, Weights, make_networks, predict
 from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
-CELL = 16  # pixels: how finely distances between holes are measured
+CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
-Images = list[UInt8[np.ndarray, "_ _ 3"]]  # of any sizes
-Holes = list[Bool[np.ndarray, "_ _"]]
 
 
 class Completer:
@@ -157,32 +153,11 @@ class Completer:
         hole is what is transparent. Raises UserError for unsupported images or masks; warns of
         holes that are empty or cover most of the image.
         """
-        return next(self.batch([image], [mask], batch_size=1))
-
-    def batch(
-        self, images: Iterable[Any], masks: Iterable[Any], batch_size: int = 8
-    ) -> Iterator[Any]:
-        """Yields the completed `images` in order, in the same form as calling the completer.
-
-        Computes up to `batch_size` regions of equal size together, which uses an accelerator better
-        but needs `batch_size` times the memory. Raises UserError if a pair cannot be completed.
-        """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1")
-        pairs = zip(images, masks, strict=True)
-        while group := [
-            (image, *read_pair(image, mask, max_pixels=self._max_pixels))
-            for image, mask in itertools.islice(pairs, batch_size)
-        ]:
-            for *_, doubt in group:
-                if doubt:
-                    warnings.warn(doubt, stacklevel=2)
-            filled = self.fill(
-                [photo.rgb for _, photo, *_ in group], [hole for *_, hole, _ in group]
-            )
-            for (image, photo, hole, _), completed in zip(group, filled, strict=True):
-                result = photo.with_hole_filled(completed, hole).image
-                yield result if isinstance(image, PhotoInput) else np.array(result)
+        photo, hole, doubt = read_pair(image, mask, max_pixels=self._max_pixels)
+        if doubt:
+            warnings.warn(doubt, stacklevel=2)
+        result = photo.with_hole_filled(self.fill(photo.rgb, hole), hole).image
+        return result if isinstance(image, PhotoInput) else np.array(result)
 
     @property
     def _uses_patches(self) -> bool:
@@ -194,24 +169,17 @@ class Completer:
             return None
         return describe_size(hole, self._trained_size)
 
-    def fill(self, images: Images, holes: Holes) -> Images:
-        """Returns copies of `images` with their holes (True) filled and blended."""
+    def fill(self, image: Image, hole: Hole) -> Image:
+        """Returns a copy of `image` with its hole (True) filled and blended."""
         check_process()
-        pairs = zip(images, holes, strict=True)
-        pairs = [self._fill_with_patches(*self._fill_dots(*pair)) for pair in pairs]
-        completed, left = map(list, zip(*pairs, strict=True))
-        crops = [(i, crop) for i, hole in enumerate(left) for crop in self._independent_crops(hole)]
-        while crops:
-            group, crops = crops[: len(images)], crops[len(images) :]
-            parts = [(completed[i][crop], left[i][crop]) for i, crop in group]
-            parts = map(list, zip(*itertools.starmap(self._fill_large, parts), strict=True))
-            filled = self.fill_unscaled(*parts)
-            for (i, crop), part in zip(group, filled, strict=True):
-                np.copyto(completed[i][crop], part, where=left[i][crop][..., None])
+        completed, left = self._fill_with_patches(*self._fill_dots(image, hole))
+        for crop in self._independent_crops(left):
+            filled = self.fill_unscaled(*self._fill_large(completed[crop], left[crop]))
+            np.copyto(completed[crop], filled, where=left[crop][..., None])
         kind, limit = self._blend, self._max_blended
         if kind == "auto":
             kind, limit = self.default_blend, MAX_BLENDED
-        return [blend(*pair, kind, limit) for pair in zip(completed, holes, strict=True)]
+        return blend(completed, hole, kind, limit)
 
     def _fill_dots(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills dots, if the generator corrects a smooth fill; returns the holes that are left."""
@@ -231,8 +199,8 @@ class Completer:
             return []
         scales = [scale for scale, _ in self._large(hole)]
         reach = math.ceil((RECEPTIVE_RADIUS + STRIDE) / min(scales, default=1))
-        boxes = group_holes(hole, reach, CELL)
-        return [grow(box, reach, hole.shape).aligned(STRIDE).slices for box in boxes]
+        reach += -reach % STRIDE  # so that crops start at multiples of it
+        return [grow(box, reach, hole.shape).slices for box in group_holes(hole, reach, CELL)]
 
     def _large(self, hole: Hole) -> list[tuple[float, Hole]]:
         """The holes that are filled at a smaller scale, the smallest first."""
@@ -247,54 +215,36 @@ class Completer:
         """
         for scale, group in self._large(hole):
             small_image, small_hole = shrink(image, hole, scale)
-            (small,) = self.fill_unscaled([small_image], [small_hole])
+            small = self.fill_unscaled(small_image, small_hole)
             image = enlarge(small, image, group)
             hole = hole & ~group
         return image, hole
 
-    def fill_unscaled(self, images: Images, holes: Holes) -> Images:
-        """Returns copies of `images` with their holes filled at scale 1, without blending."""
+    def fill_unscaled(self, image: Image, hole: Hole) -> Image:
+        """Returns a copy of `image` with its hole filled at scale 1, without blending."""
         if self._method in CLASSICAL:
-            pairs = zip(images, holes, strict=True)
-            return [fill_without_weights(*pair, self._method) for pair in pairs]
-        completed = [image.copy() for image in images]
-        for index, region, prediction in self.predictions(images, holes):
-            kept = region.kept.slices
-            hole = holes[index][kept]
-            completed[index][kept][hole] = np.rint(prediction).astype(np.uint8)[hole]
-        for image, hole in zip(completed, holes, strict=True):
-            if hole.any() and is_gray(image, ~hole):
-                image[hole] = cv2.cvtColor(image[hole][None], cv2.COLOR_RGB2GRAY)[0, :, None]
+            return fill_without_weights(image, hole, self._method)
+        completed = image.copy()
+        for kept, prediction in self.predictions(image, hole):
+            np.copyto(
+                completed[kept], np.rint(prediction), where=hole[kept][..., None], casting="unsafe"
+            )
+        if hole.any() and is_gray(image, ~hole):
+            completed[hole] = cv2.cvtColor(completed[hole][None], cv2.COLOR_RGB2GRAY)[0, :, None]
         return completed
 
     def predictions(
-        self, images: Images, holes: Holes
-    ) -> Iterator[tuple[int, Region, Float[np.ndarray, "kept_h kept_w 3"]]]:
-        """Yields (image index, region, generator output in 0..255) for all regions of all images.
-
-        The output covers the region's `kept` box. Computes up to len(images) regions of equal size
-        at once.
-        """
+        self, image: Image, hole: Hole
+    ) -> Iterator[tuple[tuple[slice, slice], Float[np.ndarray, "kept_h kept_w 3"]]]:
+        """Yields the parts of the image with holes, and the generator's output there in 0..255."""
         if self._is_smooth:
-            images = [smooth_fill_photo(*pair) for pair in zip(images, holes, strict=True)]
-        by_side: dict[int, list[tuple[int, Region]]] = {}
-        for index, hole in enumerate(holes):
-            for region in plan_regions(hole, self._tile):
-                by_side.setdefault(region.crop.size[0], []).append((index, region))
-        for waiting in by_side.values():
-            while waiting:
-                # Powers of two, to compile few shapes.
-                count = 1 << (min(len(images), len(waiting)).bit_length() - 1)
-                batch, waiting = waiting[:count], waiting[count:]
-                pixels, sizes = zip(
-                    *(cut(images[i], region.crop) for i, region in batch), strict=True
-                )
-                masks = [cut(holes[i], region.crop)[0] for i, region in batch]
-                predicted = make_predict(self._generator, self._fill_color)(
-                    self._variables, np.stack(pixels), np.stack(masks), np.array(sizes)
-                )
-                for (index, region), prediction in zip(batch, np.asarray(predicted), strict=True):
-                    yield index, region, prediction[region.kept_in_crop]
+            image = smooth_fill_photo(image, hole)
+        predict_pixels = make_predict(self._generator, self._fill_color)
+        for region in plan_regions(hole, self._tile):
+            (pixels, size), (mask, _) = cut(image, region.crop), cut(hole, region.crop)
+            batch = pixels[None], mask[None], np.array([size])
+            prediction = np.asarray(predict_pixels(self._variables, *batch))[0]
+            yield region.kept.slices, prediction[region.kept_in_crop]
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 Previews are dropped, because they still show what was removed.
 """
 
-import contextlib
 import io
 import math
 import re
@@ -11,7 +10,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import PIL.ExifTags
 import PIL.Image
@@ -131,23 +130,16 @@ def _without_claims(xmp: bytes) -> tuple[bytes, list[str]]:
 
 def _read_chunks(source: str | Path | io.BytesIO) -> Iterator[tuple[bytes, bytes]]:
     """Yields the chunks of a PNG file before its pixels, or those of a WebP file."""
-    with contextlib.ExitStack() as stack:
-        file: BinaryIO
-        if isinstance(source, io.BytesIO):
-            file = io.BytesIO(source.getvalue())
-        else:
-            file = stack.enter_context(open(source, "rb"))
-        is_png = file.read(12)[:4] == b"\x89PNG"
-        if is_png:
-            file.seek(8)
-        while len(start := file.read(8)) == 8:
-            name = start[4:] if is_png else start[:4]
-            (size,) = struct.unpack(">I" if is_png else "<4xI", start[: 4 if is_png else 8])
-            if name in (b"IDAT", b"VP8 "):
-                return
-            content = file.read(size)
-            file.seek(4 if is_png else size % 2, io.SEEK_CUR)
-            yield name, content
+    content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+    is_png = content.startswith(b"\x89PNG")
+    start = 8 if is_png else 12
+    while start + 8 <= len(content):
+        parts = struct.unpack_from(">I4s" if is_png else "<4sI", content, start)
+        size, name = parts if is_png else parts[::-1]
+        if name == b"IDAT":
+            return
+        yield name, content[start + 8 : start + 8 + size]
+        start += 8 + size + (4 if is_png else size % 2)  # a checksum; padding
 
 
 def save_options(metadata: Metadata, file_format: str, quality: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from glinpaint_jax.inference.boxes import grow, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.regions import Region
-from glinpaint_jax.inference.scale import enlarge, large_holes, shrink
+from glinpaint_jax.inference.scale import enlarge, hole_sizes, large_holes, shrink
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
 RADIUS = 3  # of the compared patches
@@ -69,7 +69,7 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
     image, left = image.copy(), hole.copy()
     boxes = label_holes(hole, GAP)[1]
     for tile in itertools.chain.from_iterable(split_box(box, TILE, hole) for box in boxes):
-        size = _size(hole[tile.slices])
+        size = int(hole_sizes(np.pad(hole[tile.slices], 1))[1].max())  # a long scratch is thin
         reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
         region = Region(grow(tile, reach, hole.shape), tile)
         crop = region.crop.slices
@@ -89,12 +89,6 @@ def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Im
         image[crop][here] = filled[here]
         left[crop][here] = False
     return image, left
-
-
-def _size(hole: Hole) -> int:
-    """Side of the largest square in the hole: a long scratch is thin."""
-    framed = cv2.copyMakeBorder(hole.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    return 2 * int(cv2.distanceTransform(framed, cv2.DIST_C, 3).max()) - 1
 
 
 def _count_patches(known: Hole) -> int:

@@ -126,29 +126,24 @@ def _as_input(given: Any) -> np.ndarray | PhotoInput:
     if hasattr(given, "__array__"):
         return np.asarray(given)
     raise UserError(
-        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; pass "
-        "several of them to Completer.batch"
+        f"images and masks must be paths, PIL images or arrays, not {type(given).__name__}; "
+        "complete several one by one"
     )
 
 
 def _as_rgb(array: np.ndarray) -> str:
     """How to make an array an image."""
+    shape = array.shape
     if array.dtype != np.uint8:
         return "np.rint(255 * image).astype(np.uint8), if it is in 0..1"
-    if array.ndim == 2:
-        return "np.repeat(image[..., None], 3, axis=-1)"
-    if array.ndim == 3 and array.shape[2] == 1:
-        return "np.repeat(image, 3, axis=-1)"
-    if array.ndim == 3 and array.shape[2] == 4:
-        return "image[..., :3]"
-    if array.ndim == 3 and array.shape[0] == 3:
+    if len(shape) == 2:
+        return "np.dstack(3 * [image])"
+    if len(shape) == 3 and shape[0] == 3:
         return "image.transpose(1, 2, 0)"
-    return "one image at a time"
+    return "np.repeat(image, 3, axis=-1)" if shape[-1] == 1 else "image[..., :3]"
 
 
 def _as_hole(array: np.ndarray) -> str:
-    if array.ndim == 3 and 1 in array.shape:
-        return f"mask.squeeze({array.shape.index(1)})"
     return "mask > 0.5" if array.ndim == 2 else "mask[..., 0]"
 
 

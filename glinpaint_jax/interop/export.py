@@ -21,9 +21,8 @@ from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import replace_atomically, report_unwritable
 from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights, safetensors_bytes
-from glinpaint_jax.models.complete import make_complete_function
 from glinpaint_jax.models.generator import STRIDE
-from glinpaint_jax.models.networks import Weights
+from glinpaint_jax.models.networks import Weights, make_complete_function
 
 TOLERANCE = 1e-4  # largest allowed difference from JAX
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them

@@ -1,15 +1,22 @@
-"""Builds and initializes a config's two networks, and holds their trained weights."""
+"""Builds and initializes a config's two networks, holds their weights, completes with them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.models.discriminator import Discriminator
 from glinpaint_jax.models.generator import Generator
+from glinpaint_jax.models.inputs import composite, fill_hole
 
+Image = Float[Array, "b h w 3"]
+Mask = Float[Array, "b h w 1"]
+Color = tuple[float, float, float]
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 
 
@@ -55,3 +62,50 @@ def init_variables(config: Config) -> tuple[Variables, Variables]:
 def abstract_variables(config: Config) -> tuple[Variables, Variables]:
     """Shapes and types of `init_variables`."""
     return jax.eval_shape(lambda: init_variables(config))
+
+
+def predict(
+    generator: Generator,
+    variables: Variables,
+    masked_image: Image,
+    mask: Mask,
+    inside: Mask | None = None,
+) -> Image:
+    """Returns the generator's raw output for an image in [-1, 1] whose hole (mask 1) is filled.
+
+    `inside` is as for Generator.
+
+    Batch norm uses its running statistics. Accelerators multiply float32 exactly, so that every
+    platform gives the same result.
+    """
+    with jax.default_matmul_precision("float32"):
+        return generator.apply(variables, masked_image, mask, inside, train=False)
+
+
+def complete(
+    generator: Generator, variables: Variables, image: Image, mask: Mask, fill: Color
+) -> Image:
+    """Returns `image` with the prediction in its hole. Generators without a base see `fill` there.
+
+    `fill` is RGB, 0..255.
+    """
+    masked_image = fill_hole(image, mask, fill, generator.base)
+    return composite(predict(generator, variables, masked_image, mask), image, mask)
+
+
+def make_complete_function(weights: Weights) -> Callable[[Image, Mask], Image]:
+    """Makes the function we export: (image in 0..1, mask) -> completed image in 0..1.
+
+    Mask values above 0.5 are the hole. Computes in float32 even if the weights were trained in
+    bfloat16.
+    """
+    generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
+
+    def complete_unit_range(image: Image, mask: Mask) -> Image:
+        hole = (mask > 0.5).astype(image.dtype)
+        completed = complete(
+            generator, weights.generator, 2 * image - 1, hole, weights.config.mask.fill
+        )
+        return composite((completed + 1) / 2, image, hole)  # valid pixels stay exact
+
+    return complete_unit_range

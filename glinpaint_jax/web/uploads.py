@@ -100,7 +100,7 @@ def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
         options["blend"], options["scale"], MAX_BLENDED, options["attempt"]
     )
     started = time.perf_counter()
-    completed = photo.with_hole_filled(completer.fill([photo.rgb], [hole])[0], hole)
+    completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     seconds = time.perf_counter() - started
 
     file_format = photo.file_format

@@ -21,8 +21,5 @@ class Whitener(Completer):
     def __init__(self):
         pass
 
-    def fill(self, images, holes):
-        return [
-            np.where(hole[..., None], np.uint8(255), image)
-            for image, hole in zip(images, holes, strict=True)
-        ]
+    def fill(self, image, hole):
+        return np.where(hole[..., None], np.uint8(255), image)

@@ -77,9 +77,8 @@ TINY = [((1, 1), [(0, 0, 1, 1)]), ((3, 5), [(1, 2, 2, 3)]), ((40, 700), [(20, 35
 def test_regions_equal_the_whole_image(size, boxes, completer, weights):
     image, hole = photo(*size), draw_hole(*size, *boxes)
     expected = whole(weights, image, hole)
-    for _, region, prediction in completer.predictions([image], [hole]):
-        part = expected[region.kept.slices]  # without the padding
-        assert np.abs(prediction[: part.shape[0], : part.shape[1]] - part).max() <= 1e-5 * 255
+    for kept, prediction in completer.predictions(image, hole):
+        assert np.abs(prediction - expected[kept]).max() <= 1e-5 * 255
     completed = completer(image, hole)
     assert completed.dtype == np.uint8
     np.testing.assert_array_equal(completed[~hole], image[~hole])
@@ -106,41 +105,6 @@ def test_pil_images_and_paths_return_pil_images(completer, tmp_path):
             assert (completed.mode, completed.info["icc_profile"]) == ("RGBA", b"a profile")
             np.testing.assert_array_equal(np.array(completed)[..., :3], expected)
             np.testing.assert_array_equal(np.array(completed)[..., 3], PHOTO[..., 0])
-
-
-def test_a_batch_equals_single_images(completer, tmp_path):
-    """With several sizes and kinds of images, so that only some regions share a batch."""
-    images = [photo(60, 80), photo(40, 200), photo(60, 80)[::-1], photo(300, 310), photo(60, 80)]
-    corners = np.random.default_rng(0).integers(0, 30, (len(images), 2))
-    masks = [
-        draw_hole(*image.shape[:2], (top, left, top + 250, left + 40))
-        for image, (top, left) in zip(images, corners, strict=True)
-    ]
-    one_by_one = [completer(*pair) for pair in zip(images, masks, strict=True)]
-    for batch_size in (1, 3, 8):
-        batch = list(completer.batch(images, masks, batch_size))
-        for completed, expected in zip(batch, one_by_one, strict=True):
-            # Another batch size may change the last bit of a float32.
-            np.testing.assert_allclose(completed.astype(int), expected.astype(int), atol=1)
-            assert (completed != expected).mean() < 1e-3
-
-    PIL.Image.fromarray(images[0]).save(tmp_path / "a.png")
-    first, second = completer.batch([tmp_path / "a.png", images[1]], masks[:2])
-    np.testing.assert_array_equal(np.array(first), one_by_one[0])
-    np.testing.assert_array_equal(second, one_by_one[1])
-
-
-def test_pairs_that_do_not_fit_end_a_batch(completer):
-    image, mask = photo(40, 40), np.zeros((40, 40), bool)
-    batch = completer.batch([image] * 3, [mask, mask, mask[:30]], batch_size=2)
-    assert len([next(batch), next(batch)]) == 2
-    expected = "the image is 40x40, its mask 40x30; make them the same size, or stretch the mask"
-    with pytest.raises(glinpaint_jax.UserError, match=expected):
-        next(batch)
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        list(completer.batch([image] * 3, [mask] * 2))
-    with pytest.raises(glinpaint_jax.UserError, match="batch_size=0"):
-        next(completer.batch([image], [mask], batch_size=0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,14 +153,14 @@ def test_wrong_options_are_rejected(options, message, weights):
         (
             PHOTO,
             HOLE[..., None],
-            r"bool \(80, 100, 1\), must be bool \[h, w\].*mask\.squeeze\(2\)",
+            r"bool \(80, 100, 1\), must be bool \[h, w\].*mask\[\.\.\., 0\]",
         ),
         (PHOTO / np.float32(255), HOLE, r"image is float32 .* must be uint8 .* if it is in 0\.\.1"),
-        (PHOTO[..., 0], HOLE, r"must be uint8 \[h, w, 3\]; pass np\.repeat\(image\[\.\.\., None"),
+        (PHOTO[..., 0], HOLE, r"must be uint8 \[h, w, 3\]; pass np\.dstack"),
         (PHOTO[..., :1], HOLE, r"pass np\.repeat\(image, 3, axis=-1\)"),
         (np.dstack([PHOTO, PHOTO[..., 0]]), HOLE, r"pass image\[\.\.\., :3\]"),
         (PHOTO.transpose(2, 0, 1), HOLE, r"pass image\.transpose\(1, 2, 0\)"),
-        (PHOTO.tolist(), HOLE, "must be paths, PIL images or arrays, not list; .*batch"),
+        (PHOTO.tolist(), HOLE, "must be paths, PIL images or arrays, not list; .*one by one"),
     ],
     ids=["float mask", "3-d mask", "float", "gray", "1 channel", "RGBA", "CHW", "list"],
 )

@@ -91,15 +91,14 @@ def test_the_generator_sees_no_hole_larger_than_in_training(sides, weights, monk
     masked, seen = np.where(hole[..., None], 0, image).astype(np.uint8), []
     completer = Completer(weights, blend="none")
 
-    def paint_the_original(images, holes):
-        for small, small_hole in zip(images, holes, strict=True):
-            if small_hole.any():
-                seen.append(hole_sizes(small_hole)[1].max())
-            original = cv2.resize(image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-            yield np.where(small_hole[..., None], original, small)
+    def paint_the_original(small, small_hole):
+        if small_hole.any():
+            seen.append(hole_sizes(small_hole)[1].max())
+        original = cv2.resize(image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+        return np.where(small_hole[..., None], original, small)
 
     monkeypatch.setattr(completer, "_independent_crops", lambda _: [np.s_[:, :]])
-    monkeypatch.setattr(completer, "fill_unscaled", lambda *args: list(paint_the_original(*args)))
+    monkeypatch.setattr(completer, "fill_unscaled", paint_the_original)
     completed = completer(masked, hole)
     assert 0 < max(seen) <= TRAINED
     np.testing.assert_array_equal(completed[~hole], image[~hole])

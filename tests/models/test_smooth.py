@@ -8,9 +8,8 @@ import pytest
 import skimage
 
 from glinpaint_jax.config import ModelConfig
-from glinpaint_jax.models.complete import complete
 from glinpaint_jax.models.inputs import Inputs, make_inputs
-from glinpaint_jax.models.networks import init_variables, make_networks
+from glinpaint_jax.models.networks import complete, init_variables, make_networks
 from glinpaint_jax.models.smooth import smooth_fill
 from glinpaint_jax.training.state import NetworkState
 from glinpaint_jax.training.step import generator_forward

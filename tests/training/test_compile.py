@@ -9,8 +9,7 @@ import pytest
 
 from glinpaint_jax.config import MaskConfig
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.models.complete import make_complete_function
-from glinpaint_jax.models.networks import Weights, init_variables
+from glinpaint_jax.models.networks import Weights, init_variables, make_complete_function
 from glinpaint_jax.training import compile as compile_module
 from glinpaint_jax.training import loop
 from glinpaint_jax.training.compile import abstract_batch, compile_step

@@ -108,10 +108,10 @@ class Blocker(Whitener):
     def with_options(self, *_):
         return self
 
-    def fill(self, images, holes):
+    def fill(self, image, hole):
         self.calls += 1
         self.go.wait(60)
-        return super().fill(images, holes)
+        return super().fill(image, hole)
 
 
 @pytest.fixture
