@@ -40,7 +40,7 @@ def plan_regions(hole: Hole, tile: int) -> list[Region]:
     Holes closer than the receptive radius share regions, because their crops would overlap.
     """
     regions = []
-    for group in group_holes(hole, RECEPTIVE_RADIUS, STRIDE):
+    for group in group_holes(hole, RECEPTIVE_RADIUS - 2 * STRIDE, STRIDE):
         for square in split_box(group, tile, hole):
             kept = box_around(hole, square)
             regions.append(Region(crop_around(kept, hole.shape), kept))
