@@ -117,15 +117,20 @@ def fill_plain(image: Image, known: Hole, hole: Hole) -> Image:
 def _move_grain(
     grain: Float[np.ndarray, "h w 3"], known: Hole, hole: Hole
 ) -> Float[np.ndarray, "h w 3"]:
-    """The grain beside the hole, moved into it: from the side where most is known; else 0."""
+    """The grain beside the hole, moved into it; 0 where it is unknown.
+
+    From the side where most is known or, of several, from the one with the least contrast: behind
+    the plain surroundings of a hole there may be a horizon.
+    """
     reach = np.ones((2 * round(2 * GRAIN_SIGMA) + 1,) * 2, np.uint8)
     usable = cv2.erode(known.view(np.uint8), reach, borderValue=0)  # where no hole was blurred in
     _, _, width, height = cv2.boundingRect(hole.view(np.uint8))
     down, right = height + len(reach), width + len(reach)
     moves = [(down, 0), (-down, 0), (0, right), (0, -right)]
 
-    def usable_share(move: tuple[int, int]) -> float:
-        return _move(usable, move)[hole].mean()
+    def usable_share(move: tuple[int, int]) -> tuple[float, float]:
+        contrast = float(abs(_move(grain, move)[hole]).mean())
+        return round(float(_move(usable, move)[hole].mean()), 2), -contrast
 
     best = max(moves, key=usable_share)
     return _move(grain, best) * _move(usable, best)[..., None]
