@@ -27,7 +27,7 @@ def parse(*arguments):
     ("argument", "expected"),
     [
         ("--port=70000", "--port: '70000' is not a whole number in 1..65535"),
-        ("--max-megapixels=90", "--max-megapixels: '90' is not a whole number in 1..89"),
+        ("--max-megapixels=1001", "--max-megapixels: '1001' is not a whole number in 1..1000"),
         ("--host=::1", "--host=::1 must be a host name or an IPv4 address"),
         ("--host=192.0.2.1", "cannot listen on 192.0.2.1:7860; try another --port"),
     ],
