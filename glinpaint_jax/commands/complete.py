@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
     jobs, failures = find_jobs(arguments.image, arguments.mask, arguments.output)
     count = len(jobs) + len(failures)
     if arguments.skip_existing:
-        jobs = [job for job in jobs if not job.output.exists()]
+        jobs = [job for job in jobs if not os.path.exists(job.output)]  # Path.exists may raise
     skipped = count - len(jobs) - len(failures)
     jobs, unwritable = split_jobs(jobs, arguments.overwrite)
     failures += unwritable

@@ -176,9 +176,7 @@ def save_options(metadata: Metadata, file_format: str, quality: int) -> dict[str
 
 
 def _iptc_segment(iptc: bytes) -> bytes:
-    """The APP13 segment of a JPEG file; nothing if it would be too long for one."""
+    """The APP13 segment of a JPEG file. Raises struct.error if it is too long for one."""
     resource = b"8BIM" + struct.pack(">HHI", IPTC_RESOURCE, 0, len(iptc)) + iptc
     content = b"Photoshop 3.0\0" + resource + b"\0" * (len(iptc) % 2)
-    if len(content) > 65533:
-        return b""
     return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content

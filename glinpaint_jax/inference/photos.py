@@ -204,9 +204,9 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     UserError if the suffix is unknown or the format cannot store the photo.
     """
     file_format = check_storable(photo, path)
-    options = save_options(photo.metadata, file_format, quality)
     buffer = io.BytesIO()
     try:
+        options = save_options(photo.metadata, file_format, quality)
         photo.image.save(buffer, file_format, **options)
     # Too much metadata for the format, for example. libtiff's errors are RuntimeErrors.
     except (OSError, RuntimeError, *DAMAGED) as error:

@@ -216,6 +216,7 @@ def test_lamas_names(images, masks, written, errors, whiten, files):
         (LONG, MASK, "out.png", None, LONG),
         (COFFEE, LONG, "out.png", None, LONG),
         (COFFEE, MASK, LONG, None, "too long"),
+        (COFFEE, MASK, LONG, "--skip-existing", "too long"),
         (COFFEE, MASK, "out.png", "--mask-from=alpha", "pass either"),
         (COFFEE, MASK, "out.jpg", "--quality=101", "'101' is not a whole number in 1..100"),
         (COFFEE, MASK, "out.png", "--method=smooth", "pass either --checkpoint or --method"),

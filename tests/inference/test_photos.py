@@ -392,6 +392,7 @@ def test_masks_of_every_mode(mode, hole, tmp_path):
     [
         *(("RGBA", name, {}) for name in ("a.jpg", "a.bmp", "a.gif", "a", "none/a.png")),
         *(("RGB", f"a{suffix}", {"dpi": (float("nan"),) * 2}) for suffix in (".tif", ".png")),
+        ("RGB", "a.jpg", {"iptc": bytes(70_000)}),
     ],
 )
 def test_failed_writes_leave_nothing(mode, name, metadata, tmp_path):
