@@ -5,12 +5,14 @@ A file in configs/ defines `get_config() -> Config`; --config.model.width=32 cha
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from math import inf, isfinite
+from pathlib import Path
 from typing import Any
 
 from glinpaint_jax.errors import UserError
@@ -20,9 +22,11 @@ SCORES = ("l1", "psnr", "ssim")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")
-MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "files")
+LAMA_MASK_KINDS = ("thin", "medium", "thick")  # with numbers of their own
+MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, *LAMA_MASK_KINDS, "files")
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
+LOGS = ("tensorboard", "wandb")
 
 
 def setting(
@@ -71,7 +75,7 @@ class FreeFormConfig:
 
 @dataclass
 class MaskConfig:
-    kind: str = setting("square", "shape of the holes", choices=MASK_KINDS)
+    kind: str = setting("square", "shape; thin to thick are LaMa's", choices=MASK_KINDS)
     max_size: int = setting(128, "square, rectangle: longest side, pixels", minimum=1)
     max_delta: int = setting(40, "square, rectangle: sides shrink by up to half of it", minimum=0)
     margin: int = setting(20, "square, rectangle: least distance to the border, pixels", minimum=0)
@@ -114,6 +118,7 @@ class LossConfig:
 class OptimizerConfig:
     name: str = setting("adam", "the optimizer of both networks", choices=("adam", "adadelta"))
     learning_rate: float = setting(4e-4, "after the warmup, above 0")
+    discriminator_learning_rate: float = setting(0.0, "0: the same as learning_rate", minimum=0)
     schedule: str = setting(
         "constant", "cosine falls to 0 at num_steps", choices=("constant", "cosine")
     )
@@ -139,7 +144,13 @@ class Config:
     )
     microbatches: int = setting(1, "parts of a batch, one after another: less memory", minimum=1)
     log_every: int = setting(100, "steps between logged metrics", minimum=1)
+    log_to: str = setting("tensorboard", "tensorboard, wandb, both (with a comma) or none")
     eval_every: int = setting(50_000, "steps between evaluations", minimum=1)
+    eval_masks: str = setting(
+        "training",
+        "of evaluation: training (as mask says), thin, medium, thick, files:FOLDER, paired:FOLDER "
+        "or several, with commas",
+    )
     checkpoint_every: int = setting(5_000, "steps between checkpoints", minimum=1)
     keep_every: int = setting(0, "steps between checkpoints that are never deleted", minimum=0)
     best_by: str = setting("l1", "which score makes a checkpoint the best", choices=SCORES)
@@ -161,10 +172,39 @@ class Config:
     def validate(self) -> "Config":
         """Returns self. Raises UserError for the first invalid value."""
         check_bounds(self)
-        for holds, path, allowed in (*self._rules(), *self._mask_rules()):
-            if not holds:
-                raise invalid(path, get_value(self, path), allowed)
+        for config in (self, *map(self.with_masks, self.evaluation_masks().values())):
+            for holds, path, allowed in (*config._rules(), *config._mask_rules()):
+                if not holds:
+                    raise invalid(path, get_value(config, path), allowed)
         return self
+
+    def with_masks(self, mask: MaskConfig) -> "Config":
+        config = copy.copy(self)
+        config.mask = mask
+        return config
+
+    def evaluation_masks(self) -> dict[str, MaskConfig]:
+        """The masks of evaluations by name, such as thin, or the name of a folder."""
+        masks, entries = {}, [entry.strip().partition(":") for entry in self.eval_masks.split(",")]
+        for kind, _, folder in entries:
+            needs_folder = kind in ("files", "paired")
+            if kind == "training" and not folder:
+                masks[kind] = self.mask
+            elif kind in MASK_KINDS and kind != "mixed" and bool(folder) == needs_folder:
+                masks[Path(folder).name or kind] = mask = copy.copy(self.mask)
+                mask.kind = kind
+                if folder:
+                    mask.folder, mask.list = folder, ""
+        if len(masks) < len(entries):
+            kinds = ", ".join(kind for kind in MIXABLE_MASK_KINDS if kind != "files")
+            allowed = f"different ones of training, {kinds}, files:FOLDER and paired:FOLDER"
+            raise invalid("eval_masks", self.eval_masks, allowed)
+        return masks
+
+    @property
+    def logs(self) -> list[str]:
+        """The names in log_to."""
+        return [] if self.log_to == "none" else [name.strip() for name in self.log_to.split(",")]
 
     def _rules(self) -> Iterator[tuple[bool, str, str]]:
         """Yields what bounds cannot say: whether it holds, a field, and what that may be."""
@@ -176,6 +216,7 @@ class Config:
         yield size % 4 == 0, "image_size", f"a multiple of 4, such as {size // 4 * 4}"
         yield self.optimizer.learning_rate > 0, "optimizer.learning_rate", "positive"
         yield self.ema_decay < 1, "ema_decay", "below 1; 0 is off"
+        yield set(self.logs) <= set(LOGS), "log_to", f"{' or '.join(LOGS)}, both, or none"
         late = f"at least phases.completion_end, {end}"
         yield end <= phases.discriminator_end, "phases.discriminator_end", late
         large = f"at least image_size, {size}, with data.crop=resize_then_crop"

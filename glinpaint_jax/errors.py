@@ -24,6 +24,7 @@ EXTRA_OF = {
     "python_multipart": "web",
     "starlette": "web",
     "uvicorn": "web",
+    "wandb": "wandb",
 }
 
 

@@ -7,6 +7,7 @@ appears whole or not at all, and a bucket has no locks.
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -139,6 +140,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def dump_json(content: Any, **options: Any) -> str:
+    """JSON text. Numbers that are not finite, which JSON does not have, become null."""
+    return json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), **options)
 
 
 def can_append(path: Path) -> bool:

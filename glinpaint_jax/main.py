@@ -23,6 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changed-data", action="store_true", help="resume even with other training images"
     )
+    parser.add_argument(
+        "--accept-changed-config",
+        action="store_true",
+        help="resume even with another learning rate, batch, phases, losses, masks or precision",
+    )
+    parser.add_argument(
+        "--profile",
+        type=cli.positive_int,
+        default=0,
+        metavar="STEPS",
+        help="trace so many steps, into the workdir's folder profile",
+    )
     cli.add_config_arguments(parser, "a config file, or the name of one of ours, such as places")
     cli.add_distributed_arguments(parser)
 
@@ -35,7 +47,8 @@ def main(arguments: argparse.Namespace) -> None:
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 
-    train(config, workdir, arguments.accept_changed_data)
+    accepted = [name for name in ("config", "data") if vars(arguments)[f"accept_changed_{name}"]]
+    train(config, workdir, accepted, arguments.profile)
 
 
 if __name__ == "__main__":

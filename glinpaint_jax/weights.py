@@ -68,5 +68,7 @@ def _read_step(step_path: Path, ema: bool | None) -> Weights:
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
     with report_unreadable(step_path), ocp.PyTreeCheckpointer() as checkpointer:
         state = checkpointer.restore(step_path / "state", args=arguments)
-    step = read_json(step_path / "data")["examples"] // config.global_batch_size
+    data = read_json(step_path / "data")
+    # Earlier versions saved no step, and had one batch size in a run.
+    step = data["step"] if "step" in data else data["examples"] // config.global_batch_size
     return Weights(config, step, state[network], state["discriminator"])

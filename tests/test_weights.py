@@ -41,7 +41,7 @@ def workdir(config, state, mesh8, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workdir")
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 12):
-        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, 7, "completion")
+        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, {}, "completion")
     checkpoints.finish()
     return workdir
 
@@ -76,7 +76,7 @@ def test_missing_averaged_weights_are_reported(kind, weights, mesh1, tmp_path):
         config = dataclasses.replace(weights.config, ema_decay=0.0)
         checkpoints = Checkpoints(path, print)
         created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
-        checkpoints.save(created, config, 1, 7, "completion")
+        checkpoints.save(created, config, 1, {}, "completion")
         checkpoints.finish()
     else:
         path.write_bytes(pth_bytes(weights))

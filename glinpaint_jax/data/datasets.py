@@ -7,8 +7,10 @@ array_record:GLOB         encoded images, one per record; validation images in t
 A|B                       the first that exists
 """
 
+import contextlib
 import glob
 import os
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from glinpaint_jax.data.sources import (
     RecordSource,
     Source,
     SourceNotFoundError,
+    UnusableFile,
 )
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import in_bucket
@@ -39,6 +42,7 @@ HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
 # Of a source without validation images, so many images are held out, but at most this share. Not a
 # setting: a run's training images must never count as held out.
 HELD_OUT, MAX_HELD_OUT = 1000, 0.1
+CHECKED_IMAGES, MAX_12_BITS = 5, 2**12 - 1 >> 8
 
 
 class Sources(NamedTuple):
@@ -71,8 +75,10 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         opened = open_first(eval_spec, "--config.data.eval_source=", eval_images)
         # A TFDS dataset is evaluated on the split that is named.
         own = {} if opened.description.startswith("tfds:") else opened.evaluation
-        evaluation = {"val": own.get("val", opened.train)}
-        eval_found = f" from {opened.description}"
+        val = own.get("val", opened.train)
+        evaluation, eval_found = {"val": val}, f" from {opened.description}"
+        if (val.name(0), val.fingerprint()) == (train.name(0), train.fingerprint()):
+            warnings.warn("data.eval_source holds the training images", stacklevel=2)
     elif not evaluation:
         count = min(HELD_OUT, int(MAX_HELD_OUT * len(train)))
         if count == 0:
@@ -80,6 +86,7 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         else:
             whole, train = train, HoldOut(train, count, held_out=False)
             evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
+    warn_if_dark(train)
     sets = ", ".join(
         f"{name} {min(eval_images, len(source))}"
         + f" of {len(source)}" * (len(source) > eval_images)
@@ -87,6 +94,20 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     )
     description = f"{found}: {len(train)} training images; evaluation: {sets}{eval_found}"
     return Sources(train, evaluation, description)
+
+
+def warn_if_dark(source: Source) -> None:
+    """Warns if a few images are as dark as 12-bit values in 16-bit files."""
+    images, count = [], min(len(source), CHECKED_IMAGES)
+    for number in range(count):  # evenly spaced
+        with contextlib.suppress(UnusableFile):
+            images.append(int(source[number * len(source) // count].max()))
+    if images and max(images) <= MAX_12_BITS:
+        warnings.warn(
+            f"the images are nearly black, such as {source.name(0)}: up to {max(images)} of 255. If "
+            "they are 12-bit values in 16-bit files, multiply them by 16",
+            stacklevel=3,
+        )
 
 
 def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:

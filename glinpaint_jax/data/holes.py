@@ -47,8 +47,8 @@ def draw_hole(config: MaskConfig, size: int, rng: np.random.Generator) -> HoleAr
         if config.max_holes == 1:
             return {"bbox": boxes[0]}
         return {"mask": masks.draw_boxes(np.stack(boxes), size, size), "bbox": boxes[0]}
-    shape = masks.irregular_mask if config.kind == "irregular" else masks.free_form_mask
-    return with_bbox(shape(rng, size, size, config))
+    shapes = {"irregular": masks.irregular_mask, "free_form": masks.free_form_mask}
+    return with_bbox(shapes.get(config.kind, masks.lama_mask)(rng, size, size, config))
 
 
 def draw_mixed(

@@ -3,18 +3,37 @@
 Boxes are (top, left, height, width) in int32; masks are uint8 [h, w, 1], 1 = hole.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from glinpaint_jax.config import MaskConfig
+from glinpaint_jax.config import IrregularConfig, MaskConfig
 from glinpaint_jax.errors import UserError
 
 BBox = Int32[np.ndarray, "4"]
 Mask = UInt8[np.ndarray, "h w 1"]
 
+
+class LamaMasks(NamedTuple):
+    """Zigzag lines or, in 3 of 13 masks, boxes: their number, sides and distance to the border."""
+
+    lines: IrregularConfig
+    boxes: tuple[int, int] | None = None
+    sides: tuple[int, int] = (0, 0)
+    margin: int = 0
+
+
+# LaMa's masks for scoring (its configs/data_gen/random_*_256.yaml), in pixels at 256x256.
+LAMA_MASKS = {
+    "thin": LamaMasks(IrregularConfig((4, 51), (10, 49), (5, 14))),
+    "medium": LamaMasks(IrregularConfig((4, 6), (10, 109), (5, 54)), (1, 5), (10, 50)),
+    "thick": LamaMasks(IrregularConfig((1, 6), (10, 209), (5, 104)), (1, 3), (30, 150), 10),
+}
+LAMA_BOX_SHARE, LAMA_MAX_AREA = 3 / 13, 0.5
 MAX_DRAWS = 1000  # attempts at a random shape before its area limits are reported as impossible
 
 
@@ -42,8 +61,33 @@ def draw_boxes(boxes: Int32[np.ndarray, "n 4"], height: int, width: int) -> Mask
     return mask
 
 
-def irregular_mask(rng: np.random.Generator, height: int, width: int, config: MaskConfig) -> Mask:
-    """A few zigzag lines of straight strokes (MMagic's 'irregular'), scaled to the image."""
+def lama_mask(rng: np.random.Generator, height: int, width: int, config: MaskConfig) -> Mask:
+    """One of LAMA_MASKS, scaled to the image; at most half of it."""
+    kind, unit = LAMA_MASKS[config.kind], min(height, width) / 256
+    config = dataclasses.replace(
+        config, irregular=kind.lines, min_area=1 / (height * width), max_area=LAMA_MAX_AREA
+    )
+    if kind.boxes is None or rng.random() > LAMA_BOX_SHARE:
+        return irregular_mask(rng, height, width, config, clip=True)
+    margin = round(kind.margin * unit)
+
+    def draw() -> np.ndarray:
+        count = rng.integers(*kind.boxes, endpoint=True)
+        low, high = (max(1, round(side * unit)) for side in kind.sides)
+        sizes = rng.integers(low, high, (count, 2), endpoint=True)
+        places = rng.integers(margin, [height, width] - margin - sizes, endpoint=True)
+        return draw_boxes(np.hstack([places, sizes]).astype(np.int32), height, width)[..., 0]
+
+    return _draw_within(draw, config)
+
+
+def irregular_mask(
+    rng: np.random.Generator, height: int, width: int, config: MaskConfig, clip: bool = False
+) -> Mask:
+    """A few zigzag lines of straight strokes (MMagic's 'irregular'), scaled to the image.
+
+    With `clip`, they turn at the border (LaMa's).
+    """
     unit = min(height, width) / 256
     strokes = config.irregular
 
@@ -55,6 +99,7 @@ def irregular_mask(rng: np.random.Generator, height: int, width: int, config: Ma
                 angle = (-1) ** line * (0.01 + rng.integers(4))
                 length = rng.integers(*strokes.length, endpoint=True) * unit
                 end = point + length * np.array([np.cos(angle), np.sin(angle)])
+                end = np.clip(end, 0, [width, height]) if clip else end
                 brush = rng.integers(*strokes.width, endpoint=True) * unit
                 _stroke(mask, point, end, brush)
                 point = end

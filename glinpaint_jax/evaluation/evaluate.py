@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.data.datasets import Sources
 from glinpaint_jax.data.masks import draw_boxes
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.data.sources import Source
@@ -45,6 +46,17 @@ class MeanScores(clu_metrics.Collection):
     l1: clu_metrics.Average.from_output("l1")
     psnr: clu_metrics.Average.from_output("psnr")
     ssim: clu_metrics.Average.from_output("ssim")
+
+
+def evaluation_sets(sources: Sources, config: Config) -> dict[str, tuple[Source, Config]]:
+    """The images of each set, by name, and a config with its masks (config.eval_masks)."""
+    masks = config.evaluation_masks()
+    is_plain = [*masks] == ["training"]
+    return {
+        name if is_plain else f"{name}_{kind}": (source, config.with_masks(mask))
+        for name, source in sources.evaluation.items()
+        for kind, mask in masks.items()
+    }
 
 
 def evaluate(

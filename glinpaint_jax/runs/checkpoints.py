@@ -66,22 +66,19 @@ class Checkpoints:
         state: Any,
         config: Config,
         step: int,
-        images: int,
+        data: dict[str, Any],
         phase: str,
         scores: dict[str, float] | None = None,
-        fingerprint: str | None = None,
     ) -> None:
         """Starts saving; returns once `state` may be donated.
 
-        `images` and `fingerprint` are those of the training source; `scores` rank the checkpoint
-        among those of its `phase`.
+        `data` is what `restore` returns; `scores` rank the checkpoint among those of its `phase`.
         """
         self.wait()
-        data = {"examples": step * config.global_batch_size, "images": images}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             config=ocp.args.JsonSave(to_dict(config)),
-            data=ocp.args.JsonSave(data | {"fingerprint": fingerprint}),
+            data=ocp.args.JsonSave({"step": step} | data),
         )
         metrics = None if scores is None else {"phase": phase} | scores
 

@@ -100,6 +100,26 @@ class Progress:
             raise UserError(
                 f"{self._skipped_in_a_row} updates in a row were not finite, the last at step "
                 f"{step} (config.max_skipped_updates); parameters and checkpoints are still "
-                "finite. Check the images named above, or continue from a checkpoint with a lower "
-                "--config.optimizer.learning_rate: --config.init_from=THIS_WORKDIR --workdir=NEW"
+                f"finite. Check the images named above, or {advise(self._config, step)}"
             )
+
+
+def advise(config: Config, step: int) -> str:
+    """How to go on with a lower learning rate: here, or in a new run in the same phase."""
+    rates = config.optimizer.learning_rate, config.optimizer.discriminator_learning_rate
+    names = "learning_rate", "discriminator_learning_rate"
+    lower = " ".join(
+        f"--config.optimizer.{name}={rate / 2:g}"
+        for name, rate in zip(names, rates, strict=True)
+        if rate
+    )
+    phases = config.phases
+    completion, discriminator = (
+        max(0, end - step) for end in (phases.completion_end, phases.discriminator_end)
+    )
+    return (
+        f"rerun the command with --accept-changed-config {lower}. A new run with "
+        "--config.init_from would begin with the first phase; to begin here, it needs "
+        f"--config.phases.completion_end={completion} "
+        f"--config.phases.discriminator_end={discriminator}"
+    )

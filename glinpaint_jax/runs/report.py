@@ -1,10 +1,8 @@
-"""Everything a run outputs: terminal, metrics.jsonl, TensorBoard and samples/."""
+"""Everything a run outputs: terminal, metrics.jsonl, samples/ and what writers.py writes."""
 
 import contextlib
-import io
 import json
 import sys
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
-from glinpaint_jax.files import can_append, describe, write_atomically
+from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.files import can_append, describe, dump_json, write_atomically
+from glinpaint_jax.runs.writers import WRITERS, GrowingFile
 
 METRICS_FILE = "metrics.jsonl"
 GAP = 4  # pixels between samples
@@ -37,17 +34,13 @@ class Reporter:
     next one; pictures are lost. Where files cannot be appended to, only `flush` writes records.
     """
 
-    def __init__(self, workdir: Path, start_step: int, num_steps: int, *, active: bool):
-        self._workdir, self._num_steps = workdir, num_steps
+    def __init__(self, workdir: Path, start_step: int, config: Config, *, active: bool):
+        self._workdir, self._num_steps = workdir, config.num_steps
         self._active, self._has_failed = active, False
         kept = [record for record in read_records(workdir) if record["step"] <= start_step]
         self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, kept)))
-        # TensorBoard reads the files by name. This one hides what others hold of repeated steps.
-        start = encode_event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
-        version = encode_event(file_version="brain.Event:2")
-        self._events = GrowingFile(
-            workdir / f"events.out.tfevents.{time.time_ns()}", version + start
-        )
+        arguments = workdir, start_step, to_dict(config)
+        self._writers = [WRITERS[name](*arguments) for name in config.logs] if active else []
 
     def log(self, line: str) -> None:
         """Prints a line, from the first process only."""
@@ -82,29 +75,32 @@ class Reporter:
         if not self._active:
             return
         picture = mosaic(rows)
-        (_, png), (_, jpeg) = (cv2.imencode(kind, picture[..., ::-1]) for kind in (".png", ".jpg"))
-        image = Summary.Image(
-            encoded_image_string=jpeg.tobytes(), height=picture.shape[0], width=picture.shape[1]
-        )
-        self._events.add(encode_summary(step, Summary.Value(tag="samples", image=image)))
         path = self._workdir / "samples" / f"step_{step:06d}.png"
         with self._warn_on_error():
+            for writer in self._writers:
+                writer.write_images(step, {"samples": picture})
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, png.tobytes())
+            write_atomically(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
     def flush(self) -> None:
         """Writes all records that are not written yet."""
-        if self._active:
-            with self._warn_on_error():
-                self._metrics.flush()
-                self._events.flush()
+        with self._warn_on_error():
+            for file in (self._metrics, *self._writers):
+                file.flush()
+
+    def close(self) -> None:
+        """Writes all records, and ends the writers' runs."""
+        self.flush()
+        with self._warn_on_error():
+            for writer in self._writers:
+                writer.close()
 
     def _add(self, step: int, phase: str, numbers: dict[str, float]) -> None:
         if not self._active:
             return
         self._metrics.add(to_line({"step": step, "phase": phase} | numbers))
-        values = (Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items())
-        self._events.add(encode_summary(step, *values))
+        for writer in self._writers:
+            writer.write_scalars(step, numbers)
         if can_append(self._workdir):
             self.flush()
 
@@ -122,30 +118,6 @@ class Reporter:
             self._has_failed = False
 
 
-class GrowingFile:
-    """A file that is appended to. Keeps its content, to write it again if the file is damaged."""
-
-    def __init__(self, path: Path, content: bytes):
-        self._path, self._content, self._has_news = path, bytearray(content), False
-        self._size = -1  # bytes of the file as it was left
-
-    def add(self, content: bytes) -> None:
-        self._content += content
-        self._has_news = True
-
-    def flush(self) -> None:
-        """Writes what is new, or everything if the file is not as it was left."""
-        if not self._has_news:
-            return
-        path = self._path
-        if can_append(path) and path.exists() and path.stat().st_size == self._size:
-            with path.open("ab") as file:
-                file.write(self._content[self._size :])
-        else:
-            write_atomically(path, bytes(self._content))
-        self._size, self._has_news = len(self._content), False
-
-
 def read_records(workdir: Path) -> list[dict[str, Any]]:
     """Returns a run's records, oldest first, without half-written or damaged lines."""
     path = workdir / METRICS_FILE
@@ -161,21 +133,7 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
 
 
 def to_line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()
-
-
-def encode_summary(step: int, *values: Summary.Value) -> bytes:
-    return encode_event(step=step, summary=Summary(value=values))
-
-
-def encode_event(**fields: Any) -> bytes:
-    """A record of TensorBoard's file.
-
-    Its own EventFileWriter writes in a thread, which prints a traceback if the disk is full.
-    """
-    buffer = io.BytesIO()
-    RecordWriter(buffer).write(Event(wall_time=time.time(), **fields).SerializeToString())
-    return buffer.getvalue()
+    return (dump_json(record) + "\n").encode()
 
 
 def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,7 +1,7 @@
 """Resuming a run: from its newest complete step, with the config changes that are allowed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from glinpaint_jax.files import (
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
 from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 
-# Fields that may change when a run resumes: they do not affect what is computed.
+# Fields that may always change when a run resumes: they do not affect what is computed.
 CHANGEABLE_FIELDS = (
     "init_from",  # only read when a run starts
     "log_every",
+    "log_to",
     "eval_every",
+    "eval_masks",
     "checkpoint_every",
     "keep_every",
     "best_by",
@@ -35,6 +37,18 @@ CHANGEABLE_FIELDS = (
     "data.num_workers",
     "data.eval_source",
     "data.eval_images",
+)
+# Fields that never may: they shape the state, or what the stream of examples means.
+FIXED_FIELDS = (
+    "seed",
+    "image_size",
+    "model.width",
+    "model.output",
+    "model.base",
+    "data.crop",
+    "data.crop_size",
+    "data.horizontal_flip",
+    "optimizer.name",
 )
 
 
@@ -86,39 +100,68 @@ def restore(
     source: Source,
     abstract_state: Any,
     log: Callable[[str], Any],
-    accept_changed_data: bool = False,
-) -> tuple[Any, int]:
-    """Returns the state saved at `step` and the number of examples it has seen.
+    accepted: Collection[str] = (),
+) -> tuple[Any, dict[str, Any]]:
+    """Returns the state saved at `step`, and the data that the next checkpoint is saved with.
 
-    `abstract_state` holds shapes, types and shardings; `source` has the training images.
+    `abstract_state` holds shapes, types and shardings; `source` has the training images. `accepted`
+    are changes to go on with: "config", "data". The data says how many `examples` the run has seen
+    of which images, and lists its config `changes`.
     """
     step_path = absolute(workdir / FOLDER / str(step))
     with report_unreadable(step_path):
         saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
-    check_config_changes(saved, config)
-    note = check_data_changes(saved, data, config, source, accept_changed_data)
-    if note and jax.process_index() == 0:
-        log(note)
+    notes = (
+        check_config_changes(saved, config, "config" in accepted),
+        check_data_changes(saved, data, config, source, "data" in accepted),
+    )
+    for note in filter(None, notes):
+        if jax.process_index() == 0:
+            log(note)
     with report_unreadable(step_path), ocp.StandardCheckpointer() as reader:
         state = reader.restore(step_path / "state", abstract_state)
-    return state, data["examples"]
+    changes = data.get("changes", [])
+    if changed := differences(saved, config):
+        changes = [*changes, {"step": step, "fields": changed}]
+    return state, {"examples": data["examples"], "changes": changes} | describe_source(source)
 
 
-def check_config_changes(saved: Config, wanted: Config) -> None:
-    """Raises UserError naming every changed field that must not change when a run resumes."""
+def describe_source(source: Source) -> dict[str, Any]:
+    """What a checkpoint says of the training images."""
+    return {"images": len(source), "fingerprint": source.fingerprint()}
+
+
+def check_config_changes(saved: Config, wanted: Config, accept: bool = False) -> str:
+    """Returns a line with every change that affects what is computed; empty if there is none.
+
+    Raises UserError if there is one, unless `accept` and all of them are possible.
+    """
     changeable = set(CHANGEABLE_FIELDS)
-    if wanted.optimizer.schedule == "constant":
+    if wanted.optimizer.schedule == saved.optimizer.schedule == "constant":
         changeable.add("num_steps")
-    changes = [
-        f"{path} ({old!r} -> {new!r})"
+    fixed = set(FIXED_FIELDS)
+    if bool(saved.ema_decay) != bool(wanted.ema_decay):
+        fixed.add("ema_decay")
+    found = {
+        path: f"{path} ({old!r} -> {new!r})"
         for path, (old, new) in differences(saved, wanted).items()
         if path not in changeable
-    ]
-    if changes:
+    }
+    if not found:
+        return ""
+    anew = "start in another --workdir with --config.init_from=THIS_WORKDIR"
+    if impossible := [text for path, text in found.items() if path in fixed]:
         raise UserError(
-            f"the workdir holds a run with a different config: {', '.join(changes)}; "
-            "pass the old values to resume it, or another --workdir to start a new run"
+            f"a run cannot resume with another {', '.join(impossible)}; pass the old value, or "
+            f"{anew}"
         )
+    changes = ", ".join(found.values())
+    if accept:
+        return f"config changed: {changes}; going on, as --accept-changed-config says"
+    raise UserError(
+        f"the workdir holds a run with a different config: {changes}; pass the old values, pass "
+        f"--accept-changed-config to go on with the new ones, or {anew}"
+    )
 
 
 def check_data_changes(

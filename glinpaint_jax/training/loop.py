@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.evaluation.evaluate import (
     CompleteBatch,
     evaluate,
+    evaluation_sets,
     make_generator_completion,
 )
 from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
@@ -29,9 +31,10 @@ from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.processes import require_same
 from glinpaint_jax.runs.checkpoints import Checkpoints
+from glinpaint_jax.runs.profiler import traced
 from glinpaint_jax.runs.progress import Progress
 from glinpaint_jax.runs.report import Reporter, log
-from glinpaint_jax.runs.resume import recover_newest_step, restore
+from glinpaint_jax.runs.resume import describe_source, recover_newest_step, restore
 from glinpaint_jax.runs.stopping import EvaluationStopped, Stop, stop_on_signals
 from glinpaint_jax.step_folders import steps_in
 from glinpaint_jax.training.compile import compile_steps
@@ -44,20 +47,24 @@ SAMPLE_COLUMNS = 8
 InitialNetworks = tuple[Variables | None, Variables | None, str]
 
 
-def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> None:
+def train(
+    config: Config,
+    workdir: Path,
+    accepted: Collection[str] = (),
+    profiled_steps: int = 0,
+) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
-    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated.
-    Raises UserError for unusable data, batch sizes or workdirs, for processes that differ and for
-    failures during the run.
+    SIGTERM, SIGINT and SIGHUP finish the current step, save and return. `config` must be validated;
+    `accepted` is as for `restore`. Raises UserError for unusable data, batch sizes or workdirs, for
+    processes that differ and for failures during the run.
     """
     sources = open_sources(config.data.source, config.data.eval_source, config.data.eval_images)
-    flags = {"--accept-changed-data": accept_changed_data}
-    require_same(config, sources.fingerprints() | flags)
+    require_same(config, sources.fingerprints() | {"accepted changes": sorted(accepted)})
     mesh, is_first = make_mesh(), jax.process_index() == 0
     local_batch = local_batch_size(config.global_batch_size, config.microbatches, mesh)
-    for source in sources.evaluation.values():
-        paired_mask_folder(source, config.mask)  # otherwise a missing one ends the run much later
+    for source, own in evaluation_sets(sources, config).values():
+        paired_mask_folder(source, own.mask)  # otherwise a missing one ends the run much later
     # Before anything is written. A run that resumes does not need them.
     networks = None if steps_in(workdir) else initial_networks(config)
     with report_unwritable(workdir):
@@ -70,16 +77,14 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
         newest = recover_newest_step(workdir, log)
         if newest is None:
             state, origin = new_run(config, mesh, networks or initial_networks(config))
-            examples = 0
+            data = {"examples": 0, "changes": []} | describe_source(sources.train)
         else:
             abstract = abstract_state(config, mesh)
-            state, examples = restore(
-                workdir, newest, config, sources.train, abstract, log, accept_changed_data
-            )
+            state, data = restore(workdir, newest, config, sources.train, abstract, log, accepted)
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
-        reporter = Reporter(workdir, start, config.num_steps, active=is_first)
-        closing.callback(reporter.flush)
+        reporter = Reporter(workdir, start, config, active=is_first)
+        closing.callback(reporter.close)
         if is_first:
             describe(config, workdir, mesh, state, sources.description)
         reporter.log(origin)
@@ -88,12 +93,17 @@ def train(config: Config, workdir: Path, accept_changed_data: bool = False) -> N
             return
 
         # Before compiling: what workers lack ends the run at once.
-        batches = open_batches(sources.train, config, local_batch, examples)
+        batches = open_batches(sources.train, config, local_batch, data["examples"])
         closing.callback(batches.close)
+        if profiled_steps:
+            batches = traced(batches, workdir, profiled_steps, reporter.log)
+            closing.callback(batches.close)
         steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        step = run_steps(config, mesh, sources, state, steps, batches, reporter, checkpoints, stop)
+        step = run_steps(
+            config, mesh, sources, state, data, steps, batches, reporter, checkpoints, stop
+        )
         checkpoints.finish()
         if step < config.num_steps:
             reporter.log(f"stopped at step {step} of {config.num_steps}; rerun to resume")
@@ -104,22 +114,29 @@ def run_steps(
     mesh: Mesh,
     sources: Sources,
     state: TrainState,
+    data: dict[str, Any],
     steps: dict[Phase, Step],
     batches: Iterator[dict[str, np.ndarray]],
     reporter: Reporter,
     checkpoints: Checkpoints,
     stop: Stop,
 ) -> int:
-    """Trains `state` to the last step or a request to stop; returns the step reached."""
-    source, failures = sources.train, FailureLog(log)
-    data = {"images": len(source), "fingerprint": source.fingerprint()}
-    progress = Progress(reporter, config, functools.partial(describe_images, source, config))
+    """Trains `state` to the last step or a request to stop; returns the step reached.
+
+    `data` is what `restore` returns.
+    """
+    failures, batch_size = FailureLog(log), config.global_batch_size
+    first = data["examples"] - batch_size * int(state.step)  # the example that step 1 would have
+    progress = Progress(
+        reporter, config, functools.partial(describe_images, sources.train, config, first)
+    )
     completion_with = make_generator_completion(config, make_networks(config)[0], mesh)
     for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
-        batch = to_global(failures.take(next(batches)), mesh)
-        state, metrics = steps[phase](state, batch)
-        progress.add(step, phase.value, metrics)
+        with jax.transfer_guard("disallow"):  # only the batch moves, and metrics when reported
+            batch = to_global(failures.take(next(batches)), mesh)
+            state, metrics = steps[phase](state, batch)
+            progress.add(step, phase.value, metrics)
 
         is_last, scores, failure = step == config.num_steps, None, None
         if is_last:
@@ -143,7 +160,8 @@ def run_steps(
             ranked = scores and next(iter(scores.values()))  # those of the first set
             with progress.paused():
                 reporter.flush()  # a killed run has the records of its checkpoints
-                checkpoints.save(state, config, step, phase=stage, scores=ranked, **data)
+                seen = {"examples": first + batch_size * step}
+                checkpoints.save(state, config, step, data | seen, stage, ranked)
         if failure is not None:
             raise failure
         if is_stopped:
@@ -164,10 +182,10 @@ def evaluate_sets(
 
     The first set is the most important.
     """
-    scores, rows = {}, []
-    columns = SAMPLE_COLUMNS // len(sources.evaluation)
-    for name, source in sources.evaluation.items():
-        scores[name], pictures = evaluate(completion, source, config, mesh, failures)
+    scores, rows, sets = {}, [], evaluation_sets(sources, config)
+    columns = max(1, SAMPLE_COLUMNS // len(sets))
+    for name, (source, own) in sets.items():
+        scores[name], pictures = evaluate(completion, source, own, mesh, failures)
         rows.append(pictures[:, :columns])
     return scores, np.concatenate(rows, axis=1)
 
@@ -192,15 +210,20 @@ def initial_networks(config: Config) -> InitialNetworks:
                 f"config.init_from={place} has model.{name} {found!r}, this config "
                 f"{wanted!r}; pass --config.model.{name}={found}"
             )
-    discriminator, origin = weights.discriminator, f"starting from {place}"
+    discriminator, size = weights.discriminator, weights.config.image_size
+    fill, phase = weights.config.mask.fill, phase_at(0, config.phases).value
+    fate = "its discriminator comes along"
     if discriminator is None:
-        origin += ", which has no discriminator: it starts from random weights"
-    elif weights.config.image_size != config.image_size:
+        fate = "it has no discriminator, which starts from random weights"
+    elif size != config.image_size:  # a discriminator fits only one size
         discriminator = None
-        origin += (
-            f", whose discriminator is for images of {weights.config.image_size}, not "
-            f"{config.image_size}; it starts from random weights"
+        fate = (
+            f"its discriminator is for images of {size}, not {config.image_size}, so this one "
+            "starts from random weights"
         )
+    origin = f"starting from {place} in the {phase} phase; {fate}"
+    if config.model.base == "none" and fill != config.mask.fill:
+        origin += f"; it saw the color {fill} in holes, now mask.fill is {config.mask.fill}"
     return weights.generator, discriminator, origin
 
 
@@ -234,8 +257,9 @@ def describe(config: Config, workdir: Path, mesh: Mesh, state: TrainState, data:
     )
 
 
-def describe_images(source: Source, config: Config, step: int) -> str:
-    """Names the training images of a step, which counts from 1."""
+def describe_images(source: Source, config: Config, first: int, step: int) -> str:
+    """Names the training images of a step, if those of step 1 begin at example `first`."""
     order, size = record_numbers(len(source), config.seed), config.global_batch_size
-    records = [int(order[number]) for number in range((step - 1) * size, step * size)]
+    end = first + step * size
+    records = [int(order[number]) for number in range(end - size, end)]
     return f"images: records {records}, the first {source.name(records[0])}"

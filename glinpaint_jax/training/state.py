@@ -53,9 +53,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(clip, optax.scale_by_adadelta(rho=0.9, eps=1e-6))
 
 
-def learning_rate_at(step: jax.Array, config: OptimizerConfig, num_steps: int) -> jax.Array:
-    """The learning rate of both networks, a function of the global step."""
-    rate = jnp.asarray(config.learning_rate, jnp.float32)
+def learning_rate_at(
+    step: jax.Array, config: OptimizerConfig, num_steps: int, *, discriminator: bool
+) -> jax.Array:
+    """The learning rate of one of the networks, a function of the global step."""
+    own = config.discriminator_learning_rate if discriminator else 0
+    rate = jnp.asarray(own or config.learning_rate, jnp.float32)
     if config.warmup_steps:
         rate *= jnp.minimum((step + 1) / config.warmup_steps, 1)
     if config.schedule == "cosine":

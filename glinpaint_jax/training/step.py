@@ -227,7 +227,9 @@ def update_discriminator(
         return total, (terms, stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(network.params)
-    network, skipped = apply_gradients(config, state, network, gradients, batch_stats, terms)
+    network, skipped = apply_gradients(
+        config, state, network, gradients, batch_stats, terms, discriminator=True
+    )
     return network, terms | {"skipped": skipped}
 
 
@@ -243,6 +245,7 @@ def apply_gradients(
     gradients: Any,
     batch_stats: Any,
     terms: Metrics,
+    discriminator: bool = False,
 ) -> tuple[NetworkState, Array]:
     """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite.
 
@@ -251,7 +254,9 @@ def apply_gradients(
     gradients = jax.tree.map(row_major, gradients)
     optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
-    rate = learning_rate_at(state.step, config.optimizer, config.num_steps)
+    rate = learning_rate_at(
+        state.step, config.optimizer, config.num_steps, discriminator=discriminator
+    )
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
     checked = terms, batch_stats, optax.tree.norm(gradients)

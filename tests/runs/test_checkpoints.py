@@ -14,7 +14,7 @@ from glinpaint_jax.files import find_damage, write_manifest
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs import checkpoints as checkpoints_module
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import recover_newest_step, restore
+from glinpaint_jax.runs.resume import describe_source, recover_newest_step, restore
 from glinpaint_jax.step_folders import FOLDER, steps_in
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
@@ -38,7 +38,7 @@ def saving(tmp_path):
 
     def save(step, config=CONFIG, phase="completion", scores=None):
         state = jax.device_put({"weights": np.arange(4.0)})
-        checkpoints.save(state, config, step, IMAGES, phase, scores)
+        checkpoints.save(state, config, step, {"images": IMAGES}, phase, scores)
         state["weights"].delete()  # as the next step does, which donates it
 
     yield save, checkpoints, warnings
@@ -53,15 +53,16 @@ def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
     placed = jax.device_put(numbered, replicated(mesh8))
     source = Numbered(IMAGES)
     checkpoints = Checkpoints(tmp_path, pytest.fail)
-    checkpoints.save(placed, step_config, 3, IMAGES, "completion", scores, source.fingerprint())
+    saved = {"examples": 24, "changes": []} | describe_source(source)
+    checkpoints.save(placed, step_config, 3, saved, "completion", scores)
     checkpoints.finish()
     written = json.loads((tmp_path / FOLDER / "3" / "metrics" / "metrics").read_text())
     assert written == {"phase": "completion"} | scores
 
     for mesh in (mesh8, mesh1):
         abstract = abstract_state(step_config, mesh)
-        state, examples = restore(tmp_path, 3, step_config, source, abstract, pytest.fail)
-        assert examples == 3 * step_config.global_batch_size
+        state, data = restore(tmp_path, 3, step_config, source, abstract, pytest.fail)
+        assert data == saved
         kernel = state.generator.params["encoder"]["enc1"]["conv"]["kernel"]
         assert len(kernel.devices()) == mesh.devices.size
         assert_same_state(state, numbered)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glinpaint_jax.runs import report
+from glinpaint_jax.runs import report, writers
 from glinpaint_jax.runs.report import GAP, METRICS_FILE, Reporter, mosaic, read_records
+from tests.helpers.configs import make_small_config
 
 SCORES = {"val": {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}}
 
@@ -19,7 +20,7 @@ def train(reporter, *steps):
 
 
 def write_run(workdir, start, steps):
-    reporter = Reporter(workdir, start, 10, active=True)
+    reporter = Reporter(workdir, start, make_small_config(), active=True)
     train(reporter, *steps)
     reporter.evaluation(steps[-1], "completion", SCORES)
     reporter.samples(steps[-1], np.zeros((3, 4, 16, 16, 3), np.uint8))
@@ -69,7 +70,9 @@ def test_a_resumed_run_replaces_repeated_records(tmp_path):
         file.write('5\n{}\n"step"\n{"step": 8, "pha')  # damaged, and killed while writing
     write_run(tmp_path, 4, [6, 8])
     names = set(tmp_path.iterdir())
-    Reporter(tmp_path, 4, 4, active=True).flush()  # records nothing, so it changes nothing
+    Reporter(
+        tmp_path, 4, make_small_config(), active=True
+    ).flush()  # records nothing, so it changes nothing
     assert set(tmp_path.iterdir()) == names
     assert recorded(tmp_path) == [2, 4, 6, 8]
     assert shown(tmp_path) == [(step, 1 / step) for step in (2, 4, 6, 8)]
@@ -84,7 +87,7 @@ def full_disk(path, content):
 def test_files_that_are_lost_or_cannot_be_written_lose_no_point(
     fault, name, tmp_path, capsys, monkeypatch
 ):
-    reporter = Reporter(tmp_path, 0, 10, active=True)
+    reporter = Reporter(tmp_path, 0, make_small_config(), active=True)
     train(reporter, 1)
     (path,) = tmp_path.glob(f"{name}*")
     if fault == "half written":
@@ -93,7 +96,7 @@ def test_files_that_are_lost_or_cannot_be_written_lose_no_point(
         path.unlink()
     with monkeypatch.context() as patched:
         if fault == "disk full":
-            patched.setattr(report, "write_atomically", full_disk)
+            patched.setattr(writers, "write_atomically", full_disk)
             train(reporter, 2)
         train(reporter, 3)
     reporter.flush()
@@ -113,8 +116,9 @@ def test_in_a_bucket_whole_files_are_written_by_flush(tmp_path, monkeypatch):
 
     open_path = Path.open
     monkeypatch.setattr(Path, "open", open_file)
-    monkeypatch.setattr(report, "can_append", lambda path: False)
-    reporter = Reporter(tmp_path, 0, 10, active=True)
+    for module in (report, writers):
+        monkeypatch.setattr(module, "can_append", lambda path: False)
+    reporter = Reporter(tmp_path, 0, make_small_config(), active=True)
     train(reporter, 1, 2)
     assert recorded(tmp_path) == []
     reporter.flush()

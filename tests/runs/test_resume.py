@@ -1,16 +1,25 @@
 """Every kind of damage to a checkpoint, and every change between two starts of a run."""
 
+import copy
 import dataclasses
+import re
 import shutil
 
 import jax
 import pytest
 
+from glinpaint_jax.config import get_value, set_value
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME
 from glinpaint_jax.parallel import replicated
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import check_config_changes, recover_newest_step, restore
+from glinpaint_jax.runs.resume import (
+    FIXED_FIELDS,
+    check_config_changes,
+    describe_source,
+    recover_newest_step,
+    restore,
+)
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
@@ -25,8 +34,8 @@ def saved(initial_state, step_config, mesh1, tmp_path_factory):
     checkpoints = Checkpoints(workdir, print)
     for step in (3, 5):
         state = jax.device_put(initial_state, replicated(mesh1))
-        fingerprint = Numbered(7).fingerprint()
-        checkpoints.save(state, step_config, step, 7, "joint", {"l1": float(step)}, fingerprint)
+        data = {"examples": 8 * step} | describe_source(Numbered(7))
+        checkpoints.save(state, step_config, step, data, "joint", {"l1": float(step)})
     checkpoints.finish()
     return workdir
 
@@ -83,7 +92,7 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     assert five.name.startswith("damaged-5-") and eight.name.startswith("damaged-8-")
     assert recover_newest_step(workdir, pytest.fail) == 3  # nothing more to do
     checkpoints = Checkpoints(workdir, pytest.fail)
-    checkpoints.save({"weights": jax.numpy.zeros(4)}, make_small_config(), 8, 7, "joint")
+    checkpoints.save({"weights": jax.numpy.zeros(4)}, make_small_config(), 8, {}, "joint")
     checkpoints.finish()
     assert recover_newest_step(workdir, pytest.fail) == 8
     assert damaged_in(workdir) == [five, eight]
@@ -150,7 +159,7 @@ def test_changed_images_are_accepted_only_if_asked_and_a_source_may_move(resume,
         with pytest.raises(UserError, match=f"{change}, .*pass --accept-changed-data"):
             resume(source=source)
     said = []
-    resume(said.append, source, accept_changed_data=True)
+    resume(said.append, source, accepted=["data"])
     assert change in said[0]
     elsewhere = dataclasses.replace(step_config.data, source="folder:/elsewhere")
     resume(said.append, config=dataclasses.replace(step_config, data=elsewhere))
@@ -162,11 +171,23 @@ def test_config_changes_that_affect_the_result_are_rejected(resume, step_config)
     resume(config=changed)  # log_every may change
     changed.optimizer = dataclasses.replace(changed.optimizer, learning_rate=1.0)
     changed.global_batch_size = 16
-    with pytest.raises(UserError) as error:
+    found = "global_batch_size (8 -> 16), optimizer.learning_rate (0.004 -> 1.0)"
+    with pytest.raises(UserError, match=r"config: " + re.escape(found) + "; pass .*") as error:
         resume(config=changed)
-    message = str(error.value)
-    assert "global_batch_size (8 -> 16), optimizer.learning_rate (0.004 -> 1.0); pass" in message
-    assert "--workdir" in message
+    assert "--accept-changed-config" in str(error.value) and "init_from" in str(error.value)
+    resume((said := []).append, config=changed, accepted=["config"])
+    assert said == [f"config changed: {found}; going on, as --accept-changed-config says"]
+
+
+@pytest.mark.parametrize("path", [*FIXED_FIELDS, "ema_decay"])
+def test_what_shapes_the_state_or_the_stream_never_changes(path, resume, step_config):
+    """`step_config` averages the weights; no longer to do so would change the state."""
+    others = {"output": "sigmoid", "base": "smooth", "crop": "resize_then_crop", "name": "adadelta"}
+    changed, old = copy.deepcopy(step_config), get_value(step_config, path)
+    new = others.get(path.split(".")[-1])
+    set_value(changed, path, new or (0.0 if path == "ema_decay" else type(old)(4 * (old + 1))))
+    with pytest.raises(UserError, match=f"cannot resume with another {path} .*init_from"):
+        resume(config=changed, accepted=["config"])
 
 
 def test_num_steps_may_change_only_without_a_schedule(step_config):

@@ -47,7 +47,9 @@ def test_networks_and_ema_start_from_the_file(weights, start_from):
         assert_equal(variables, weights.generator)
     assert_equal(state.discriminator.variables, weights.discriminator)
     assert int(state.step) == 0
-    assert origin == f"starting from {config.init_from}"
+    assert origin == (
+        f"starting from {config.init_from} in the completion phase; its discriminator comes along"
+    )
 
 
 @pytest.mark.parametrize("said", ["no discriminator", "for images of 32, not 128"])
@@ -84,7 +86,7 @@ def test_the_images_of_a_step_are_those_that_the_pipeline_feeds_it():
     source, config = Numbered(50), make_small_config(global_batch_size=4)
     fed = numbers(take(source, config, 2)[1:])
     assert (
-        loop.describe_images(source, config, 2)
+        loop.describe_images(source, config, 0, 2)
         == f"images: records {fed}, the first image {fed[0]}"
     )
 

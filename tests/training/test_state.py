@@ -40,13 +40,17 @@ def test_optimizers_match_pytorch(config, optimizer):
     ("config", "expected"),
     [
         (OptimizerConfig(learning_rate=2.0), {0: 2, 50: 2, 100: 2}),
+        (OptimizerConfig("adam", 2.0, 6.0, "cosine", 10), {0: 0.2, 50: 1, 100: 0}),
         (OptimizerConfig(learning_rate=2.0, warmup_steps=10), {0: 0.2, 4: 1, 9: 2, 80: 2}),
         (OptimizerConfig(learning_rate=2.0, schedule="cosine"), {0: 2, 50: 1, 100: 0}),
     ],
 )
 def test_schedules_follow_the_global_step(config, expected):
     for step, rate in expected.items():
-        assert learning_rate_at(jnp.asarray(step), config, 100) == pytest.approx(rate, abs=1e-6)
+        for discriminator in (False, True):
+            found = learning_rate_at(jnp.asarray(step), config, 100, discriminator=discriminator)
+            own = config.discriminator_learning_rate / 2 if discriminator else 0
+            assert found == pytest.approx(own * rate or rate, abs=1e-6)
 
 
 def test_new_states_depend_only_on_the_seed(initial_state, step_config, mesh8, mesh1):
