@@ -15,6 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
+
 from glinpaint_jax.data.folders import EXTENSIONS, FolderSource, open_images, open_layout
 from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER, check_shards
 from glinpaint_jax.data.sources import (
@@ -42,7 +45,7 @@ HELD_OUT_PHOTOS = ("camera.png", "coins.png", "rocket.jpg")
 # Of a source without validation images, so many images are held out, but at most this share. Not a
 # setting: a run's training images must never count as held out.
 HELD_OUT, MAX_HELD_OUT = 1000, 0.1
-CHECKED_IMAGES, MAX_12_BITS = 5, 2**12 - 1 >> 8
+CHECKED_IMAGES = 5  # for their bits
 
 
 class Sources(NamedTuple):
@@ -86,7 +89,6 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         else:
             whole, train = train, HoldOut(train, count, held_out=False)
             evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
-    warn_if_dark(train)
     sets = ", ".join(
         f"{name} {min(eval_images, len(source))}"
         + f" of {len(source)}" * (len(source) > eval_images)
@@ -96,16 +98,19 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def warn_if_dark(source: Source) -> None:
-    """Warns if a few images are as dark as 12-bit values in 16-bit files."""
-    images, count = [], min(len(source), CHECKED_IMAGES)
+def warn_if_12_bits(source: Source) -> None:
+    """Warns if a few 16-bit images have no more than 12 bits: shown in 8, they are black."""
+    count, values = min(len(source), CHECKED_IMAGES) if hasattr(source, "encoded") else 0, []
     for number in range(count):  # evenly spaced
-        with contextlib.suppress(UnusableFile):
-            images.append(int(source[number * len(source) // count].max()))
-    if images and max(images) <= MAX_12_BITS:
+        with contextlib.suppress(UnusableFile, cv2.error):
+            content = np.frombuffer(source.encoded(number * len(source) // count), np.uint8)
+            pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+            if pixels is not None:
+                values.append(pixels.max() if pixels.dtype == np.uint16 else 2**16)
+    if values and max(values) < 2**12:
         warnings.warn(
-            f"the images are nearly black, such as {source.name(0)}: up to {max(images)} of 255. If "
-            "they are 12-bit values in 16-bit files, multiply them by 16",
+            f"16-bit images are nearly black, such as {source.name(0)}: at most {max(values)} of "
+            "65535; if they have 12 bits, multiply their values by 16",
             stacklevel=3,
         )
 
@@ -128,6 +133,7 @@ def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
                 raise UserError(
                     f"{flag}{alternative} holds no images{split}; put {', '.join(EXTENSIONS)} there"
                 )
+        warn_if_12_bits(opened.train)
         details = f" ({opened.description})" if opened.description else ""
         return opened._replace(description=alternative + details)
     raise UserError(
