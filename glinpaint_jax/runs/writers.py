@@ -109,7 +109,7 @@ class WandbWriter:
             )
         except Exception as error:  # of many types
             raise UserError(
-                f"cannot start Weights & Biases: {describe(error)}; run `wandb login`, set "
+                f"cannot start Weights & Biases: {describe(error).rstrip('.')}; run `wandb login`, set "
                 "WANDB_MODE=offline, or pass --config.log_to=tensorboard"
             ) from None
         # Its own steps never go back; those of a resumed run may.

@@ -1,11 +1,13 @@
 import math
+import re
 
 import jax.numpy as jnp
 import pytest
 
+from glinpaint_jax.config import PhasesConfig
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import progress as progress_module
-from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT, Progress
+from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT, Progress, advise
 from glinpaint_jax.runs.report import Reporter
 from tests.helpers.configs import make_small_config
 
@@ -80,6 +82,22 @@ def test_losses_are_averaged_over_their_steps_without_skipped_ones(clock):
     assert recorder.records[0][:3] == (4, "discriminator", means)
     expected = "step 2: update skipped, 1 in a row; not finite: l1 nan; images of 2"
     assert recorder.lines == [expected]
+
+
+@pytest.mark.parametrize(
+    ("step", "own_rate", "advice"),
+    [
+        (40, 0.0, "--config.optimizer.learning_rate=0.0002. A new run .* completion_end=60 .*=160"),
+        (150, 0.0, "completion_end=0 --config.phases.discriminator_end=50"),
+        (900, 1e-5, "rate=0.0002 .*discriminator_learning_rate=5e-06. .*end=0 .*end=0"),
+    ],
+)
+def test_advice_fits_the_phase(step, own_rate, advice):
+    config = make_small_config(phases=PhasesConfig(100, 200))
+    config.optimizer.discriminator_learning_rate = own_rate
+    assert re.search(
+        "rerun the command with --accept-changed-config .*" + advice, advise(config, step)
+    )
 
 
 FINITE, BROKEN = losses(l1=0.5), losses(l1=math.nan, skipped=1.0)

@@ -1,12 +1,16 @@
 import errno
 import json
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
 
+from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs import report, writers
 from glinpaint_jax.runs.report import GAP, METRICS_FILE, Reporter, mosaic, read_records
 from tests.helpers.configs import make_small_config
@@ -127,6 +131,48 @@ def test_in_a_bucket_whole_files_are_written_by_flush(tmp_path, monkeypatch):
     reporter.flush()
     assert recorded(tmp_path) == [1, 2, 3]
     assert shown(tmp_path) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def read_wandb(path):
+    """The history of an offline run: 7 bytes, then records of crc, length, type and protobuf."""
+    content, start, rows = path.read_bytes(), 7, []
+    while start < len(content):
+        size, kind = struct.unpack_from("<HB", content, start + 4)
+        assert kind == 1 and len(content) < 2**15  # one whole record, one block
+        record = wandb_internal_pb2.Record.FromString(content[start + 7 : start + 7 + size])
+        items = record.history.item
+        row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+        rows += [{name: row[name] for name in row if name[0] != "_"}] if row else []
+        start += 7 + size
+    return rows
+
+
+def test_weights_and_biases_gets_every_record_and_a_resumed_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for start in (0, 2):
+        reporter = Reporter(tmp_path, start, make_small_config(log_to="wandb"), active=True)
+        train(reporter, start + 1)
+        reporter.samples(start + 1, np.zeros((3, 4, 16, 16, 3), np.uint8))
+        reporter.close()
+    first, second = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert first.name == second.name
+    for path, step in ((first, 1), (second, 3)):
+        scalars, pictures = read_wandb(path)
+        expected = {"step": step, "train/l1_hole": 1 / step, "images_per_second": 12.5}
+        assert scalars == expected
+        assert pictures["step"] == step
+        assert len(list(path.parent.glob("files/media/images/samples*.png"))) == 1
+    assert list(tmp_path.glob("events*")) == []
+
+
+def test_what_weights_and_biases_lacks_is_one_line(tmp_path, monkeypatch):
+    def fail(**_):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(UserError, match=r"cannot start .* No API key configured.* to log in; run"):
+        Reporter(tmp_path, 0, make_small_config(log_to="wandb,tensorboard"), active=True)
 
 
 def test_mosaics_keep_pixels_and_enlarge_small_images():

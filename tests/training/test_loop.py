@@ -1,19 +1,24 @@
 """The weights a new run starts from, what it says, when it saves and what it compiles."""
 
 import dataclasses
+import gzip
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glinpaint_jax.config import ModelConfig, PhasesConfig
+from glinpaint_jax import parallel
+from glinpaint_jax.config import MaskConfig, ModelConfig, PhasesConfig
+from glinpaint_jax.data.datasets import Sources
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.weight_files import pth_bytes
 from glinpaint_jax.runs.progress import Progress
-from glinpaint_jax.step_folders import FOLDER, steps_in
+from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
 from glinpaint_jax.training import loop
 from glinpaint_jax.training.state import create_state
+from glinpaint_jax.weights import load_weights
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
 from tests.helpers.sources import Numbered, numbers, take
@@ -64,6 +69,14 @@ def test_an_unusable_discriminator_starts_from_random_weights(said, weights, sta
     assert said in origin and "random weights" in origin
 
 
+def test_another_color_in_holes_and_the_first_phase_are_said(start_from):
+    mask = MaskConfig(max_size=16, max_delta=4, margin=2, fill=(1.0, 2.0, 3.0))
+    config = start_from(mask=mask, phases=PhasesConfig(-1, -1))
+    origin = loop.initial_networks(config)[-1]
+    assert " in the joint phase; " in origin
+    assert "it saw the color (127.5, 127.5, 127.5) in holes, now mask.fill is (1.0, 2.0" in origin
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [
@@ -110,6 +123,65 @@ def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, mon
         for name in ("failed", "whole")
     ]
     assert metrics[0] == metrics[1] and metrics[0]["phase"] == "completion"
+
+
+def test_batch_rate_and_devices_change_on_resume_without_a_gap_in_the_stream(tmp_path, monkeypatch):
+    seen, source = [], Numbered(50)
+
+    def to_global(batch, mesh):
+        seen.extend(batch["image"][:, 0, 0, 0].tolist())
+        return parallel.to_global(batch, mesh)
+
+    monkeypatch.setattr(loop, "to_global", to_global)
+    monkeypatch.setattr(loop, "open_sources", lambda *_: Sources(source, {"val": Numbered(4)}, ""))
+    config = make_small_config(eval_every=100, checkpoint_every=100, num_steps=3)
+    starts = [
+        (8, {"num_steps": 3, "global_batch_size": 8}),
+        (2, {"num_steps": 5, "global_batch_size": 4, "microbatches": 2, "ema_decay": 0.9}),
+        (4, {"num_steps": 8, "global_batch_size": 12, "microbatches": 1, "precision": "bfloat16"}),
+    ]
+    config.ema_decay = 0.99
+    for devices, changes in starts:
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        monkeypatch.setattr(loop, "make_mesh", lambda mesh=mesh: mesh)
+        config = dataclasses.replace(config, **changes)
+        config.optimizer = dataclasses.replace(config.optimizer, learning_rate=1e-4 * devices)
+        loop.train(config, tmp_path, ["config"])
+    total = 3 * 8 + 2 * 4 + 3 * 12
+    assert seen == numbers(take(source, config, 1, local_batch_size=total))
+    assert load_weights(tmp_path).step == 8
+    data = read_json(tmp_path / FOLDER / "8" / "data")
+    assert data["examples"] == total and [change["step"] for change in data["changes"]] == [3, 5]
+    fields = data["changes"][0]["fields"]
+    assert fields["global_batch_size"] == [8, 4]
+    assert fields["optimizer.learning_rate"] == [8e-4, 2e-4]
+
+
+def test_a_trace_shows_the_steps_asked_for(tmp_path, capsys):
+    """Also if the run ends before: it traces what is left."""
+    config = make_small_config(num_steps=7, phases=PhasesConfig(10, 10), eval_every=100)
+    for steps, expected in ((1, 3), (9, 4)):  # two more are in flight
+        loop.train(config, tmp_path / str(steps), profiled_steps=steps)
+        assert f"wrote a trace of {steps} steps to" in capsys.readouterr().err
+        (trace,) = (tmp_path / str(steps) / "profile").rglob("perfetto_trace.json.gz")
+        events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+        names = [event.get("name", "") for event in events]
+        assert names.count("PjitFunction(completion_step)") in (0, expected)
+        assert sum("completion_step" in name for name in names) >= expected
+
+
+def test_steps_that_move_anything_else_to_the_devices_are_rejected(tmp_path, monkeypatch):
+    compile_steps = loop.compile_steps
+
+    def compile_careless_steps(*arguments):
+        steps = compile_steps(*arguments)
+        return {
+            phase: lambda *a, f=f: f(*a) + (jnp.add(np.ones(3), 1),) for phase, f in steps.items()
+        }
+
+    monkeypatch.setattr(loop, "compile_steps", compile_careless_steps)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        loop.train(make_small_config(num_steps=1), tmp_path)
 
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # cache hits on disk too
