@@ -134,8 +134,9 @@ def score(
 
 def table(scores: Scores) -> str:
     """Aligned plain text, one block per set."""
-    lines, width = [], max(len(name) for name in (22 * " ", *next(iter(scores.values()))))
+    lines = []
     for set_name, methods in scores.items():
+        width = max(22, *map(len, methods))
         lines.append(f"{set_name.replace('_', ' '):<{width + 2}}{'l1 %':>9}{'PSNR':>9}{'SSIM':>9}")
         for method, values in methods.items():
             numbers = "".join(f"{values[score]:>9.3f}" for score in SCORES)

@@ -75,7 +75,7 @@ def lama_mask(rng: np.random.Generator, height: int, width: int, config: MaskCon
         count = rng.integers(*kind.boxes, endpoint=True)
         low, high = (max(1, round(side * unit)) for side in kind.sides)
         sizes = rng.integers(low, high, (count, 2), endpoint=True)
-        places = rng.integers(margin, [height, width] - margin - sizes, endpoint=True)
+        places = rng.integers(margin, np.array([height, width]) - margin - sizes + 1)
         return draw_boxes(np.hstack([places, sizes]).astype(np.int32), height, width)[..., 0]
 
     return _draw_within(draw, config)

@@ -108,8 +108,9 @@ class WandbWriter:
                 allow_val_change=True,
             )
         except Exception as error:  # of many types
+            reason = describe(error).rstrip(".")
             raise UserError(
-                f"cannot start Weights & Biases: {describe(error).rstrip('.')}; run `wandb login`, set "
+                f"cannot start Weights & Biases: {reason}; run `wandb login`, set "
                 "WANDB_MODE=offline, or pass --config.log_to=tensorboard"
             ) from None
         # Its own steps never go back; those of a resumed run may.

@@ -101,12 +101,42 @@ def test_pictures_overwrite_nothing(name, folder):
 def test_holes_have_the_color_that_the_network_was_trained_with(
     flag, expected, folder, monkeypatch
 ):
+    def score(networks, *_):
+        used.extend(own.mask.fill for _, own in networks.values())
+        return {}
+
     used = []
-    monkeypatch.setattr(
-        evaluate, "score", lambda _, config, *others: used.append(config.mask.fill) or {}
-    )
+    monkeypatch.setattr(evaluate, "score", score)
     run(folder, flag)
     assert used == [expected]
+
+
+def test_several_checkpoints_and_masks_are_rows_and_blocks_of_one_table(folder, content, capsys):
+    (folder / "b.safetensors").write_bytes(content)
+    flags = "--config.eval_masks=training, thick,files:", "--limit=3", "--config.mask.max_size=12"
+    (folder / "m").mkdir()
+    cv2.imwrite(str(folder / "m" / "all.png"), np.full((32, 32), 255, np.uint8))
+    with pytest.warns(UserWarning, match="the hole covers 100%"):
+        run(folder, f"{flags[0]}{folder}/m", *flags[1:], f"--checkpoint={folder}/b.safetensors")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[::3]] == ["val training", "val thick", "val m"]
+    for first, second in zip(lines[1::3], lines[2::3], strict=True):
+        assert [first.split()[0], second.split()[0]] == [f"{folder}/{x}.safetensors," for x in "ab"]
+        assert first.split()[1:] == second.split()[1:]  # step, l1, PSNR, SSIM
+    l1 = [float(line.split()[-3]) for line in lines[1::3]]
+    assert len(set(l1)) == 3
+
+
+def test_json_has_no_infinity(folder, monkeypatch):
+    scores = {"val": {"model": {"l1": 0.0, "psnr": float("inf"), "ssim": float("nan")}}}
+    monkeypatch.setattr(evaluate, "score", lambda *_: scores)
+    run(folder, f"--json={folder}/scores.json")
+    text = (folder / "scores.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["scores"]["val"]["model"] == {
+        "l1": 0.0,
+        "psnr": None,
+        "ssim": None,
+    }
 
 
 @pytest.mark.parametrize("name", [".", "missing/scores.json"])

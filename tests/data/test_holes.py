@@ -45,6 +45,52 @@ def test_boxes_stay_within_mmagic_limits(square):
     assert (height == width).all() if square else (height != width).mean() > 0.9
 
 
+def draw_as_lama(rng, times, length, width, boxes=(), sides=(), margin=0):
+    """LaMa's masks of 256x256, from the numbers of its configs; a redraw above half the image."""
+    mask = np.zeros((256, 256), np.uint8)
+    if boxes and rng.random() < 0.3 / 1.3:
+        for _ in range(rng.integers(boxes[0], boxes[1] + 1)):
+            h, w = rng.integers(sides[0], sides[1] + 1, 2)
+            top = rng.integers(margin, 256 - margin - h + 1)
+            left = rng.integers(margin, 256 - margin - w + 1)
+            mask[top : top + h, left : left + w] = 1
+    else:
+        for i in range(rng.integers(times[0], times[1] + 2)):
+            x, y = rng.integers(256, size=2)
+            for _ in range(1 + rng.integers(5)):
+                angle = (0.01 + rng.integers(4)) * (-1 if i % 2 == 0 else 1)
+                reach = 10 + rng.integers(length)
+                end_x = int(np.clip(int(x + reach * np.sin(angle)), 0, 256))
+                end_y = int(np.clip(int(y + reach * np.cos(angle)), 0, 256))
+                cv2.line(mask, (int(x), int(y)), (end_x, end_y), 1, int(5 + rng.integers(width)))
+                x, y = end_x, end_y
+    return mask if 0 < mask.mean() <= 0.5 else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("thin", ((4, 50), 40, 10)),
+        ("medium", ((4, 5), 100, 50, (1, 5), (10, 50))),
+        ("thick", ((1, 5), 200, 100, (1, 3), (30, 150), 10)),
+    ],
+)
+def test_thin_to_thick_masks_are_spread_as_lamas(kind, numbers):
+    """Their areas, and how far their pixels are from the image's known part."""
+    rng = np.random.default_rng(0)
+    theirs = [mask for _ in range(600) if (mask := draw_as_lama(rng, *numbers)) is not None]
+    ours = [hole["mask"][..., 0] for hole in draw(len(theirs), kind=kind)]
+
+    def quantiles(masks):
+        areas = np.quantile([mask.mean() for mask in masks], [0.1, 0.5, 0.9])
+        depths = [cv2.distanceTransform(mask, cv2.DIST_L2, 5).max() for mask in masks]
+        return np.concatenate([areas, np.quantile(depths, [0.1, 0.5, 0.9]) / 256])
+
+    np.testing.assert_allclose(quantiles(ours), quantiles(theirs), rtol=0.15, atol=0.005)
+    (half,) = draw(1, 128, kind=kind)
+    assert half["mask"].shape == (128, 128, 1) and 0 < half["mask"].mean() <= 0.5
+
+
 @pytest.mark.parametrize("kind", ["irregular", "free_form"])
 @pytest.mark.parametrize(("size", "low", "high"), [(256, 0.15, 0.5), (64, 0.2, 0.3)])
 def test_strokes_stay_within_area_limits(kind, size, low, high):
