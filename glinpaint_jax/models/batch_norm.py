@@ -5,8 +5,7 @@ gradient of y twice, write the gradient of x), in the joint step compiled for ei
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,43 +20,22 @@ EPSILON = 1e-5
 MOMENTUM = 0.1  # PyTorch's meaning: the weight of the new batch
 
 
-class Parts(NamedTuple):
-    """The order of the images of `count` equal batches that are computed at once.
-
-    There are as many runs of images as `devices`. Each run holds images of the first batch, then as
-    many of the second, and so on. So each device has its images of all batches, and none moves.
-    """
-
-    devices: int
-    count: int
-
-    def join(self, batches: Sequence[Array]) -> Array:
-        runs = [batch.reshape(self.devices, -1, *batch.shape[1:]) for batch in batches]
-        return jnp.concatenate(runs, axis=1).reshape(-1, *batches[0].shape[1:])
-
-    def split(self, images: Array) -> list[Array]:
-        runs = images.reshape(*self, -1, *images.shape[1:])
-        return [runs[:, part].reshape(-1, *images.shape[1:]) for part in range(self.count)]
-
-
-ONE_BATCH = Parts(devices=1, count=1)
-
-
 class BatchNormRelu(nn.Module):
     """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
     Statistics are those of the global batch, at least in float32; the output has the input's type.
     With `blocks`, x holds blocks of 2x2 pixels.
 
-    The images may be those of several `parts`, each normalized by its own statistics. The running
-    statistics see one part after another.
+    The images may be those of several batches, image by image: the first of each, then the second
+    of each. So no device needs another's. Each of these `parts` is normalized by its own
+    statistics; the running statistics see one after another.
     """
 
     blocks: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool, parts: Parts = ONE_BATCH
+        self, x: Float[Array, "b h w c"], *, train: bool, parts: int = 1
     ) -> Float[Array, "b h w c"]:
         channels = x.shape[-1] // (4 if self.blocks else 1)
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -67,8 +45,7 @@ class BatchNormRelu(nn.Module):
         if not train:
             mean, var = running_mean.value[None], running_var.value[None]
             return normalize_relu(x[:, None], scale, bias, mean, var)[:, 0]
-        # With one part: [b, 1, h, w, c]. Else the images of a part on a device make one high image.
-        split = x[:, None] if parts.count == 1 else x.reshape(*parts, -1, *x.shape[2:])
+        split = x.reshape(-1, parts, *x.shape[1:])
         y, means, variances = batch_norm_relu(split, scale, bias, running_mean.value)
         if not self.is_initializing():
             n = x.size // means.size  # pixels of each part

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from glinpaint_jax.models.batch_norm import ONE_BATCH, Parts
 from glinpaint_jax.models.layers import ConvNormRelu, Layer
 
 # Table 2 of the paper. Shapes are for width 64 and 256x256 images. Each branch ends in a linear
@@ -38,7 +37,7 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w 3"], *, train: bool, parts: Parts = ONE_BATCH
+        self, x: Float[Array, "b h w 3"], *, train: bool, parts: int = 1
     ) -> Float[Array, "b features"]:
         for layer in self.table:
             convolve = ConvNormRelu(layer, self.width, self.dtype, name=layer.name)
@@ -64,7 +63,7 @@ class Discriminator(nn.Module):
         window: Float[Array, "b hl wl 3"],
         *,
         train: bool,
-        parts: Parts = ONE_BATCH,
+        parts: int = 1,
     ) -> Float[Array, "b 1"]:
         """Image and local window in [-1, 1] -> logits, positive for images that look real.
 

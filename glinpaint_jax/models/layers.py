@@ -9,7 +9,7 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
-from glinpaint_jax.models.batch_norm import ONE_BATCH, BatchNormRelu, Parts
+from glinpaint_jax.models.batch_norm import BatchNormRelu
 from glinpaint_jax.models.blocks import conv2d_on_blocks, conv_transpose_to_blocks
 from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 
@@ -107,7 +107,7 @@ class ConvNormRelu(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w ci"], *, train: bool, parts: Parts = ONE_BATCH
+        self, x: Float[Array, "b h w ci"], *, train: bool, parts: int = 1
     ) -> Float[Array, "b ho wo co"]:
         features = self.layer.features(self.width)
         x = Conv(self.layer, features, dtype=self.dtype, blocks=self.blocks, name="conv")(x)

@@ -16,7 +16,6 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.batch_norm import ONE_BATCH, Parts
 from glinpaint_jax.models.inputs import Inputs, composite, cut_windows, make_inputs, window_origins
 from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.models.platforms import row_major, separate
@@ -41,11 +40,11 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
         on_tpu = mesh.devices.flat[0].platform == "tpu"
         config = dataclasses.replace(config, pixel_blocks="on" if on_tpu else "off")
 
-    def compile(step: Callable[..., tuple[TrainState, Metrics]], **options: int) -> Step:
+    def compile(step: Callable[..., tuple[TrainState, Metrics]]) -> Step:
         @jax.default_matmul_precision(config.matmul_precision)
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             inputs = make_inputs(batch, config.mask.fill, config.model.base)
-            return step(config, state, inputs, **options)
+            return step(config, state, inputs)
 
         run.__name__ = step.__name__  # in profiles
         return jax.jit(
@@ -55,11 +54,10 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
             donate_argnums=0,
         )
 
-    devices = mesh.devices.size
     return {
         Phase.COMPLETION: compile(completion_step),
-        Phase.DISCRIMINATOR: compile(discriminator_step, devices=devices),
-        Phase.JOINT: compile(joint_step, devices=devices),
+        Phase.DISCRIMINATOR: compile(discriminator_step),
+        Phase.JOINT: compile(joint_step),
     }
 
 
@@ -82,20 +80,18 @@ def completion_step(
 
 
 def discriminator_step(
-    config: Config, state: TrainState, inputs: Inputs, *, devices: int
+    config: Config, state: TrainState, inputs: Inputs
 ) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, and the generator's running statistics as MMagic does."""
     prediction, batch_stats = generator_forward(config, state.generator, inputs)
-    discriminator, terms = update_discriminator(config, state, inputs, prediction, devices)
+    discriminator, terms = update_discriminator(config, state, inputs, prediction)
     batch_stats, _ = select_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
     state = state.replace(generator=generator, discriminator=discriminator)
     return next_state(config, state), terms
 
 
-def joint_step(
-    config: Config, state: TrainState, inputs: Inputs, *, devices: int
-) -> tuple[TrainState, Metrics]:
+def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
     """Updates the discriminator, then the generator against the updated discriminator.
 
     Both updates share one forward pass of the generator.
@@ -105,9 +101,7 @@ def joint_step(
         return generator_forward(config, state.generator.replace(params=params), inputs)
 
     prediction, pull_back, batch_stats = jax.vjp(forward, state.generator.params, has_aux=True)
-    discriminator, discriminator_terms = update_discriminator(
-        config, state, inputs, prediction, devices
-    )
+    discriminator, discriminator_terms = update_discriminator(config, state, inputs, prediction)
 
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
@@ -144,7 +138,7 @@ def generator_forward(config: Config, network: NetworkState, inputs: Inputs) -> 
 
 
 def discriminator_forward(
-    config: Config, network: NetworkState, images: Array, windows: Array, parts: Parts = ONE_BATCH
+    config: Config, network: NetworkState, images: Array, windows: Array, parts: int = 1
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
@@ -153,27 +147,30 @@ def discriminator_forward(
 
 
 def apply_in_microbatches(
-    config: Config, network: nn.Module, variables: Variables, *arrays: Array, **options: Any
+    config: Config, network: nn.Module, variables: Variables, *arrays: Array, parts: int = 1
 ) -> tuple[Array, Any]:
     """Applies a network to config.microbatches parts of the batch, one after another.
 
-    Image i belongs to part i % microbatches: all images of a device stay there. Returns the outputs
-    and the mean of the parts' running statistics. Of each part, only the output is kept; the
-    backward pass computes the rest again. Memory is that of one part.
+    Image i belongs to microbatch i % microbatches, so all images of a device stay there; `parts`
+    images of BatchNormRelu go together. Returns the outputs and the mean of the running statistics.
+    Of each microbatch, only the output is kept; the backward pass computes the rest again. Memory
+    is that of one.
     """
-    count = config.microbatches
+    count, options = config.microbatches, {"parts": parts} if parts > 1 else {}
     forward = partial(network.apply, variables, train=True, mutable=["batch_stats"], **options)
     if count == 1:
         outputs, variables = forward(*arrays)
         return outputs, variables["batch_stats"]
 
     def split(x: Array) -> Array:
-        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+        groups = x.reshape(-1, count, parts, *x.shape[1:]).swapaxes(0, 1)
+        return groups.reshape(count, -1, *x.shape[1:])
 
     run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # a loop has no CSE
     outputs, variables = lax.map(run, jax.tree.map(split, arrays))
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
-    return outputs.swapaxes(0, 1).reshape(-1, *outputs.shape[2:]), batch_stats
+    groups = outputs.reshape(count, -1, parts, *outputs.shape[2:]).swapaxes(0, 1)
+    return groups.reshape(-1, *outputs.shape[2:]), batch_stats
 
 
 def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tuple[Array, Metrics]:
@@ -194,7 +191,7 @@ def reconstruction_loss(config: Config, prediction: Array, inputs: Inputs) -> tu
 
 
 def update_discriminator(
-    config: Config, state: TrainState, inputs: Inputs, prediction: Array, devices: int
+    config: Config, state: TrainState, inputs: Inputs, prediction: Array
 ) -> tuple[NetworkState, Metrics]:
     """One optimizer step of the discriminator (the maximization of the paper's equation 3).
 
@@ -208,15 +205,15 @@ def update_discriminator(
         key = jax.random.fold_in(state.rng, state.step)
         end = config.image_size - config.local_size + 1
         real_origins = jax.random.randint(key, (len(fake), 2), 0, end)
-    batches = (fake, fake_origins), (inputs.image, real_origins)
-    parts = Parts(devices, len(batches))
-    images = parts.join([images for images, _ in batches])
-    windows = parts.join([cut_windows(*batch, config.local_size) for batch in batches])
+    # Fake and real images alternate, as BatchNormRelu wants its parts.
+    images = jnp.stack([fake, inputs.image], axis=1).reshape(-1, *fake.shape[1:])
+    origins = jnp.stack([fake_origins, real_origins], axis=1).reshape(-1, 2)
+    windows = cut_windows(images, origins, config.local_size)
 
     def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         trained = network.replace(params=params)
-        logits, stats = discriminator_forward(config, trained, images, windows, parts)
-        fake_logits, real_logits = parts.split(logits)
+        logits, stats = discriminator_forward(config, trained, images, windows, parts=2)
+        fake_logits, real_logits = logits[::2], logits[1::2]
         fake_loss = losses.adversarial(fake_logits, kind, real=False, discriminator=True)
         real_loss = losses.adversarial(real_logits, kind, real=True, discriminator=True)
         terms = {"discriminator_fake": fake_loss, "discriminator_real": real_loss}
