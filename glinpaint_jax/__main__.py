@@ -2,15 +2,14 @@
 
 Commands:
   train         train a model: --config FILE [--workdir DIR]
-  evaluate      score a checkpoint: --checkpoint PATH [--config FILE] [--baselines]
+  evaluate      score checkpoints, methods or any program's results: --checkpoint PATH
   complete      fill holes in photographs: [--checkpoint PATH] --image I --mask M --output O
   serve         complete photographs in the browser: [--checkpoint PATH]
   prepare       write images as shards for fast training: SOURCE --output DIR --shards N
   export        write weights for other tools: PATH --format FORMAT --output FILE
-  config        print one of our configs, to start your own: NAME > FILE
 
 PATH is a workdir, a weight file or the name of one. --config takes a file or the name of one of our
-configs; `config` lists them. COMMAND --help lists all flags, and says what PATH may be.
+configs, such as places. COMMAND --help lists all flags, and says what PATH may be.
 --version prints the version.
 """
 
@@ -28,7 +27,6 @@ COMMANDS = {
     "serve": "commands.serve",
     "prepare": "commands.prepare",
     "export": "commands.export",
-    "config": "commands.config",
 }
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from glinpaint_jax.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
-SCORES = ("l1", "psnr", "ssim")
+SCORES = ("l1", "psnr", "ssim", "ms_ssim", "patches")
+LOWER_IS_BETTER = ("l1", "patches")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")

@@ -57,7 +57,7 @@ def _join(coordinator: str | None, process_count: int | None, process_id: int | 
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # of many types, such as of a metadata server
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
             f"cannot join the other processes: {reason}; pass --coordinator=HOST:PORT "

@@ -1,45 +1,67 @@
-"""Scores checkpoints on their evaluation images: L1 error, PSNR and SSIM.
+"""Scores what fills holes on evaluation images: checkpoints, methods, any program's results.
 
-  python -m glinpaint_jax evaluate --checkpoint runs/places
-  python -m glinpaint_jax evaluate --checkpoint runs/a --checkpoint runs/b/checkpoints/1000
+  python -m glinpaint_jax evaluate --checkpoint runs/places --method smooth --method auto
+  python -m glinpaint_jax evaluate --checkpoint places --config places     MMagic's, on their data
+
+To score another program, export the images and masks, complete them, and pass the results:
+
+  python -m glinpaint_jax evaluate --config places --export set
+  another-program --image set/val/images --mask set/val/masks --output results/val
+  python -m glinpaint_jax evaluate --config places --results results
 
 The config chooses the images, crops and holes: --config, or else the first checkpoint's own, with
 fields changed by --config.FIELD=VALUE. A network is always the checkpoint's, with averaged weights
 if it has them, and so is the color that it sees in holes, unless --config.mask.fill changes it.
 
-MMagic's weights on their data:
-
-  python -m glinpaint_jax evaluate --checkpoint places --config places
+l1: mean error in the hole. PSNR, SSIM, MS-SSIM: of the whole image. patches: how much the textures
+in the hole differ (sliced Wasserstein distance of 7x7 patches, in gray levels). Then PSNR and SSIM
+in the hole, and the error of the whole image.
 """
 
 import argparse
 import copy
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.config import SCORES, Config
+from glinpaint_jax.config import Config
 from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import dump_json, report_unwritable
+from glinpaint_jax.inference.methods import METHODS
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from glinpaint_jax.models.networks import Weights
 
-Scores = dict[str, dict[str, dict[str, float]]]  # set -> method -> metric
+Scores = dict[str, dict[str, dict[str, float]]]  # set -> what filled the holes -> metric
+HEADINGS = {
+    "l1": "l1 %",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "patches": "patches",
+    "psnr_hole": "in hole:",
+    "ssim_hole": "SSIM",
+    "l1_image": "image: l1",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --checkpoint PATH [--config FILE] [--config.FIELD=VALUE ...]"
-    add = parser.add_argument
-    checkpoints = f"{CHECKPOINT_HELP}; may be repeated"
-    add("--checkpoint", action="append", required=True, metavar="PATH", help=checkpoints)
+    add, path = parser.add_argument, cli.local_path
+    repeatable = {"action": "append", "default": []}
+    add("--checkpoint", **repeatable, metavar="PATH", help=f"{CHECKPOINT_HELP}; repeatable")
+    add("--method", **repeatable, choices=METHODS, help="of `complete`; repeatable")
+    results = "a folder of completed images, named as --export names them; repeatable"
+    add("--results", **repeatable, type=path, metavar="DIR", help=results)
+    add("--export", type=path, metavar="DIR", help="write images, masks and originals there")
     add("--limit", type=cli.positive_int, metavar="N", help="most images per evaluation set")
-    add("--json", type=cli.local_path, metavar="FILE", help="also write the scores there")
-    add("--output", type=cli.local_path, metavar="DIR", help="also write a PNG of every image")
-    add("--baselines", action="store_true", help="also score methods that need no training")
-    cli.add_config_arguments(parser, "a config file or name [the checkpoint's own config]")
+    add("--json", type=path, metavar="FILE", help="also write the scores there")
+    add("--output", type=path, metavar="DIR", help="also write a PNG of every completed image")
+    cli.add_config_arguments(parser, "a config file or name [the first checkpoint's own config]")
     cli.add_distributed_arguments(parser)
 
 
@@ -48,8 +70,11 @@ def main(arguments: argparse.Namespace) -> None:
     scores_file, output = arguments.json, arguments.output
     if scores_file and (scores_file.is_dir() or not scores_file.absolute().parent.is_dir()):
         raise UserError(f"--json={scores_file} must be a file in an existing folder")
-    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output={output} exists and is not empty; choose another folder")
+    for flag, folder in (("output", output), ("export", arguments.export)):
+        if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--{flag}={folder} exists and is not empty; choose another folder")
+    if config is None and not arguments.checkpoint:
+        raise UserError("pass --checkpoint, or --config with --method, --results or --export")
     cli.start(arguments)
     import jax
 
@@ -60,23 +85,19 @@ def main(arguments: argparse.Namespace) -> None:
         config = cli.load_config(arguments, loaded[0][1].config)
     if arguments.limit:
         config.data.eval_images = arguments.limit
-    networks = {}
-    for spec, weights in loaded:
-        name = f"model, step {weights.step}" if len(loaded) == 1 else f"{spec}, step {weights.step}"
-        own = copy.deepcopy(config)
-        if "config.mask.fill" not in vars(arguments):
-            own.mask.fill = weights.config.mask.fill
-        networks[name] = weights, own
-    scores = score(networks, config, arguments.baselines, output)
+    scores = score(arguments, loaded, config)
     if jax.process_index() != 0:
         return
     if arguments.config is None:
         log(f"config of the checkpoint: data.source {config.data.source}")
-    print(table(scores))
+    if arguments.export:
+        log(f"wrote {', '.join(scores)} to {arguments.export}")
+    if any(scores.values()):
+        print(table(scores))
     if scores_file:
-        content = dump_json({"step": loaded[0][1].step, "scores": scores}, indent=2) + "\n"
+        content = {"step": loaded[0][1].step if loaded else None, "scores": scores}
         with report_unwritable(scores_file):
-            scores_file.write_text(content)
+            scores_file.write_text(dump_json(content, indent=2) + "\n")
 
 
 def log(line: str) -> None:
@@ -84,22 +105,15 @@ def log(line: str) -> None:
 
 
 def score(
-    networks: dict[str, tuple["Weights", Config]],
-    config: Config,
-    with_baselines: bool,
-    pictures: Path | None,
+    arguments: argparse.Namespace, loaded: list[tuple[str, "Weights"]], config: Config
 ) -> Scores:
-    """The scores of networks by name, each with its fill in its config, and of the baselines.
-
-    Writes the networks' pictures of each set below the folder `pictures`, if given.
-    """
+    """Scores everything on every set; also writes the pictures that are asked for."""
     import jax
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.evaluation import baselines, evaluate
-    from glinpaint_jax.models.networks import make_networks
-    from glinpaint_jax.parallel import make_mesh, replicated
+    from glinpaint_jax.evaluation import evaluate, pictures
+    from glinpaint_jax.parallel import make_mesh
     from glinpaint_jax.processes import require_same
 
     data, mesh = config.data, make_mesh()
@@ -108,28 +122,57 @@ def score(
     failures = FailureLog(log)
     if jax.process_index() == 0:
         log(sources.description)
-    completions = {}
-    for name, (weights, own) in networks.items():
-        variables = jax.device_put(weights.generator, replicated(mesh))
-        generator, _ = make_networks(weights.config)
-        completions[name] = evaluate.make_generator_completion(own, generator, mesh)(variables)
-    fills = dict(baselines.BASELINES) if with_baselines else {}
-    if config.image_size > baselines.BIHARMONIC_SIZE and fills.pop("biharmonic", None):
-        log(f"biharmonic is left out: images are larger than {baselines.BIHARMONIC_SIZE}")
-    others = {name: evaluate.make_baseline_completion(fill, mesh) for name, fill in fills.items()}
-
+    fills = make_fills(arguments, loaded, config, mesh)
     scores = {}
     for set_name, (source, masked) in evaluate.evaluation_sets(sources, config).items():
-        methods = completions | others
-        for number, name in enumerate(completions, start=1):
-            if pictures:
-                folder = pictures / set_name / (str(number) if len(completions) > 1 else "")
-                methods[name] = evaluate.with_pictures(methods[name], source, folder)
+        if arguments.export:
+            pictures.export_set(source, masked, mesh, failures, arguments.export / set_name)
+        methods = dict(fills)
+        for folder in arguments.results:
+            own = folder / set_name
+            own = own if own.is_dir() else folder
+            methods[str(folder)] = pictures.read_results(own, source, mesh)
+        if arguments.output:
+            for number, name in enumerate(methods):
+                folder = arguments.output / set_name / (str(number) if len(methods) > 1 else "")
+                methods[name] = pictures.with_pictures(methods[name], source, folder)
         scores[set_name] = {
-            method: evaluate.evaluate(completion, source, masked, mesh, failures)[0]
-            for method, completion in methods.items()
+            name: evaluate.evaluate(completion, source, masked, mesh, failures)[0]
+            for name, completion in methods.items()
         }
     return scores
+
+
+def make_fills(
+    arguments: argparse.Namespace,
+    loaded: list[tuple[str, "Weights"]],
+    config: Config,
+    mesh: "Mesh",
+) -> dict[str, Callable[..., Any]]:
+    """The checkpoints and methods by name, each as a `CompleteBatch`."""
+    import jax
+
+    from glinpaint_jax.evaluation import evaluate
+    from glinpaint_jax.inference.completer import Completer
+    from glinpaint_jax.models.networks import make_networks
+    from glinpaint_jax.parallel import replicated
+
+    fills = {}
+    for spec, weights in loaded:
+        own = copy.deepcopy(config)
+        if "config.mask.fill" not in vars(arguments):
+            own.mask.fill = weights.config.mask.fill
+        generator, _ = make_networks(weights.config)
+        completion = evaluate.make_generator_completion(own, generator, mesh)
+        name = "model" if len(loaded) == 1 else spec
+        variables = jax.device_put(weights.generator, replicated(mesh))
+        fills[f"{name}, step {weights.step}"] = completion(variables)
+    for method in arguments.method:
+        fill = Completer(method=method).fill
+        fills[method] = evaluate.make_host_completion(
+            lambda _, image, mask, fill=fill: fill(image, mask[..., 0] > 0), mesh
+        )
+    return fills
 
 
 def table(scores: Scores) -> str:
@@ -137,8 +180,9 @@ def table(scores: Scores) -> str:
     lines = []
     for set_name, methods in scores.items():
         width = max(22, *map(len, methods))
-        lines.append(f"{set_name.replace('_', ' '):<{width + 2}}{'l1 %':>9}{'PSNR':>9}{'SSIM':>9}")
+        headings = "".join(f"{heading:>10}" for heading in HEADINGS.values())
+        lines.append(f"{set_name.replace('_', ' '):<{width + 2}}{headings}")
         for method, values in methods.items():
-            numbers = "".join(f"{values[score]:>9.3f}" for score in SCORES)
+            numbers = "".join(f"{values[name]:>10.3f}" for name in HEADINGS)
             lines.append(f"  {method:<{width}}{numbers}")
     return "\n".join(lines)

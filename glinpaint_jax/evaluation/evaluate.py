@@ -1,15 +1,11 @@
-"""Evaluates a generator or a baseline on a set of images with fixed crops and holes."""
+"""Scores whatever fills holes on a set of images with fixed crops and holes."""
 
 import functools
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
-import PIL.Image
 from clu import metrics as clu_metrics
 from jax import Array
 from jax.sharding import Mesh
@@ -17,11 +13,10 @@ from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.data.datasets import Sources
-from glinpaint_jax.data.masks import draw_boxes
+from glinpaint_jax.data.masks import Mask, draw_boxes
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
-from glinpaint_jax.data.sources import Source
+from glinpaint_jax.data.sources import Image, Source
 from glinpaint_jax.evaluation import metrics
-from glinpaint_jax.files import report_unwritable
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
 from glinpaint_jax.models.networks import complete
@@ -37,15 +32,10 @@ GlobalBatch = dict[str, Array]
 CompleteBatch = Callable[[HostBatch, GlobalBatch], Array]
 # A process's images of a batch: masked (white), completed and original.
 PictureRows = UInt8[np.ndarray, "3 b h w 3"]
-
-
-@flax.struct.dataclass
-class MeanScores(clu_metrics.Collection):
-    """Means over the images whose `mask` is 1; this is clu's mask, not the hole."""
-
-    l1: clu_metrics.Average.from_output("l1")
-    psnr: clu_metrics.Average.from_output("psnr")
-    ssim: clu_metrics.Average.from_output("ssim")
+# Means over the images whose `mask` is 1; this is clu's mask, not the hole.
+MeanScores = clu_metrics.Collection.create(
+    **{name: clu_metrics.Average.from_output(name) for name in metrics.NAMES}
+)
 
 
 def evaluation_sets(sources: Sources, config: Config) -> dict[str, tuple[Source, Config]]:
@@ -62,7 +52,7 @@ def evaluation_sets(sources: Sources, config: Config) -> dict[str, tuple[Source,
 def evaluate(
     complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, failures: FailureLog
 ) -> tuple[dict[str, float], PictureRows]:
-    """Returns the mean l1 error (percent), PSNR (dB) and SSIM over the images of `source`.
+    """Returns the mean of each of metrics.NAMES over the images of `source`.
 
     Also returns this process's pictures of the first batch. Uses at most config.data.eval_images
     images, evenly spaced. Exact for any number of images and devices: padding in the last batch
@@ -70,7 +60,7 @@ def evaluate(
     """
     score = make_score(config.mask.fill, mesh)
     totals = rows = None
-    for host_batch, batch in _iterate_batches(source, config, mesh, failures):
+    for host_batch, batch in iterate_batches(source, config, mesh, failures):
         completed = complete_batch(host_batch, batch)
         rows = picture_rows(host_batch, completed) if rows is None else rows
         scores = score(completed, batch)
@@ -89,13 +79,8 @@ def make_score(
 
     def score(completed: Array, batch: GlobalBatch) -> MeanScores:
         inputs = make_inputs(batch, fill)
-        image = to_pixel_range(inputs.image)
-        return MeanScores.single_from_model_output(
-            l1=metrics.l1_error(completed, image, inputs.mask),
-            psnr=metrics.psnr(completed, image),
-            ssim=metrics.ssim(completed, image),
-            mask=batch["valid"],
-        )
+        scores = metrics.all_scores(completed, to_pixel_range(inputs.image), inputs.mask)
+        return MeanScores.single_from_model_output(**scores, mask=batch["valid"])
 
     return jax.jit(score, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))
 
@@ -119,18 +104,17 @@ def make_generator_completion(
     return lambda variables: lambda _, batch: jitted(variables, batch)
 
 
-def make_baseline_completion(
-    baseline: Callable[[np.ndarray, np.ndarray], np.ndarray], mesh: Mesh
-) -> CompleteBatch:
-    """Makes a `CompleteBatch` from a function of uint8 (image, mask) that runs on the host.
+def make_host_completion(fill: Callable[[int, Image, Mask], Image], mesh: Mesh) -> CompleteBatch:
+    """Makes a `CompleteBatch` from a function of a record's number, image and mask on the host.
 
     Without a valid pixel, the image becomes gray: OpenCV would return its input, others fail.
     """
 
     def complete_batch(host_batch: HostBatch, _: GlobalBatch) -> Array:
+        batch = zip(host_batch["record"], host_batch["image"], draw_masks(host_batch), strict=True)
         filled = [
-            np.full_like(image, GRAY) if mask.all() else baseline(image, mask)
-            for image, mask in zip(host_batch["image"], draw_masks(host_batch), strict=True)
+            np.full_like(image, GRAY) if mask.all() else fill(int(record), image, mask)
+            for record, image, mask in batch
         ]
         return to_global({"filled": np.stack(filled).astype(np.float32)}, mesh)["filled"]
 
@@ -152,31 +136,10 @@ def picture_rows(host_batch: HostBatch, completed: Array) -> PictureRows:
     return np.stack([masked, np.rint(local).astype(np.uint8), image])
 
 
-def with_pictures(complete_batch: CompleteBatch, source: Source, folder: Path) -> CompleteBatch:
-    """Makes a `CompleteBatch` that also writes a PNG of each image of `source` to `folder`.
-
-    It shows the image masked, completed and original, side by side without a gap. Its name is the
-    record's number and name; unusable images have none.
-    """
-
-    def complete_and_write(host_batch: HostBatch, batch: GlobalBatch) -> Array:
-        completed = complete_batch(host_batch, batch)
-        rows = picture_rows(host_batch, completed)
-        for i in np.flatnonzero(host_batch["valid"] * (host_batch["record"] >= 0)):
-            record = int(host_batch["record"][i])
-            name = re.sub(r"[^\w.-]+", "_", Path(source.name(record)).stem)
-            path = folder / f"{record:06d}_{name}.png"
-            with report_unwritable(path):
-                folder.mkdir(parents=True, exist_ok=True)
-                PIL.Image.fromarray(np.hstack(rows[:, i])).save(path)
-        return completed
-
-    return complete_and_write
-
-
-def _iterate_batches(
+def iterate_batches(
     source: Source, config: Config, mesh: Mesh, failures: FailureLog
 ) -> Iterator[tuple[HostBatch, GlobalBatch]]:
+    """Yields the batches of an evaluation set, with the record number of each image."""
     images = min(config.data.eval_images, len(source))
     per_device = min(EVAL_BATCH, -(-images // mesh.devices.size))
     for host_batch in eval_batches(

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from glinpaint_jax.config import Config, to_dict
+from glinpaint_jax.config import LOWER_IS_BETTER, Config, to_dict
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     MANIFEST_NAME,
@@ -181,8 +182,9 @@ def open_manager(folder: Path, config: Config) -> ocp.CheckpointManager:
 
         The names of the phases are in alphabetical order; earlier versions wrote none.
         """
-        score = metrics[config.best_by]
-        return metrics.get("phase") or "", -score if config.best_by == "l1" else score
+        sign = -1 if config.best_by in LOWER_IS_BETTER else 1
+        worst = -inf * sign  # earlier versions had fewer scores
+        return metrics.get("phase") or "", sign * metrics.get(config.best_by, worst)
 
     kept = [
         policies.LatestN(KEPT_STEPS),

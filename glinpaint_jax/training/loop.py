@@ -133,8 +133,8 @@ def run_steps(
     completion_with = make_generator_completion(config, make_networks(config)[0], mesh)
     for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
-        with jax.transfer_guard("disallow"):  # only the batch moves, and metrics when reported
-            batch = to_global(failures.take(next(batches)), mesh)
+        batch = to_global(failures.take(next(batches)), mesh)
+        with jax.transfer_guard("disallow"):  # nothing else moves, except metrics when reported
             state, metrics = steps[phase](state, batch)
             progress.add(step, phase.value, metrics)
 

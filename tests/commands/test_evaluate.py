@@ -8,7 +8,7 @@ import pytest
 
 from glinpaint_jax.commands import cli, evaluate
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.evaluation import baselines
+from glinpaint_jax.evaluation import evaluate as module
 from glinpaint_jax.interop.weight_files import safetensors_bytes
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
@@ -44,19 +44,15 @@ def run(folder, *arguments):
     evaluate.main(parser.parse_args([*own, *arguments]))
 
 
-def test_scores_are_printed_and_written_and_agree_with_the_pictures(folder, capsys, monkeypatch):
-    monkeypatch.setattr(baselines, "BASELINES", {"biharmonic": baselines.biharmonic})
-    monkeypatch.setattr(baselines, "BIHARMONIC_SIZE", 16)
+def test_scores_are_printed_and_written_and_agree_with_the_pictures(folder, capsys):
     output, scores = folder / "pictures", folder / "scores.json"
-    run(folder, f"--output={output}", f"--json={scores}", "--limit=9", "--baselines")
-    printed = capsys.readouterr()
-    assert "biharmonic is left out: images are larger than 16" in printed.err
-    first, second = printed.out.splitlines()
-    assert first.split() == ["val", "l1", "%", "PSNR", "SSIM"]
+    run(folder, f"--output={output}", f"--json={scores}", "--limit=9")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:5] == ["val", "l1", "%", "PSNR", "SSIM"]
     assert len(first) == len(second)
     ((method, ours),) = json.loads(scores.read_text())["scores"]["val"].items()
     assert second.split("  ")[1] == method == "model, step 7"
-    assert second.split()[-3:] == [f"{ours[name]:.3f}" for name in ("l1", "psnr", "ssim")]
+    assert second.split()[3:] == [f"{ours[name]:.3f}" for name in evaluate.HEADINGS]
 
     # 9 of 11, evenly spaced; a name is a number and the image's own.
     paths = sorted((output / "val").iterdir())
@@ -101,13 +97,14 @@ def test_pictures_overwrite_nothing(name, folder):
 def test_holes_have_the_color_that_the_network_was_trained_with(
     flag, expected, folder, monkeypatch
 ):
-    def score(networks, *_):
-        used.extend(own.mask.fill for _, own in networks.values())
-        return {}
+    def note_fill(config, *_):
+        used.append(config.mask.fill)
+        raise UserError("enough")
 
     used = []
-    monkeypatch.setattr(evaluate, "score", score)
-    run(folder, flag)
+    monkeypatch.setattr(module, "make_generator_completion", note_fill)
+    with pytest.raises(UserError, match="enough"):
+        run(folder, flag)
     assert used == [expected]
 
 
@@ -123,20 +120,63 @@ def test_several_checkpoints_and_masks_are_rows_and_blocks_of_one_table(folder, 
     for first, second in zip(lines[1::3], lines[2::3], strict=True):
         assert [first.split()[0], second.split()[0]] == [f"{folder}/{x}.safetensors," for x in "ab"]
         assert first.split()[1:] == second.split()[1:]  # step, l1, PSNR, SSIM
-    l1 = [float(line.split()[-3]) for line in lines[1::3]]
+    l1 = [line.split()[3] for line in lines[1::3]]
     assert len(set(l1)) == 3
 
 
 def test_json_has_no_infinity(folder, monkeypatch):
-    scores = {"val": {"model": {"l1": 0.0, "psnr": float("inf"), "ssim": float("nan")}}}
+    values = {"l1": 0.0, "psnr": float("inf"), "ssim": float("nan")}
+    scores = {"val": {"model": dict.fromkeys(evaluate.HEADINGS, 1.0) | values}}
     monkeypatch.setattr(evaluate, "score", lambda *_: scores)
     run(folder, f"--json={folder}/scores.json")
     text = (folder / "scores.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail)["scores"]["val"]["model"] == {
-        "l1": 0.0,
-        "psnr": None,
-        "ssim": None,
-    }
+    assert (
+        json.loads(text, parse_constant=pytest.fail)["scores"]["val"]["model"].items()
+        >= {"l1": 0.0, "psnr": None, "ssim": None}.items()
+    )
+
+
+def evaluate_with(folder, *arguments):
+    """Without a checkpoint."""
+    parser = cli.ArgumentParser("program", evaluate.__doc__)
+    evaluate.add_arguments(parser)
+    flags = [f"--config.data.source=folder:{folder}/data", "--config.image_size=64"]
+    masks = [f"--config.mask.{name}={value}" for name, value in (("max_size", 24), ("margin", 4))]
+    evaluate.main(parser.parse_args(["--config=demo", *flags, *masks, *arguments]))
+
+
+def test_any_program_is_scored_on_exported_pictures(folder, capsys):
+    """The program is our own command: its files score as the method itself does."""
+    sets, results = folder / "set" / "val", folder / "results" / "val"
+    evaluate_with(folder, f"--export={folder}/set", "--limit=5")
+    assert capsys.readouterr().out == ""
+    names = [sorted(path.name for path in part.iterdir()) for part in sorted(sets.iterdir())]
+    assert [path.name for path in sorted(sets.iterdir())] == ["images", "masks", "originals"]
+    assert names[0] == names[1] == names[2] and len(names[0]) == 5
+    results.mkdir(parents=True)
+    l1 = []
+    for name in names[0]:
+        image, mask, original = (cv2.imread(str(sets / part / name)) for part in PARTS)
+        hole = mask[..., 0] == 255
+        assert set(np.unique(mask)) == {0, 255} and (image[hole] == 255).all()
+        np.testing.assert_array_equal(image[~hole], original[~hole])
+        filled = cv2.inpaint(image, mask[..., 0], 3, cv2.INPAINT_TELEA)
+        cv2.imwrite(str(results / name), filled)
+        l1.append(100 * np.abs(filled.astype(float) - original)[hole].mean() / 255)
+    evaluate_with(folder, f"--results={folder}/results", "--limit=5", "--method=telea")
+    telea, theirs = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert telea[0] == "telea" and telea[1:] == theirs[1:]
+    assert float(theirs[1]) == pytest.approx(np.mean(l1), abs=1e-3)
+
+    cv2.imwrite(str(results / names[0][1]), filled[:10])
+    with pytest.raises(UserError, match=r"0000\d\d_.*png is 64x10, must be 64x64"):
+        evaluate_with(folder, f"--results={folder}/results", "--limit=5")
+    (results / names[0][1]).unlink()
+    with pytest.raises(UserError, match=r"no result .*/val/0000\d\d_.*; complete the pictures"):
+        evaluate_with(folder, f"--results={folder}/results", "--limit=5")
+
+
+PARTS = ("images", "masks", "originals")
 
 
 @pytest.mark.parametrize("name", [".", "missing/scores.json"])
