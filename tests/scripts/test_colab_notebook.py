@@ -199,8 +199,9 @@ def test_drive_is_mounted_once_and_holds_photographs_and_run(play, tmp_path):
         ({"PROJECT": "project.zip", "DRIVE": True}, "{drive}/project.zip[torch]"),
         ({"PROJECT": "git+https://a.b/c"}, "glinpaint_jax[torch] @ git+https://a.b/c"),
         ({}, "{content}/uploaded.whl[torch]"),
+        ({"DRIVE": True}, "{drive}/project.zip[torch]"),
     ],
-    ids=["zip", "in Drive", "repository", "upload"],
+    ids=["zip", "in Drive", "repository", "upload", "named as in the docs"],
 )
 def test_what_is_given_is_installed_into_an_environment_of_its_own(
     settings, wanted, play, tmp_path, monkeypatch
@@ -227,6 +228,12 @@ def test_what_is_given_is_installed_into_an_environment_of_its_own(
         ({"PROJECT": "x", "in_colab": False}, "PROJECT is 'x', but there is no {folder}/x"),
         ({"DATA": "x"}, "DATA is 'x', but there is no {folder}/x; if it is in Google Drive, tick"),
         ({"CONFIG": "places"}, "CONFIG is 'places', which needs photographs"),
+        ({"WORKDIR": "gs://b/run"}, "WORKDIR is 'gs://b/run', but buckets do not work here; use"),
+        (
+            {"DATA": "gs://b/a.zip"},
+            "DATA is 'gs://b/a.zip', but buckets do not work here; use a path",
+        ),
+        ({"FLAGS": "--workdir=gs://b/run"}, "--workdir in FLAGS does not work here; set WORKDIR"),
     ],
 )
 def test_one_sentence_says_what_to_give(settings, error, play, tmp_path):
