@@ -32,8 +32,7 @@ export PATH="$work/venv/bin:$PATH" JAX_PLATFORMS=cpu
 set -x
 python --version
 glinpaint --help
-glinpaint config
-glinpaint config demo > mine.py
+echo 'from glinpaint_jax.configs.demo import get_config' > mine.py
 python -c 'import skimage, PIL.Image; PIL.Image.fromarray(skimage.data.coffee()).save("a.png")
 PIL.Image.new("L", (40, 40), 255).save("white.png")
 mask = PIL.Image.new("L", (600, 400)); mask.paste(255, (200, 100, 240, 140)); mask.save("mask.png")'

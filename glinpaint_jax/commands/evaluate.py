@@ -43,9 +43,9 @@ HEADINGS = {
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "patches": "patches",
-    "psnr_hole": "in hole:",
-    "ssim_hole": "SSIM",
-    "l1_image": "image: l1",
+    "psnr_hole": "hole PSNR",
+    "ssim_hole": "hole SSIM",
+    "l1_image": "image l1",
 }
 
 
