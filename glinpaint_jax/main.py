@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.files import LOCK, as_path, require_unlocked
+from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import LOCK, as_path, in_bucket, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments)
     workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    if arguments.profile and in_bucket(workdir):
+        raise UserError(f"--profile needs a workdir on disk, not {workdir}")
     # Before joining: a second process with the number of a joined one would end the first run.
     require_unlocked(workdir / LOCK)
     cli.start(arguments)

@@ -6,8 +6,6 @@ from typing import Any
 
 import jax
 
-from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import in_bucket
 from glinpaint_jax.runs.progress import STEPS_IN_FLIGHT
 
 FOLDER = "profile"  # in a workdir
@@ -16,8 +14,6 @@ WARM_UP = 3  # steps before the trace: the first ones are slower
 
 def traced(batches: Iterator, workdir: Path, steps: int, log: Callable[[str], Any]) -> Iterator:
     """Yields `batches`; meanwhile traces `steps` steps into `workdir`, or all that are left."""
-    if in_bucket(workdir):
-        raise UserError(f"--profile needs a workdir on disk, not {workdir}")
     # When a batch is asked for, the step of STEPS_IN_FLIGHT + 1 batches ago has finished.
     end, is_tracing = WARM_UP + steps + STEPS_IN_FLIGHT, False
     try:
