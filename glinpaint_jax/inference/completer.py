@@ -60,6 +60,8 @@ class Completer:
     Files of more than `max_megapixels` are rejected.
     """
 
+    _check: Callable[[], None] = staticmethod(lambda: None)
+
     def __init__(
         self,
         weights: Weights | None = None,
@@ -127,15 +129,17 @@ class Completer:
         scale: int | float | str,
         max_blended: int | None = None,
         attempt: int = 0,
+        check: Callable[[], None] = lambda: None,
     ) -> "Completer":
         """Returns a completer with other options that shares these weights.
 
         Holes whose bounding box has more than `max_blended` pixels are not blended; "auto" has its
-        own limit.
+        own limit. `check` is called before each region is filled; what it raises ends the fill.
         """
         other = copy.copy(self)
         other._blend, other._max_blended = check_blend(blend), max_blended
         other._scale, other._attempt = check_scale(scale), self._check_attempt(attempt)
+        other._check = check
         return other
 
     @overload
@@ -174,6 +178,7 @@ class Completer:
         check_process()
         completed, left = self._fill_with_patches(*self._fill_dots(image, hole))
         for crop in self._independent_crops(left):
+            self._check()
             filled = self.fill_unscaled(*self._fill_large(completed[crop], left[crop]))
             np.copyto(completed[crop], filled, where=left[crop][..., None])
         kind, limit = self._blend, self._max_blended
@@ -241,6 +246,7 @@ class Completer:
             image = smooth_fill_photo(image, hole)
         predict_pixels = make_predict(self._generator, self._fill_color)
         for region in plan_regions(hole, self._tile):
+            self._check()
             (pixels, size), (mask, _) = cut(image, region.crop), cut(hole, region.crop)
             batch = pixels[None], mask[None], np.array([size])
             prediction = np.asarray(predict_pixels(self._variables, *batch))[0]

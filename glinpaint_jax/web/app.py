@@ -2,6 +2,7 @@
 
 GET  /methods    what can fill holes, and the limits
 POST /complete   photo, mask and options -> the completed file
+GET  /queue      ?job=ID of a POST /complete?job=ID -> {"before": how many come first, or null}
 POST /preview    photo -> PNG, for formats that browsers do not show, such as TIFF
 POST /mask       photo, mask and options -> the hole: white on transparent (PNG)
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import anyio.from_thread
 import anyio.to_thread
 import PIL.Image
 import uvicorn
@@ -56,32 +58,41 @@ def make_app(
     def read(form: FormData) -> uploads.Job:
         return uploads.read_job(form, max_bytes, max_pixels)
 
-    def complete(form: FormData) -> Response:
-        content, name, summary = uploads.complete(methods, read(form))
+    def complete(form: FormData, check: Callable[[], None]) -> Response:
+        content, name, summary, shown = uploads.complete(methods, read(form), check)
         disposition = f"attachment; filename*=utf-8''{quote(name)}"
         if quote(name) == name:
             disposition = f'attachment; filename="{name}"'
         headers = {"X-Summary": quote(summary), "Content-Disposition": disposition}
+        if shown:
+            headers["X-File-Bytes"], content = str(len(content)), content + png(shown)
         return Response(content, headers=headers, media_type=mimetypes.guess_type(name)[0])
 
-    def preview(form: FormData) -> Response:
+    def preview(form: FormData, _: Callable) -> Response:
         photo = read_photo(uploads.read_upload(form, "photo", max_bytes), max_pixels)
-        return png(photo.image, compress_level=1)
+        return Response(png(photo.image), media_type="image/png")
 
-    def mask(form: FormData) -> Response:
-        return png(PIL.Image.fromarray(read(form).hole), transparency=0)
+    def mask(form: FormData, _: Callable) -> Response:
+        hole = PIL.Image.fromarray(read(form).hole)
+        return Response(png(hole, transparency=0), media_type="image/png")
+
+    async def queue(request: Request) -> Response:
+        job, waiting = request.query_params.get("job", ""), line.copy()
+        jobs = [one.query_params.get("job") for one in waiting if not await one.is_disconnected()]
+        return JSONResponse({"before": jobs.index(job) if job in jobs else None})
 
     def describe(_: Request) -> Response:
         titled = [{"name": name, "title": TITLES.get(name, name)} for name in methods]
         return JSONResponse({"methods": titled} | limits._asdict())
 
+    line: list[Request] = []  # for /complete; the first is being filled
     forms = [
-        Route(f"/{answer.__name__}", form_endpoint(answer, limits), methods=["POST"])
-        for answer in (complete, preview, mask)
+        Route(f"/{answer.__name__}", form_endpoint(answer, limits, waiting), methods=["POST"])
+        for answer, waiting in ((complete, line), (preview, []), (mask, []))
     ]
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
     return Starlette(
-        routes=[*forms, Route("/methods", describe), page],
+        routes=[*forms, Route("/methods", describe), Route("/queue", queue), page],
         middleware=[Middleware(HostCheck, bound=bound, allowed=allowed_hosts)],
         exception_handlers={HTTPException: show_error},
     )
@@ -109,29 +120,36 @@ async def show_error(_: Request, error: HTTPException) -> Response:
 
 
 def form_endpoint(
-    answer: Callable[[FormData], Response], limits: Limits
+    answer: Callable[[FormData, Callable], Response], limits: Limits, line: list[Request]
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     """Makes an endpoint that reads a form, waits for its turn, and answers in a thread.
 
-    Answers one request at a time; a queue of others waits. Uploads do not count until they are
-    complete.
+    Answers the first request in `line`; a queue of others waits. Uploads do not count until they
+    are complete. `answer` gets a function that raises ClientDisconnect if the visitor has left.
     """
     max_bytes = 2 * limits.megabytes * 10**6 + FORM_BYTES
     turn = anyio.CapacityLimiter(1)
 
     async def answer_in_turn(form: FormData, request: Request) -> Response:
+        def check() -> None:
+            if anyio.from_thread.run(request.is_disconnected):
+                raise ClientDisconnect
+
         await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
         # Nothing may be awaited between this check and the queue.
-        if (waiting := turn.statistics().tasks_waiting) >= limits.queue:
-            full = f"{waiting} requests are waiting already; try again in a minute"
+        if len(line) > limits.queue:
+            full = f"{limits.queue} requests are waiting already; try again in a minute"
             raise HTTPException(503, full, {"Retry-After": "60"})
-        async with turn:
-            if await request.is_disconnected():
-                raise ClientDisconnect
-            try:
-                return await anyio.to_thread.run_sync(answer, form)
-            except UserError as error:
-                raise HTTPException(400, str(error)) from None
+        line.append(request)
+        try:
+            async with turn:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                return await anyio.to_thread.run_sync(answer, form, check)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
+        finally:
+            line.remove(request)
 
     async def endpoint(request: Request) -> Response:
         size = request.headers.get("content-length", "")
@@ -150,7 +168,7 @@ def form_endpoint(
     return endpoint
 
 
-def png(image: PIL.Image.Image, **options: int) -> Response:
+def png(image: PIL.Image.Image, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
-    return Response(buffer.getvalue(), media_type="image/png")
+    image.save(buffer, "PNG", compress_level=1, **options)
+    return buffer.getvalue()

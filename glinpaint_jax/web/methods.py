@@ -17,6 +17,10 @@ TITLES = {
     "places": "Places (MMagic)",
     "celeba_hq": "CelebA-HQ (MMagic)",
 }
+WAYS = ("", ", from nearby", ", another search", ", another search from nearby", ", the network")
+# What helps if a hole is too large for a network.
+SMALLER = "Automatic keeps texture; smaller holes help"
+PLACES = ", and so would Places (200 MB) on this server"
 
 
 def add_methods(completers: dict[str, Completer]) -> dict[str, Completer]:

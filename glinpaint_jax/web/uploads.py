@@ -3,9 +3,11 @@
 import io
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL.Image
 from starlette.datastructures import FormData, UploadFile
 
 from glinpaint_jax.data.images import FORMATS
@@ -15,7 +17,7 @@ from glinpaint_jax.inference.blend import MAX_BLENDED
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.inference.patches import ATTEMPTS
 from glinpaint_jax.inference.photos import OPAQUE, Photo, encode_photo, read_pair
-from glinpaint_jax.web.methods import TITLES
+from glinpaint_jax.web.methods import PLACES, SMALLER, TITLES, WAYS
 
 
 class Upload(io.BytesIO):
@@ -37,6 +39,7 @@ NUMBERS = {
     "invert_mask": (0, 0, 1),
     "dilate_mask": (0, 0, 200),
     "resize_mask": (0, 0, 1),
+    "preview": (0, 0, 1),
 }
 
 
@@ -85,19 +88,22 @@ def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
     return Job(photo.name, *pair, options)
 
 
-def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
-    """Completes a photograph; returns a file in the same format, its name and a summary.
+def complete(
+    methods: dict[str, Completer], job: Job, check: Callable[[], None]
+) -> tuple[bytes, str, str, PIL.Image.Image | None]:
+    """Completes a photograph: a file in the same format, its name, a summary, what to show.
 
-    Raises UserError if there is no hole, or no such method.
+    The last is the image if the job asks for a preview. `check` is called between regions. Raises
+    UserError if there is no hole, or no such method.
     """
     name, photo, hole, doubt, options = job
     if not hole.any():
-        raise UserError("there is no hole yet; paint over what should go, or send a mask")
-    method = options["method"] or next(iter(methods))
+        raise UserError("there is no hole yet; paint over what should go, or open a mask")
+    method, attempt = options["method"] or next(iter(methods)), options["attempt"]
     if method not in methods:
         raise UserError(f"method={method!r} must be one of {', '.join(methods)}")
     completer = methods[method].with_options(
-        options["blend"], options["scale"], MAX_BLENDED, options["attempt"]
+        options["blend"], options["scale"], MAX_BLENDED, attempt, check
     )
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
@@ -113,7 +119,12 @@ def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
         if "lossless" in photo.metadata
         else f"{file_format} is re-encoded, so other pixels may change slightly."
     )
-    title = TITLES.get(method, method)
+    title = TITLES.get(method, method) + WAYS[attempt]
     summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
-    notes = [f" Note: {note}" for note in (doubt, completer.advice(hole)) if note]
-    return encode_photo(completed, path, options["quality"]), path.name, summary + "".join(notes)
+    if advice := completer.advice(hole):
+        known = "" if "places" in methods else PLACES
+        advice = f"{advice.partition(':')[0]}: expect a soft smudge. {SMALLER}{known}"
+    notes = [f" Note: {note}" for note in (doubt, advice) if note]
+    content = encode_photo(completed, path, options["quality"])
+    shown = completed.image if options["preview"] else None
+    return content, path.name, summary + "".join(notes), shown

@@ -1,5 +1,5 @@
-// What was done, in order. An entry is a photograph (opened, or completed here), a stroke or a mask
-// file. The last photograph is on the page, with the strokes and masks that follow it.
+// What was done, in order. An entry is a photograph (opened, or completed here), a stroke, a mask
+// file, or "clear". The last photograph is on the page, with the strokes and masks that follow it.
 
 export class History {
   entries = [];
@@ -8,6 +8,11 @@ export class History {
   add(entry) {
     this.entries = [...this.done, entry];
     this.length = this.entries.length;
+  }
+
+  replace(entry) {
+    this.length--;
+    this.add(entry);
   }
 
   get canUndo() { return this.length > 1; }
@@ -19,5 +24,16 @@ export class History {
   get last() { return this.entries[this.length - 1]; }
   get photo() { return this.done.findLast((entry) => entry.kind === "photo"); }
   get original() { return this.done.findLast((entry) => entry.opened); }
-  get marks() { return this.done.slice(this.done.lastIndexOf(this.photo) + 1); }
+  get marks() {
+    const start = this.done.findLastIndex(({ kind }) => ["photo", "clear"].includes(kind));
+    return this.done.slice(start + 1);
+  }
+
+  // Whether there are marks or a completion that are neither saved nor part of a later completion.
+  get isUnsaved() {
+    const photos = this.done.filter(({ kind }) => kind === "photo");
+    const isLast = (index) => photos[index + 1]?.opened ?? true;
+    return this.marks.some((mark) => !mark.saved)
+      || photos.some((photo, index) => !photo.opened && !photo.saved && isLast(index));
+  }
 }
