@@ -38,6 +38,7 @@ from glinpaint_jax.weights import load_weights
 MIN_TILE = 16
 CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
+Check = Callable[[], object]  # called before each region; what it raises ends the fill
 
 
 class Completer:
@@ -60,7 +61,7 @@ class Completer:
     Files of more than `max_megapixels` are rejected.
     """
 
-    _check: Callable[[], None] = staticmethod(lambda: None)
+    _check: Check = bool  # does nothing
 
     def __init__(
         self,
@@ -129,12 +130,12 @@ class Completer:
         scale: int | float | str,
         max_blended: int | None = None,
         attempt: int = 0,
-        check: Callable[[], None] = lambda: None,
+        check: Check = bool,
     ) -> "Completer":
         """Returns a completer with other options that shares these weights.
 
         Holes whose bounding box has more than `max_blended` pixels are not blended; "auto" has its
-        own limit. `check` is called before each region is filled; what it raises ends the fill.
+        own limit.
         """
         other = copy.copy(self)
         other._blend, other._max_blended = check_blend(blend), max_blended

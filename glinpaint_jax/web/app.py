@@ -32,7 +32,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.completer import Check, Completer
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import TITLES
@@ -58,23 +58,21 @@ def make_app(
     def read(form: FormData) -> uploads.Job:
         return uploads.read_job(form, max_bytes, max_pixels)
 
-    def complete(form: FormData, check: Callable[[], None]) -> Response:
+    def complete(form: FormData, check: Check) -> Response:
         content, name, summary, shown = uploads.complete(methods, read(form), check)
-        disposition = f"attachment; filename*=utf-8''{quote(name)}"
-        if quote(name) == name:
-            disposition = f'attachment; filename="{name}"'
+        named = f'="{name}"' if quote(name) == name else f"*=utf-8''{quote(name)}"
+        disposition = f"attachment; filename{named}"
         headers = {"X-Summary": quote(summary), "Content-Disposition": disposition}
-        if shown:
-            headers["X-File-Bytes"], content = str(len(content)), content + png(shown)
+        if form.get("preview") == "1":
+            headers["X-File-Bytes"], content = str(len(content)), content + png(shown).body
         return Response(content, headers=headers, media_type=mimetypes.guess_type(name)[0])
 
-    def preview(form: FormData, _: Callable) -> Response:
+    def preview(form: FormData, _: Check) -> Response:
         photo = read_photo(uploads.read_upload(form, "photo", max_bytes), max_pixels)
-        return Response(png(photo.image), media_type="image/png")
+        return png(photo.image)
 
-    def mask(form: FormData, _: Callable) -> Response:
-        hole = PIL.Image.fromarray(read(form).hole)
-        return Response(png(hole, transparency=0), media_type="image/png")
+    def mask(form: FormData, _: Check) -> Response:
+        return png(PIL.Image.fromarray(read(form).hole), transparency=0)
 
     async def queue(request: Request) -> Response:
         job, waiting = request.query_params.get("job", ""), line.copy()
@@ -102,17 +100,11 @@ def make_server(app: Starlette) -> uvicorn.Server:
     """Makes the HTTP server, which logs a line for each error."""
     # It warns of each malformed form, which HostCheck logs too.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+    quiet = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(
+        app, lifespan="off", ws="none", timeout_graceful_shutdown=SHUTDOWN_SECONDS, **quiet
     )
+    return uvicorn.Server(config)
 
 
 async def show_error(_: Request, error: HTTPException) -> Response:
@@ -120,38 +112,21 @@ async def show_error(_: Request, error: HTTPException) -> Response:
 
 
 def form_endpoint(
-    answer: Callable[[FormData, Callable], Response], limits: Limits, line: list[Request]
+    answer: Callable[[FormData, Check], Response], limits: Limits, line: list[Request]
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     """Makes an endpoint that reads a form, waits for its turn, and answers in a thread.
 
     Answers the first request in `line`; a queue of others waits. Uploads do not count until they
-    are complete. `answer` gets a function that raises ClientDisconnect if the visitor has left.
+    are complete. `answer` may call its second argument, which raises if the visitor has left.
     """
     max_bytes = 2 * limits.megabytes * 10**6 + FORM_BYTES
     turn = anyio.CapacityLimiter(1)
 
-    async def answer_in_turn(form: FormData, request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         def check() -> None:
             if anyio.from_thread.run(request.is_disconnected):
                 raise ClientDisconnect
 
-        await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
-        # Nothing may be awaited between this check and the queue.
-        if len(line) > limits.queue:
-            full = f"{limits.queue} requests are waiting already; try again in a minute"
-            raise HTTPException(503, full, {"Retry-After": "60"})
-        line.append(request)
-        try:
-            async with turn:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-                return await anyio.to_thread.run_sync(answer, form, check)
-        except UserError as error:
-            raise HTTPException(400, str(error)) from None
-        finally:
-            line.remove(request)
-
-    async def endpoint(request: Request) -> Response:
         size = request.headers.get("content-length", "")
         if not size.isdecimal() or "transfer-encoding" in request.headers:
             raise HTTPException(411, "the request must say its Content-Length")
@@ -159,7 +134,21 @@ def form_endpoint(
             raise HTTPException(413, f"at most {max_bytes / 1e6:.0f} MB are allowed")
         try:
             async with request.form(max_files=2, max_fields=10, max_part_size=1000) as form:
-                return await answer_in_turn(form, request)
+                await request.is_disconnected()  # if asked, uvicorn reads on and learns who leaves
+                # Nothing may be awaited between this check and the queue.
+                if len(line) > limits.queue:
+                    full = f"{limits.queue} requests are waiting already; try again in a minute"
+                    raise HTTPException(503, full, {"Retry-After": "60"})
+                line.append(request)
+                try:
+                    async with turn:
+                        if await request.is_disconnected():
+                            raise ClientDisconnect
+                        return await anyio.to_thread.run_sync(answer, form, check)
+                finally:
+                    line.remove(request)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
         except ClientDisconnect:
             return Response(status_code=204)  # nobody receives it
         except asyncio.CancelledError:
@@ -168,7 +157,7 @@ def form_endpoint(
     return endpoint
 
 
-def png(image: PIL.Image.Image, **options: int) -> bytes:
+def png(image: PIL.Image.Image, **options: int) -> Response:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1, **options)
-    return buffer.getvalue()
+    return Response(buffer.getvalue(), media_type="image/png")

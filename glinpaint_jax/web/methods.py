@@ -18,9 +18,7 @@ TITLES = {
     "celeba_hq": "CelebA-HQ (MMagic)",
 }
 WAYS = ("", ", from nearby", ", another search", ", another search from nearby", ", the network")
-# What helps if a hole is too large for a network.
-SMALLER = "Automatic keeps texture; smaller holes help"
-PLACES = ", and so would Places (200 MB) on this server"
+SMALLER = "Automatic keeps texture; smaller holes help"  # if one is too large for a network
 
 
 def add_methods(completers: dict[str, Completer]) -> dict[str, Completer]:

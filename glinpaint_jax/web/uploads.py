@@ -3,7 +3,6 @@
 import io
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ from glinpaint_jax.data.images import FORMATS
 from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import MAX_BLENDED
-from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.completer import Check, Completer
 from glinpaint_jax.inference.patches import ATTEMPTS
 from glinpaint_jax.inference.photos import OPAQUE, Photo, encode_photo, read_pair
-from glinpaint_jax.web.methods import PLACES, SMALLER, TITLES, WAYS
+from glinpaint_jax.web.methods import SMALLER, TITLES, WAYS
 
 
 class Upload(io.BytesIO):
@@ -39,7 +38,6 @@ NUMBERS = {
     "invert_mask": (0, 0, 1),
     "dilate_mask": (0, 0, 200),
     "resize_mask": (0, 0, 1),
-    "preview": (0, 0, 1),
 }
 
 
@@ -80,7 +78,7 @@ def parse_options(fields: dict[str, str]) -> dict[str, Any]:
 
 def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
     """Raises UserError if a file or an option is missing, unusable or unknown."""
-    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
+    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask", "preview")}
     photo, mask = (read_upload(form, field, max_bytes) for field in ("photo", "mask"))
     options = parse_options(fields)
     invert, resize = bool(options["invert_mask"]), bool(options["resize_mask"])
@@ -89,12 +87,11 @@ def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
 
 
 def complete(
-    methods: dict[str, Completer], job: Job, check: Callable[[], None]
-) -> tuple[bytes, str, str, PIL.Image.Image | None]:
-    """Completes a photograph: a file in the same format, its name, a summary, what to show.
+    methods: dict[str, Completer], job: Job, check: Check
+) -> tuple[bytes, str, str, PIL.Image.Image]:
+    """Completes a photograph; returns a file in its format, a name, a summary, and the image.
 
-    The last is the image if the job asks for a preview. `check` is called between regions. Raises
-    UserError if there is no hole, or no such method.
+    Raises UserError if there is no hole, or no such method.
     """
     name, photo, hole, doubt, options = job
     if not hole.any():
@@ -109,22 +106,18 @@ def complete(
     completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     seconds = time.perf_counter() - started
 
-    file_format = photo.file_format
-    if file_format in OPAQUE and "A" in completed.image.mode:
-        file_format = "PNG"
+    has_alpha = "A" in completed.image.mode
+    file_format = "PNG" if has_alpha and photo.file_format in OPAQUE else photo.file_format
     suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)
     path = Path(f"{Path(name).stem.removesuffix('-completed')}-completed{suffix}")
-    others = (
-        "All other pixels are unchanged."
-        if "lossless" in photo.metadata
-        else f"{file_format} is re-encoded, so other pixels may change slightly."
-    )
+    others = "All other pixels are unchanged."
+    if "lossless" not in photo.metadata:
+        others = f"{file_format} is re-encoded, so other pixels may change slightly."
     title = TITLES.get(method, method) + WAYS[attempt]
     summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
     if advice := completer.advice(hole):
-        known = "" if "places" in methods else PLACES
-        advice = f"{advice.partition(':')[0]}: expect a soft smudge. {SMALLER}{known}"
+        places = "" if "places" in methods else ", and so would Places (200 MB) on this server"
+        advice = advice.partition(":")[0] + ": expect a smudge. " + SMALLER + places
     notes = [f" Note: {note}" for note in (doubt, advice) if note]
     content = encode_photo(completed, path, options["quality"])
-    shown = completed.image if options["preview"] else None
-    return content, path.name, summary + "".join(notes), shown
+    return content, path.name, summary + "".join(notes), completed.image

@@ -99,6 +99,17 @@ def test_large_bodies_are_rejected(server):
     assert error(httpx.post(f"{server}/complete", files=many)).startswith("Too many fields")
 
 
+def test_the_answer_holds_what_is_shown(server):
+    """So that a page need not upload a TIFF again."""
+    answer = post(server, photo=encode(IMAGE, "TIFF"), name="cup.tif", preview="1")
+    size = int(answer.headers["X-File-Bytes"])
+    for part, file_format in ((answer.content[:size], "TIFF"), (answer.content[size:], "PNG")):
+        with PIL.Image.open(io.BytesIO(part)) as image:
+            assert image.format == file_format
+            np.testing.assert_array_equal(image, np.where(HOLE[..., None], 255, IMAGE))
+    assert "X-File-Bytes" not in post(server).headers
+
+
 class Blocker(Whitener):
     """Waits in `fill` until `go` is set; counts the calls."""
 
@@ -139,6 +150,57 @@ def test_one_completion_at_a_time_and_a_bounded_queue(pool):
         if answer not in refused:
             np.testing.assert_array_equal(pixels(answer), np.where(HOLE[..., None], 255, photo))
     assert (len(refused), blocker.calls) == (2, 4)
+
+
+class Endless(Whitener):
+    """Fills regions until the visitor leaves; counts the calls of `fill`."""
+
+    calls = ended = 0
+
+    def with_options(self, *options):
+        self._check = options[-1]
+        return self
+
+    def fill(self, image, hole):
+        self.calls += 1
+        try:
+            while self.calls == 1:
+                self._check()
+        finally:
+            self.ended += 1
+        return super().fill(image, hole)
+
+
+def test_a_visitor_who_leaves_stops_the_fill():
+    endless = Endless()
+    with serving({"endless": endless}) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            post(server, timeout=0.5)
+        assert post(server, timeout=10).status_code == 200
+    assert (endless.calls, endless.ended) == (2, 2)
+
+
+def test_the_queue_says_how_many_come_first(pool):
+    """Those who have left do not count."""
+    blocker = Blocker()
+
+    def before(job):
+        return httpx.get(f"{server}/queue?job={job}").json()["before"]
+
+    with serving({"slow": blocker}) as server:
+        first = pool.submit(post, server, "complete?job=a")
+        wait_for(lambda: before("a") == 0)
+        leaver = pool.submit(post, server, "complete?job=b", timeout=1)
+        wait_for(lambda: before("b") == 1)
+        last = pool.submit(post, server, "complete?job=c")
+        wait_for(lambda: before("c") == 2)
+        assert isinstance(leaver.exception(), httpx.ReadTimeout)
+        wait_for(lambda: before("c") == 1)
+        assert before("b") is None
+        assert before("nobody") is None
+        blocker.go.set()
+        assert first.result().status_code == last.result().status_code == 200
+        assert before("c") is None
 
 
 def test_unfinished_uploads_keep_nobody_waiting():

@@ -26,14 +26,15 @@ PHOTO, MASK = encode(IMAGE), encode(HOLE)
 WIDE = encode(np.zeros((1000, 1200), np.uint8))
 
 
-def complete(photo=PHOTO, mask=MASK, name="cup.png", **fields):
+def complete(photo=PHOTO, mask=MASK, name="cup.png", check=bool, **fields):
     """Completes files of up to 1 MB and megapixel; returns the content, the name, the summary."""
     files = {"photo": (photo, name), "mask": (mask, "mask.png")}
     form = {
         field: UploadFile(io.BytesIO(file), size=len(file), filename=filename)
         for field, (file, filename) in files.items()
     }
-    return uploads.complete(METHODS, uploads.read_job(FormData(form | fields), 10**6, 10**6))
+    job = uploads.read_job(FormData(form | fields), 10**6, 10**6)
+    return uploads.complete(METHODS, job, check)[:3]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,38 @@ def test_the_summary_says_what_is_unusual():
     _, _, summary = complete(mask=encode(np.ones_like(HOLE)), method="telea")
     assert summary.startswith("Telea: 100 % filled in ")
     assert summary.endswith("Note: the hole covers 100% of the image; is the mask inverted?")
+
+
+LARGE, BOXES = encode(skimage.data.coffee()[:400, :600]), np.zeros((400, 600), bool)
+BOXES[20:100, 20:100] = BOXES[20:100, 480:500] = True
+
+
+def test_the_summary_says_what_filled_the_hole_and_what_helps():
+    found = {
+        attempt: complete(LARGE, encode(BOXES), method="auto", attempt=attempt)[2]
+        for attempt in "014"
+    }
+    ways = ("Automatic:", "Automatic, from nearby:", "Automatic, the network:")
+    for summary, way in zip(found.values(), ways, strict=True):
+        assert summary.startswith(way)
+    assert found["0"].endswith("All other pixels are unchanged.")
+    assert "a hole is about 79 pixels wide, the network learned to fill up to 32" in found["4"]
+    assert found["4"].endswith("smaller holes help, and so would Places (200 MB) on this server")
+
+
+@pytest.mark.parametrize("method", ["auto", "network"])
+def test_a_fill_ends_between_regions_if_the_visitor_has_left(method):
+    """The check is called for both boxes, which are far apart."""
+    calls = []
+    fields = {"method": method, "attempt": "4"} if method == "auto" else {"method": method}
+    complete(LARGE, encode(BOXES), check=lambda: calls.append(1), **fields)
+    assert len(calls) >= 2
+
+    def leave():
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        complete(LARGE, encode(BOXES), check=leave, **fields)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,14 @@
-// Requests to the server, and photographs. A Refusal's message is for the person at the page.
+// Requests to the server, and photographs. A Refusal's message is for the person at the page; its
+// cause is what a button offers to do.
 
-export class Refusal extends Error {
-  constructor(message, remedy = "") {
-    super(message);
-    this.remedy = remedy; // what a button offers to do
-  }
-}
+export class Refusal extends Error {}
 
 export const STRETCH = "Stretch the mask";
-const silence = () => new Refusal("The server does not answer. Check that it is running.", "Try again");
+const silence = () => new Refusal("The server does not answer. Check that it is running.", { cause: "Try again" });
 
 export async function getMethods(signal) {
-  const soon = AbortSignal.any([signal, AbortSignal.timeout(20000)]);
-  const response = await fetch("methods", { signal: soon }).catch(() => null);
+  const signals = AbortSignal.any([signal, AbortSignal.timeout(20000)]);
+  const response = await fetch("methods", { signal: signals }).catch(() => null);
   if (!response?.ok) throw silence();
   return response.json();
 }
@@ -43,7 +39,7 @@ async function refuse({ status, response }) {
   // What follows is for the command line. A file's name keeps its case.
   const text = error.replace(/; (make them the same size|to fill its transparent parts).*/, "")
     .replace(/^[a-z]+ /, (word) => word[0].toUpperCase() + word.slice(1));
-  return new Refusal(`${text}.`, error.includes("--resize-mask") ? STRETCH : "");
+  return new Refusal(`${text}.`, { cause: error.includes("--resize-mask") ? STRETCH : "" });
 }
 
 // Shows a file as the server reads it. What this browser cannot show, the server converts, or says
@@ -55,7 +51,8 @@ export async function openPhoto(file, signal, tell) {
 }
 
 function describe(file, image, converted) {
-  return { kind: "photo", opened: false, file, image, converted, width: image.naturalWidth, height: image.naturalHeight };
+  const { naturalWidth: width, naturalHeight: height } = image;
+  return { kind: "photo", opened: false, file, image, converted, width, height };
 }
 
 // Browsers disagree about the orientation in EXIF data of PNG and WebP. Most show no TIFF.

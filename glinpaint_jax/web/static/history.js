@@ -5,14 +5,11 @@ export class History {
   entries = [];
   length = 0; // later entries have been undone
 
+  // The results for one hole replace each other.
   add(entry) {
-    this.entries = [...this.done, entry];
+    const replaced = entry.hole && entry.hole === this.photo.hole ? 1 : 0;
+    this.entries = [...this.entries.slice(0, this.length - replaced), entry];
     this.length = this.entries.length;
-  }
-
-  replace(entry) {
-    this.length--;
-    this.add(entry);
   }
 
   get canUndo() { return this.length > 1; }

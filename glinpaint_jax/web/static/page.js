@@ -9,6 +9,7 @@ import { Sheet } from "./sheet.js";
 const HINT = "Paint over what should go, then press Complete.";
 const UNLIKELY = ["patches", "smooth", "navier-stokes"]; // not among the other results
 const find = (id) => document.getElementById(id);
+const pick = (id) => Object.assign(find(id), { value: "" }).click(); // the same file may be chosen again
 const stage = find("stage");
 const history = new History();
 const sheet = new Sheet(stage);
@@ -85,7 +86,7 @@ async function wait(text, work, again = () => wait(text, work)) {
     await work(running.signal, (news) => { told = news; });
   } catch (error) {
     if (error.name === "AbortError") return;
-    fail(error.message, error.remedy, () => again(error));
+    fail(error.message, error.cause, () => again(error));
     if (!(error instanceof Refusal)) throw error;
   } finally {
     clearInterval(timer);
@@ -132,7 +133,7 @@ function openMask(file, old = null, stretch = old?.stretch ?? 0) {
     const image = await createImageBitmap(response);
     if (old) history.undo();
     add({ kind: "mask", image, file: fields.mask, stretch });
-  }, ({ remedy }) => openMask(file, old, Number(remedy === STRETCH)));
+  }, ({ cause }) => openMask(file, old, Number(cause === STRETCH)));
 }
 
 function reopenMask() {
@@ -165,11 +166,7 @@ function fill() {
 // Shows a hole's result, made now if it is new. If it equals an earlier one, the next is shown.
 function showResult(hole, number) {
   const { ways, results } = hole;
-  const put = (result) => {
-    history[history.photo.hole === hole ? "replace" : "add"](result);
-    refresh();
-  };
-  if (results[number % ways.length]) return put(results[number % ways.length]);
+  if (results[number % ways.length]) return add(results[number % ways.length]);
   const [attempt, method] = [ways[number][0], ways[number].slice(2)];
   const { title } = server.methods.find(({ name }) => name === method);
   return wait(`Filling with ${title}`, async (signal, tell) => {
@@ -181,8 +178,8 @@ function showResult(hole, number) {
       setTimeout(showResult, 0, hole, number); // once this is no longer running
       return;
     }
-    if (hole.isPainted) result.summary = result.summary.replace("is the mask inverted?", "smaller holes are filled better");
-    put(results[number] = { ...result, content, hole, number });
+    if (hole.isPainted) result.summary = result.summary.replace(/is the mask .*\?/, "smaller holes are filled better");
+    add(results[number] = { ...result, content, hole, number });
   });
 }
 
@@ -201,7 +198,7 @@ function save(file, entries) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-function copy() {
+function copyResult() {
   if (!navigator.clipboard?.write) return fail("Browsers copy only from https or localhost; download it instead.");
   const { image, width, height } = history.photo;
   return wait("Copying", async () => {
@@ -244,13 +241,17 @@ function release(key) {
   if (["c", null].includes(key)) compare(false);
 }
 
-// --- events
+function listen(type, acts) {
+  for (const [id, act] of Object.entries(acts)) find(id).addEventListener(type, ({ target }) => act(target));
+}
 
-const CLICKS = {
-  open: () => find("photo-file").click(),
-  first: () => find("photo-file").click(),
+// A button clicked by a pointer loses the focus: Space then pans, instead of clicking again.
+document.addEventListener("click", ({ target, detail }) => detail && target.closest("button")?.blur(), true);
+listen("click", {
+  open: () => pick("photo-file"),
+  first: () => pick("photo-file"),
   restart: () => add(history.original),
-  copy,
+  copy: copyResult,
   help: () => find("sheet-of-help").showModal(),
   "close-help": () => find("sheet-of-help").close(),
   download: () => save(history.photo.file, [history.photo]),
@@ -266,53 +267,37 @@ const CLICKS = {
   fit: () => sheet.fit(),
   complete: fill,
   cancel: () => running?.abort(),
-  "open-mask": () => find("mask-file").click(),
+  "open-mask": () => pick("mask-file"),
   "save-mask": saveMask,
   more: () => {
     find("options").hidden = !find("options").hidden;
     find("more").setAttribute("aria-expanded", !find("options").hidden);
   },
   "close-error": () => fail(""),
-};
-for (const [id, act] of Object.entries(CLICKS)) {
-  find(id).addEventListener("click", (event) => {
-    if (event.detail) find(id).blur(); // by a pointer: Space then pans, instead of clicking again
-    act();
-  });
-}
-const CHANGES = {
+});
+listen("change", {
   invert: reopenMask,
   grow: reopenMask,
   "photo-file": ({ files }) => open(files[0]),
   "mask-file": ({ files }) => openMask(files[0]),
-};
-for (const [id, act] of Object.entries(CHANGES)) {
-  find(id).addEventListener("change", ({ target }) => {
-    act(target);
-    if (target.type === "file") target.value = ""; // the same file may be chosen again
-  });
-}
-const INPUTS = {
-  size: setSize,
-  split,
-  color: (color) => {
-    sheet.color = color;
+});
+listen("input", {
+  size: ({ value }) => setSize(value),
+  split: ({ value }) => split(value),
+  color: ({ value }) => {
+    sheet.color = value;
     sheet.draw(history.marks);
   },
-};
-for (const [id, act] of Object.entries(INPUTS)) find(id).addEventListener("input", ({ target }) => act(target.value));
+});
 sheet.onzoom = () => {
   find("percent").textContent = `${Math.round(100 * sheet.scale * sheet.width / history.photo.width)} %`;
 };
 
-const held = find("compare");
-held.addEventListener("pointerdown", (event) => {
-  held.setPointerCapture(event.pointerId);
-  compare(true);
-});
-for (const name of ["pointerup", "pointercancel", "blur", "keyup"]) held.addEventListener(name, () => compare(false));
-held.addEventListener("keydown", (event) => compare([" ", "Enter"].includes(event.key)));
-held.addEventListener("contextmenu", (event) => event.preventDefault());
+const holds = ({ type, key = " " }) => /down$/.test(type) && [" ", "Enter"].includes(key);
+for (const name of ["pointerdown", "keydown", "pointerup", "pointerleave", "blur", "keyup"]) {
+  find("compare").addEventListener(name, (event) => compare(holds(event)));
+}
+find("compare").addEventListener("contextmenu", (event) => event.preventDefault());
 
 const keys = {
   c: () => compare(true),
@@ -329,8 +314,8 @@ function connect() {
   return wait("Connecting", async (signal) => {
     server = await getMethods(signal);
     find("method").replaceChildren(...server.methods.map(({ name, title }) => new Option(title, name)));
-    find("limits").textContent =
-      `JPEG, PNG, WebP, TIFF or BMP, up to ${server.megapixels} megapixels and ${server.megabytes} MB. The server keeps no copy.`;
+    const size = `${server.megapixels} megapixels and ${server.megabytes} MB`;
+    find("limits").textContent = `JPEG, PNG, WebP, TIFF or BMP, up to ${size}. The server keeps no copy.`;
     document.documentElement.dataset.ready = "";
   });
 }

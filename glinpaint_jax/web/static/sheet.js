@@ -10,11 +10,7 @@ export class Sheet {
     this.pictures = stage.querySelector("#pictures");
     this.canvas = stage.querySelector("#mask");
     this.context = this.canvas.getContext("2d");
-    this.color = "#ff2d78";
-    this.scale = 1;
-    this.x = this.y = 0;
-    this.fitted = true;
-    this.onzoom = () => {};
+    Object.assign(this, { color: "#ff2d78", scale: 1, x: 0, y: 0, fitted: true, onzoom() {} });
     new ResizeObserver(() => this.fitted && this.fit()).observe(stage);
   }
 
