@@ -10,6 +10,7 @@ Errors are JSON: {"error": a sentence}.
 """
 
 import asyncio
+import functools
 import io
 import logging
 import mimetypes
@@ -33,6 +34,7 @@ from starlette.staticfiles import StaticFiles
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Check, Completer
+from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import TITLES
@@ -50,13 +52,12 @@ class Limits(NamedTuple):
 
 
 def make_app(
-    methods: dict[str, Completer], limits: Limits, bound: str, allowed_hosts: list[str]
+    completers: dict[str, Completer], limits: Limits, bound: str, allowed_hosts: list[str]
 ) -> Starlette:
-    """Makes the ASGI application. The page chooses the first method at the start."""
+    """Makes the ASGI application. It offers `completers`, the first at the start, and METHODS."""
+    methods = completers | {name: Completer(method=name) for name in METHODS}
     max_bytes, max_pixels = limits.megabytes * 10**6, limits.megapixels * 10**6
-
-    def read(form: FormData) -> uploads.Job:
-        return uploads.read_job(form, max_bytes, max_pixels)
+    read = functools.partial(uploads.read_job, max_bytes=max_bytes, max_pixels=max_pixels)
 
     def complete(form: FormData, check: Check) -> Response:
         content, name, summary, shown = uploads.complete(methods, read(form), check)

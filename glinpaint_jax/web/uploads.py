@@ -105,7 +105,6 @@ def complete(
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     seconds = time.perf_counter() - started
-
     has_alpha = "A" in completed.image.mode
     file_format = "PNG" if has_alpha and photo.file_format in OPAQUE else photo.file_format
     suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)

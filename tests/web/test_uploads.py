@@ -11,14 +11,16 @@ import skimage.data
 from starlette.datastructures import FormData, UploadFile
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference import methods
 from glinpaint_jax.inference.blend import KINDS
+from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.web import uploads
-from glinpaint_jax.web.methods import add_methods, name_checkpoint
+from glinpaint_jax.web.methods import name_checkpoint
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import run_here
 from tests.helpers.sources import encode
 
-METHODS = add_methods({"white": Whitener()})
+METHODS = {"white": Whitener()} | {name: Completer(method=name) for name in methods.METHODS}
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:50, :130])
 HOLE = np.zeros((50, 130), bool)
 HOLE[:5] = True

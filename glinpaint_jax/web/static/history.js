@@ -18,7 +18,6 @@ export class History {
   redo() { if (this.canRedo) this.length++; }
 
   get done() { return this.entries.slice(0, this.length); }
-  get last() { return this.entries[this.length - 1]; }
   get photo() { return this.done.findLast((entry) => entry.kind === "photo"); }
   get original() { return this.done.findLast((entry) => entry.opened); }
   get marks() {

@@ -10,6 +10,7 @@ export function listenToKeys({ keys, stage, brush, release }) {
     const free = [stage, document.body].includes(event.target);
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const name = `${control ? "Control+" : ""}${control && event.shiftKey ? "Shift+" : ""}${key}`;
+    if (name === "Control+c" && (typing || String(getSelection()))) return; // text is copied
     const button = document.querySelector(`[data-keys~="${CSS.escape(name)}"]`);
     const act = button ? () => button.click() : keys[name];
     if (act && !event.altKey && (control || !typing)) act();

@@ -137,7 +137,8 @@ function openMask(file, old = null, stretch = old?.stretch ?? 0) {
 }
 
 function reopenMask() {
-  if (history.last?.kind === "mask") openMask(history.last.file, history.last);
+  const last = history.marks.at(-1);
+  if (last?.kind === "mask") openMask(last.file, last);
 }
 
 function paint(stroke) {
@@ -172,14 +173,14 @@ function showResult(hole, number) {
   return wait(`Filling with ${title}`, async (signal, tell) => {
     const fields = { ...hole.fields, mask: await hole.mask, method, attempt };
     const result = await complete(hole.photo, fields, signal, tell);
-    const content = await result.file.arrayBuffer();
-    if (results.some((other) => !indexedDB.cmp(other.content, content))) {
+    const [content, ...others] = await Promise.all([result, ...results].map(({ file }) => file.arrayBuffer()));
+    if (others.some((other) => !indexedDB.cmp(other, content))) {
       ways.splice(number, 1);
       setTimeout(showResult, 0, hole, number); // once this is no longer running
       return;
     }
     if (hole.isPainted) result.summary = result.summary.replace(/is the mask .*\?/, "smaller holes are filled better");
-    add(results[number] = { ...result, content, hole, number });
+    add(results[number] = { ...result, hole, number });
   });
 }
 
@@ -216,12 +217,6 @@ async function saveMask() {
 
 function compare(held) {
   document.body.classList.toggle("before", held && !find("compare").disabled);
-}
-
-// Shows the original left of `share` percent of the photograph.
-function split(share) {
-  stage.style.setProperty("--split", `${share}%`);
-  document.body.classList.toggle("split", share > 0);
 }
 
 function setTool(erase) {
@@ -283,7 +278,10 @@ listen("change", {
 });
 listen("input", {
   size: ({ value }) => setSize(value),
-  split: ({ value }) => split(value),
+  split: ({ value }) => { // in percent of the photograph's width
+    stage.style.setProperty("--split", `${value}%`);
+    document.body.classList.toggle("split", value > 0);
+  },
   color: ({ value }) => {
     sheet.color = value;
     sheet.draw(history.marks);
