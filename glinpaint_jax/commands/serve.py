@@ -47,14 +47,13 @@ def main(arguments: argparse.Namespace) -> None:
         import_extra(module)
     from glinpaint_jax.processes import exit_now, start
     from glinpaint_jax.web.app import Limits, make_app, make_server
-    from glinpaint_jax.web.methods import add_methods
 
     listener = listen(arguments)
     start()
     completers = load_completers(arguments)
     limits = Limits(arguments.max_megapixels, arguments.max_megabytes, arguments.max_queue)
     host, port = arguments.host, arguments.port
-    server = make_server(make_app(add_methods(completers), limits, host, arguments.allow_host))
+    server = make_server(make_app(completers, limits, host, arguments.allow_host))
     with listener:
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(name) != signal.SIG_IGN:

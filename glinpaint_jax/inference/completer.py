@@ -38,6 +38,7 @@ from glinpaint_jax.weights import load_weights
 MIN_TILE = 16
 CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
+Check = Callable[[], object]  # called before each region; what it raises ends the fill
 
 
 class Completer:
@@ -59,6 +60,8 @@ class Completer:
 
     Files of more than `max_megapixels` are rejected.
     """
+
+    _check: Check = bool  # does nothing
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class Completer:
         scale: int | float | str,
         max_blended: int | None = None,
         attempt: int = 0,
+        check: Check = bool,
     ) -> "Completer":
         """Returns a completer with other options that shares these weights.
 
@@ -136,6 +140,7 @@ class Completer:
         other = copy.copy(self)
         other._blend, other._max_blended = check_blend(blend), max_blended
         other._scale, other._attempt = check_scale(scale), self._check_attempt(attempt)
+        other._check = check
         return other
 
     @overload
@@ -174,6 +179,7 @@ class Completer:
         check_process()
         completed, left = self._fill_with_patches(*self._fill_dots(image, hole))
         for crop in self._independent_crops(left):
+            self._check()
             filled = self.fill_unscaled(*self._fill_large(completed[crop], left[crop]))
             np.copyto(completed[crop], filled, where=left[crop][..., None])
         kind, limit = self._blend, self._max_blended
@@ -241,6 +247,7 @@ class Completer:
             image = smooth_fill_photo(image, hole)
         predict_pixels = make_predict(self._generator, self._fill_color)
         for region in plan_regions(hole, self._tile):
+            self._check()
             (pixels, size), (mask, _) = cut(image, region.crop), cut(hole, region.crop)
             batch = pixels[None], mask[None], np.array([size])
             prediction = np.asarray(predict_pixels(self._variables, *batch))[0]

@@ -2,6 +2,7 @@
 
 GET  /methods    what can fill holes, and the limits
 POST /complete   photo, mask and options -> the completed file
+GET  /queue      ?job=ID of a POST /complete?job=ID -> {"before": how many come first, or null}
 POST /preview    photo -> PNG, for formats that browsers do not show, such as TIFF
 POST /mask       photo, mask and options -> the hole: white on transparent (PNG)
 
@@ -9,6 +10,7 @@ Errors are JSON: {"error": a sentence}.
 """
 
 import asyncio
+import functools
 import io
 import logging
 import mimetypes
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import anyio.from_thread
 import anyio.to_thread
 import PIL.Image
 import uvicorn
@@ -30,7 +33,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.completer import Check, Completer
+from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
 from glinpaint_jax.web.methods import TITLES
@@ -48,40 +52,46 @@ class Limits(NamedTuple):
 
 
 def make_app(
-    methods: dict[str, Completer], limits: Limits, bound: str, allowed_hosts: list[str]
+    completers: dict[str, Completer], limits: Limits, bound: str, allowed_hosts: list[str]
 ) -> Starlette:
-    """Makes the ASGI application. The page chooses the first method at the start."""
+    """Makes the ASGI application. It offers `completers`, the first at the start, and METHODS."""
+    methods = completers | {name: Completer(method=name) for name in METHODS}
     max_bytes, max_pixels = limits.megabytes * 10**6, limits.megapixels * 10**6
+    read = functools.partial(uploads.read_job, max_bytes=max_bytes, max_pixels=max_pixels)
 
-    def read(form: FormData) -> uploads.Job:
-        return uploads.read_job(form, max_bytes, max_pixels)
-
-    def complete(form: FormData) -> Response:
-        content, name, summary = uploads.complete(methods, read(form))
-        disposition = f"attachment; filename*=utf-8''{quote(name)}"
-        if quote(name) == name:
-            disposition = f'attachment; filename="{name}"'
+    def complete(form: FormData, check: Check) -> Response:
+        content, name, summary, shown = uploads.complete(methods, read(form), check)
+        named = f'="{name}"' if quote(name) == name else f"*=utf-8''{quote(name)}"
+        disposition = f"attachment; filename{named}"
         headers = {"X-Summary": quote(summary), "Content-Disposition": disposition}
+        if form.get("preview") == "1":
+            headers["X-File-Bytes"], content = str(len(content)), content + png(shown).body
         return Response(content, headers=headers, media_type=mimetypes.guess_type(name)[0])
 
-    def preview(form: FormData) -> Response:
+    def preview(form: FormData, _: Check) -> Response:
         photo = read_photo(uploads.read_upload(form, "photo", max_bytes), max_pixels)
-        return png(photo.image, compress_level=1)
+        return png(photo.image)
 
-    def mask(form: FormData) -> Response:
+    def mask(form: FormData, _: Check) -> Response:
         return png(PIL.Image.fromarray(read(form).hole), transparency=0)
+
+    async def queue(request: Request) -> Response:
+        job, waiting = request.query_params.get("job", ""), line.copy()
+        jobs = [one.query_params.get("job") for one in waiting if not await one.is_disconnected()]
+        return JSONResponse({"before": jobs.index(job) if job in jobs else None})
 
     def describe(_: Request) -> Response:
         titled = [{"name": name, "title": TITLES.get(name, name)} for name in methods]
         return JSONResponse({"methods": titled} | limits._asdict())
 
+    line: list[Request] = []  # for /complete; the first is being filled
     forms = [
-        Route(f"/{answer.__name__}", form_endpoint(answer, limits), methods=["POST"])
-        for answer in (complete, preview, mask)
+        Route(f"/{answer.__name__}", form_endpoint(answer, limits, waiting), methods=["POST"])
+        for answer, waiting in ((complete, line), (preview, []), (mask, []))
     ]
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
     return Starlette(
-        routes=[*forms, Route("/methods", describe), page],
+        routes=[*forms, Route("/methods", describe), Route("/queue", queue), page],
         middleware=[Middleware(HostCheck, bound=bound, allowed=allowed_hosts)],
         exception_handlers={HTTPException: show_error},
     )
@@ -91,17 +101,11 @@ def make_server(app: Starlette) -> uvicorn.Server:
     """Makes the HTTP server, which logs a line for each error."""
     # It warns of each malformed form, which HostCheck logs too.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+    quiet = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(
+        app, lifespan="off", ws="none", timeout_graceful_shutdown=SHUTDOWN_SECONDS, **quiet
     )
+    return uvicorn.Server(config)
 
 
 async def show_error(_: Request, error: HTTPException) -> Response:
@@ -109,31 +113,21 @@ async def show_error(_: Request, error: HTTPException) -> Response:
 
 
 def form_endpoint(
-    answer: Callable[[FormData], Response], limits: Limits
+    answer: Callable[[FormData, Check], Response], limits: Limits, line: list[Request]
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     """Makes an endpoint that reads a form, waits for its turn, and answers in a thread.
 
-    Answers one request at a time; a queue of others waits. Uploads do not count until they are
-    complete.
+    Answers the first request in `line`; a queue of others waits. Uploads do not count until they
+    are complete. `answer` may call its second argument, which raises if the visitor has left.
     """
     max_bytes = 2 * limits.megabytes * 10**6 + FORM_BYTES
     turn = anyio.CapacityLimiter(1)
 
-    async def answer_in_turn(form: FormData, request: Request) -> Response:
-        await request.is_disconnected()  # only if asked, uvicorn reads on and learns who leaves
-        # Nothing may be awaited between this check and the queue.
-        if (waiting := turn.statistics().tasks_waiting) >= limits.queue:
-            full = f"{waiting} requests are waiting already; try again in a minute"
-            raise HTTPException(503, full, {"Retry-After": "60"})
-        async with turn:
-            if await request.is_disconnected():
-                raise ClientDisconnect
-            try:
-                return await anyio.to_thread.run_sync(answer, form)
-            except UserError as error:
-                raise HTTPException(400, str(error)) from None
-
     async def endpoint(request: Request) -> Response:
+        def check() -> None:
+            if anyio.from_thread.run(request.is_disconnected):
+                raise ClientDisconnect
+
         size = request.headers.get("content-length", "")
         if not size.isdecimal() or "transfer-encoding" in request.headers:
             raise HTTPException(411, "the request must say its Content-Length")
@@ -141,7 +135,21 @@ def form_endpoint(
             raise HTTPException(413, f"at most {max_bytes / 1e6:.0f} MB are allowed")
         try:
             async with request.form(max_files=2, max_fields=10, max_part_size=1000) as form:
-                return await answer_in_turn(form, request)
+                await request.is_disconnected()  # if asked, uvicorn reads on and learns who leaves
+                # Nothing may be awaited between this check and the queue.
+                if len(line) > limits.queue:
+                    full = f"{limits.queue} requests are waiting already; try again in a minute"
+                    raise HTTPException(503, full, {"Retry-After": "60"})
+                line.append(request)
+                try:
+                    async with turn:
+                        if await request.is_disconnected():
+                            raise ClientDisconnect
+                        return await anyio.to_thread.run_sync(answer, form, check)
+                finally:
+                    line.remove(request)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
         except ClientDisconnect:
             return Response(status_code=204)  # nobody receives it
         except asyncio.CancelledError:
@@ -152,5 +160,5 @@ def form_endpoint(
 
 def png(image: PIL.Image.Image, **options: int) -> Response:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
+    image.save(buffer, "PNG", compress_level=1, **options)
     return Response(buffer.getvalue(), media_type="image/png")

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from glinpaint_jax.inference.completer import Completer
-from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.step_folders import FOLDER
 
 TITLES = {
@@ -17,11 +15,8 @@ TITLES = {
     "places": "Places (MMagic)",
     "celeba_hq": "CelebA-HQ (MMagic)",
 }
-
-
-def add_methods(completers: dict[str, Completer]) -> dict[str, Completer]:
-    """Returns `completers`, then the methods that need no checkpoint."""
-    return completers | {name: Completer(method=name) for name in METHODS}
+WAYS = ("", ", from nearby", ", another search", ", another search from nearby", ", the network")
+SMALLER = "Automatic keeps texture; smaller holes help"  # if one is too large for a network
 
 
 def name_checkpoint(place: str) -> str:

@@ -6,16 +6,17 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL.Image
 from starlette.datastructures import FormData, UploadFile
 
 from glinpaint_jax.data.images import FORMATS
 from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import MAX_BLENDED
-from glinpaint_jax.inference.completer import Completer
+from glinpaint_jax.inference.completer import Check, Completer
 from glinpaint_jax.inference.patches import ATTEMPTS
 from glinpaint_jax.inference.photos import OPAQUE, Photo, encode_photo, read_pair
-from glinpaint_jax.web.methods import TITLES
+from glinpaint_jax.web.methods import SMALLER, TITLES, WAYS
 
 
 class Upload(io.BytesIO):
@@ -77,7 +78,7 @@ def parse_options(fields: dict[str, str]) -> dict[str, Any]:
 
 def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
     """Raises UserError if a file or an option is missing, unusable or unknown."""
-    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask")}
+    fields = {name: str(form[name]) for name in form if name not in ("photo", "mask", "preview")}
     photo, mask = (read_upload(form, field, max_bytes) for field in ("photo", "mask"))
     options = parse_options(fields)
     invert, resize = bool(options["invert_mask"]), bool(options["resize_mask"])
@@ -85,35 +86,37 @@ def read_job(form: FormData, max_bytes: int, max_pixels: int) -> Job:
     return Job(photo.name, *pair, options)
 
 
-def complete(methods: dict[str, Completer], job: Job) -> tuple[bytes, str, str]:
-    """Completes a photograph; returns a file in the same format, its name and a summary.
+def complete(
+    methods: dict[str, Completer], job: Job, check: Check
+) -> tuple[bytes, str, str, PIL.Image.Image]:
+    """Completes a photograph; returns a file in its format, a name, a summary, and the image.
 
     Raises UserError if there is no hole, or no such method.
     """
     name, photo, hole, doubt, options = job
     if not hole.any():
-        raise UserError("there is no hole yet; paint over what should go, or send a mask")
-    method = options["method"] or next(iter(methods))
+        raise UserError("there is no hole yet; paint over what should go, or open a mask")
+    method, attempt = options["method"] or next(iter(methods)), options["attempt"]
     if method not in methods:
         raise UserError(f"method={method!r} must be one of {', '.join(methods)}")
     completer = methods[method].with_options(
-        options["blend"], options["scale"], MAX_BLENDED, options["attempt"]
+        options["blend"], options["scale"], MAX_BLENDED, attempt, check
     )
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     seconds = time.perf_counter() - started
-
-    file_format = photo.file_format
-    if file_format in OPAQUE and "A" in completed.image.mode:
-        file_format = "PNG"
+    has_alpha = "A" in completed.image.mode
+    file_format = "PNG" if has_alpha and photo.file_format in OPAQUE else photo.file_format
     suffix = next(suffix for suffix, name in FORMATS.items() if name == file_format)
     path = Path(f"{Path(name).stem.removesuffix('-completed')}-completed{suffix}")
-    others = (
-        "All other pixels are unchanged."
-        if "lossless" in photo.metadata
-        else f"{file_format} is re-encoded, so other pixels may change slightly."
-    )
-    title = TITLES.get(method, method)
+    others = "All other pixels are unchanged."
+    if "lossless" not in photo.metadata:
+        others = f"{file_format} is re-encoded, so other pixels may change slightly."
+    title = TITLES.get(method, method) + WAYS[attempt]
     summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
-    notes = [f" Note: {note}" for note in (doubt, completer.advice(hole)) if note]
-    return encode_photo(completed, path, options["quality"]), path.name, summary + "".join(notes)
+    if advice := completer.advice(hole):
+        places = "" if "places" in methods else ", and so would Places (200 MB) on this server"
+        advice = advice.partition(":")[0] + ": expect a smudge. " + SMALLER + places
+    notes = [f" Note: {note}" for note in (doubt, advice) if note]
+    content = encode_photo(completed, path, options["quality"])
+    return content, path.name, summary + "".join(notes), completed.image

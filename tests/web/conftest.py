@@ -2,7 +2,6 @@
 
 import pytest
 
-from glinpaint_jax.web.methods import add_methods
 from tests.helpers.completers import Whitener
 from tests.helpers.serving import serving
 
@@ -10,5 +9,5 @@ from tests.helpers.serving import serving
 @pytest.fixture(scope="module")
 def server():
     """The address; photographs may have 1 megapixel and files 1 MB."""
-    with serving(add_methods({"white": Whitener()}), allowed_hosts=["proxy"]) as address:
+    with serving({"white": Whitener()}, allowed_hosts=["proxy"]) as address:
         yield address

@@ -99,18 +99,29 @@ def test_large_bodies_are_rejected(server):
     assert error(httpx.post(f"{server}/complete", files=many)).startswith("Too many fields")
 
 
+def test_the_answer_holds_what_is_shown(server):
+    answer = post(server, photo=encode(IMAGE, "TIFF"), name="cup.tif", preview="1")
+    size = int(answer.headers["X-File-Bytes"])
+    for part, file_format in ((answer.content[:size], "TIFF"), (answer.content[size:], "PNG")):
+        with PIL.Image.open(io.BytesIO(part), formats=[file_format]) as image:
+            np.testing.assert_array_equal(image, np.where(HOLE[..., None], 255, IMAGE))
+    assert "X-File-Bytes" not in post(server).headers
+
+
 class Blocker(Whitener):
-    """Waits in `fill` until `go` is set; counts the calls."""
+    """Waits in `fill` until `go` is set or the visitor leaves; counts the calls."""
 
     def __init__(self):
         self.go, self.calls = threading.Event(), 0
 
-    def with_options(self, *_):
+    def with_options(self, *options):
+        self._check = options[-1]
         return self
 
     def fill(self, image, hole):
         self.calls += 1
-        self.go.wait(60)
+        while not self.go.wait(0.1):
+            self._check()
         return super().fill(image, hole)
 
 
@@ -139,6 +150,23 @@ def test_one_completion_at_a_time_and_a_bounded_queue(pool):
         if answer not in refused:
             np.testing.assert_array_equal(pixels(answer), np.where(HOLE[..., None], 255, photo))
     assert (len(refused), blocker.calls) == (2, 4)
+
+
+def test_a_fill_ends_if_the_visitor_leaves_and_the_queue_says_how_many_come_first(pool):
+    blocker = Blocker()
+
+    def before(job):
+        return httpx.get(f"{server}/queue?job={job}").json()["before"]
+
+    with serving({"slow": blocker}) as server:
+        leavers = [pool.submit(post, server, f"complete?job={job}", timeout=2) for job in "ab"]
+        wait_for(lambda: sorted(map(before, "ab"), key=str) == [0, 1])
+        last = pool.submit(post, server, "complete?job=c")
+        wait_for(lambda: before("c") == 2)
+        assert all(isinstance(leaver.exception(), httpx.ReadTimeout) for leaver in leavers)
+        wait_for(lambda: before("c") == 0)
+        blocker.go.set()
+        assert last.result().status_code == 200 and before("c") is None
 
 
 def test_unfinished_uploads_keep_nobody_waiting():

@@ -3,6 +3,7 @@
 import shutil
 import threading
 
+import httpx
 import numpy as np
 import PIL.Image
 import pytest
@@ -31,11 +32,11 @@ context.drawImage(document.querySelector(selector), -x, -y);
 return [...context.getImageData(0, 0, 1, 1).data];
 """
 GIVE = """
-const [type, name, content] = arguments, data = new DataTransfer();
+const [type, name, content, clientX] = arguments, data = new DataTransfer();
 data.items.add(new File([new Uint8Array(content)], name, { type: "image/png" }));
 const event = type === "paste"
   ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
-  : new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true });
+  : new DragEvent(type, { dataTransfer: data, clientX, bubbles: true, cancelable: true });
 document.getElementById("stage").dispatchEvent(event);
 """
 
@@ -113,7 +114,7 @@ class Page:
     def download(self, button, name):
         path = self.folder / name
         self.click(button)
-        wait_for(path.exists)
+        wait_for(lambda: path.exists() and path.stat().st_size)
         with PIL.Image.open(path) as image:
             found = np.array(image)
         path.unlink()
@@ -157,7 +158,7 @@ def test_paint_erase_complete_go_on_undo_redo_start_over(page, photo):
     page.click("eraser")
     page.drag((240, 60), (240, 140))
     page.complete()
-    assert page.text("status").startswith("white: ") and "% filled in" in page.text("status")
+    assert page.text("status").startswith("1 of 7. white: 3.94 % filled in")
     first = page.download("download", "cup-completed.png")
     changed = (first != IMAGE).any(-1)
     assert changed[100, [100, 200, 280, 380]].all() and not changed[100, 240]
@@ -205,7 +206,7 @@ def test_a_method_is_chosen_and_a_completion_cancelled(page, photo, monkeypatch)
     page.open(photo)
     page.drag((100, 100), (200, 100))
     go = threading.Event()
-    monkeypatch.setattr(Whitener, "fill", lambda *_: go.wait(60))
+    monkeypatch.setattr(Whitener, "fill", lambda _, image, hole: go.wait(60) and image)
     page.click("complete")
     wait_for(lambda: page.text("status") == "Filling with white …")
     page.click("cancel")
@@ -214,7 +215,7 @@ def test_a_method_is_chosen_and_a_completion_cancelled(page, photo, monkeypatch)
     assert page.error() == "" and page.is_masked(150, 100)
     page.find("method").send_keys("Telea")
     page.complete()
-    assert page.text("status").startswith("Telea: ")
+    assert page.text("status").startswith("1 of 7. Telea: ")
 
 
 def test_before_and_after(page, photo):
@@ -231,22 +232,107 @@ def test_before_and_after(page, photo):
     assert before.is_displayed() and not page.find("mask").is_displayed()
     page.act().key_up("c").perform()
     assert not before.is_displayed() and page.find("mask").is_displayed()
+    page.find("split").send_keys(Keys.END)
+    assert before.is_displayed() and "inset(0px 0%" in before.value_of_css_property("clip-path")
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["desk", "phone"])
-def test_everything_is_in_sight_and_has_a_name(page, photo, width, height):
-    page.load(width, height, phone=width == 390)
+WINDOWS = {"desk": (1280, 800), "phone": (390, 844), "aside": (844, 390), "old": (320, 568)}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_everything_is_in_sight_and_has_a_name(page, photo, window):
+    width, height = WINDOWS[window]
+    phone = window != "desk"
+    page.load(width, height, phone=phone)
     page.open(photo)
-    page.click("more")
-    assert page.run("return document.documentElement.scrollWidth") == width
-    for name in ("download", "complete", "undo", "redo", "size", "method", "compare", "more"):
+    page.drag((100, 100), (200, 100))
+    page.complete()
+    seen = ["open", "copy", "download", "help", "another", "compare", "split", "complete"]
+    if window != "aside":  # there, the tools scroll
+        seen += ["undo", "clear", "size", "fit", "method", "more"]
+    for name in seen:
         box = page.find(name).rect
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
         assert box["y"] >= 0 and box["y"] + box["height"] <= height, name
-        assert name == "size" or box["height"] >= (40 if width == 390 else 30), name
-    assert 0.3 < float(page.find("mask").value_of_css_property("opacity")) < 0.7
+        assert box["height"] >= (44 if phone else 30), name
+    assert page.find("sheet").rect["width"] >= min(240, width / 2)
+    page.click("more")
+    assert page.run("return document.documentElement.scrollWidth") == width
     for one in page.driver.find_elements(By.CSS_SELECTOR, "button, select, input, [tabindex]"):
         assert one.accessible_name or not one.is_displayed(), one.get_attribute("outerHTML")
+        if phone and one.is_displayed() and one.get_attribute("type") != "checkbox":
+            assert one.rect["height"] >= 44, one.get_attribute("outerHTML")
+    assert 0.3 < float(page.find("mask").value_of_css_property("opacity")) < 0.7
+
+
+def test_another_result_for_the_same_hole(page, tmp_path):
+    """Results that equal an earlier one are left out: here, all but white and navy."""
+    PIL.Image.new("RGB", (WIDTH, HEIGHT), "navy").save(tmp_path / "flat.png")
+    page.open(tmp_path / "flat.png")
+    page.drag((100, 100), (380, 100))
+    page.complete()
+    page.press("n")
+    assert page.text("status").startswith("2 of 7. Automatic: ") and not page.is_white(200, 100)
+    page.click("previous")
+    assert page.text("status").startswith("1 of 7. white: ") and page.is_white(200, 100)
+    page.press("n", "n")
+    wait_for(lambda: page.text("status").startswith("1 of 2. white: "))
+    page.click("undo")  # all results are one step
+    assert page.is_masked(200, 100)
+
+
+def test_waiting_is_told_and_strokes_are_filled_at_once(page, photo, monkeypatch):
+    page.open(photo)
+    page.click("more")
+    page.click("at-once")
+    go = threading.Event()
+    monkeypatch.setattr(Whitener, "fill", lambda _, image, hole: go.wait(60) and image)
+    files = {"photo": encode(IMAGE), "mask": encode(np.eye(HEIGHT, WIDTH, dtype=bool))}
+    other = threading.Thread(target=lambda: httpx.post(f"{page.address}/complete", files=files))
+    other.start()
+    page.drag((100, 100), (200, 100))
+    wait_for(lambda: page.text("status") == "Waiting: 1 before you …")
+    go.set()
+    page.settle()
+    other.join()
+    assert page.text("status").startswith("1 of 7. white") and not page.is_masked(150, 100)
+
+
+def test_a_server_without_an_answer_is_asked_again(page, photo):
+    block = "Network.setBlockedURLs"
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    page.driver.execute_cdp_cmd(block, {"urls": ["*/methods"]})
+    page.driver.get(page.address)
+    wait_for(lambda: page.error().startswith("The server does not answer"))
+    page.open(photo)
+    page.drag((100, 100), (200, 100))
+    page.click("complete")
+    wait_for(lambda: page.text("remedy") == "Try again")
+    assert not page.find("cancel").is_displayed()
+    page.driver.execute_cdp_cmd(block, {"urls": []})
+    page.click("remedy")
+    page.settle()
+    assert page.error() == "" and page.text("method").startswith("white")
+    page.driver.get_log("browser")  # the blocked requests
+
+
+def test_leaving_warns_if_something_is_lost(page, photo):
+    def warns():
+        leave = "return window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+        return not page.run(leave)
+
+    page.open(photo)
+    page.drag((100, 100), (200, 100))
+    assert warns()
+    page.press(Keys.DELETE)
+    assert not warns() and not page.is_masked(150, 100)
+    page.click("undo")
+    page.complete()
+    page.click("restart")  # the completion before it was not downloaded
+    assert warns()
+    page.click("undo")
+    page.download("download", "cup-completed.png")
+    assert not warns()
 
 
 def test_a_mask_file_is_drawn_corrected_and_saved(page, photo, tmp_path):
@@ -257,6 +343,13 @@ def test_a_mask_file_is_drawn_corrected_and_saved(page, photo, tmp_path):
     page.click("more")
     page.open(photo, "mask-file")
     assert page.error().startswith("cup.png is the photograph itself, not a mask")
+    (tmp_path / "small.png").write_bytes(encode(hole[::2, ::2]))
+    page.open(tmp_path / "small.png", "mask-file")
+    assert page.error() == "cup.png is 480x320, small.png 240x160."
+    page.click("remedy")
+    page.settle()
+    assert page.error() == "" and page.is_masked(240, 150) and not page.is_masked(190, 150)
+    page.click("undo")
     page.open(tmp_path / "hole.png", "mask-file")
     assert page.error() == "" and page.is_masked(240, 150) and not page.is_masked(190, 150)
     np.testing.assert_array_equal(page.download("save-mask", "cup-mask.png")[..., 0] > 127, hole)
@@ -309,6 +402,9 @@ def test_errors_say_what_to_do(page, photo, tmp_path):
 
 def test_keyboard(page, photo):
     page.open(photo)
+    page.press("?")
+    assert "Navier-Stokes" in page.text("sheet-of-help")
+    page.find("close-help").send_keys(Keys.ESCAPE)
     size = int(page.text("size-shown"))
     page.press("]", "]")
     assert int(page.text("size-shown")) > size
@@ -323,8 +419,11 @@ def test_keyboard(page, photo):
     assert page.is_masked(270, 160)  # the cursor is near
     page.press(Keys.ENTER)
     assert not page.is_masked(270, 160) and page.is_masked(240, 160)
-    page.press("b", Keys.CONTROL + Keys.ENTER)
+    page.press("b")
+    page.find("complete").send_keys(Keys.ENTER)
+    page.settle()
     assert page.is_white(240, 160)
+    assert page.driver.switch_to.active_element.get_attribute("id") == "complete"
 
 
 def test_zoom_and_pan(page, photo):
@@ -349,11 +448,15 @@ def test_zoom_and_pan(page, photo):
 def test_paste_and_drop(page):
     content = list(encode(IMAGE[:32, :48]))
     for kind, name in (("paste", "image.png"), ("drop", "other.png")):
-        page.run(GIVE, kind, name, content)
+        page.run(GIVE, kind, name, content, 0)
         page.settle()
         assert page.text("name") == f"{name} · 48 x 32"
     page.click("undo")  # back to the pasted one
     assert page.text("name") == "image.png · 48 x 32"
+    hole = np.arange(32)[:, None] + np.zeros(48) < 16
+    page.run(GIVE, "drop", "mask.png", list(encode(hole)), 1000)  # on the right half
+    page.settle()
+    assert page.text("name") == "image.png · 48 x 32" and page.is_masked(20, 8)
 
 
 def test_fingers_paint_and_zoom(page, photo):

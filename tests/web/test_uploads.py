@@ -11,14 +11,16 @@ import skimage.data
 from starlette.datastructures import FormData, UploadFile
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference import methods
 from glinpaint_jax.inference.blend import KINDS
+from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.web import uploads
-from glinpaint_jax.web.methods import add_methods, name_checkpoint
+from glinpaint_jax.web.methods import name_checkpoint
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import run_here
 from tests.helpers.sources import encode
 
-METHODS = add_methods({"white": Whitener()})
+METHODS = {"white": Whitener()} | {name: Completer(method=name) for name in methods.METHODS}
 IMAGE = np.ascontiguousarray(skimage.data.coffee()[:50, :130])
 HOLE = np.zeros((50, 130), bool)
 HOLE[:5] = True
@@ -26,14 +28,15 @@ PHOTO, MASK = encode(IMAGE), encode(HOLE)
 WIDE = encode(np.zeros((1000, 1200), np.uint8))
 
 
-def complete(photo=PHOTO, mask=MASK, name="cup.png", **fields):
+def complete(photo=PHOTO, mask=MASK, name="cup.png", check=bool, **fields):
     """Completes files of up to 1 MB and megapixel; returns the content, the name, the summary."""
     files = {"photo": (photo, name), "mask": (mask, "mask.png")}
     form = {
         field: UploadFile(io.BytesIO(file), size=len(file), filename=filename)
         for field, (file, filename) in files.items()
     }
-    return uploads.complete(METHODS, uploads.read_job(FormData(form | fields), 10**6, 10**6))
+    job = uploads.read_job(FormData(form | fields), 10**6, 10**6)
+    return uploads.complete(METHODS, job, check)[:3]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,24 @@ def test_the_summary_says_what_is_unusual():
     _, _, summary = complete(mask=encode(np.ones_like(HOLE)), method="telea")
     assert summary.startswith("Telea: 100 % filled in ")
     assert summary.endswith("Note: the hole covers 100% of the image; is the mask inverted?")
+
+
+LARGE, BOXES = encode(skimage.data.coffee()[:400, :600]), np.zeros((400, 600), bool)
+BOXES[20:100, 20:100] = BOXES[20:100, 480:500] = True
+
+
+def test_the_summary_says_what_filled_the_hole_and_what_helps():
+    for attempt, way in enumerate(("", ", from nearby", ", another search")):
+        found = complete(LARGE, encode(BOXES), method="auto", attempt=str(attempt))[2]
+        assert found.startswith(f"Automatic{way}: ") and found.endswith("pixels are unchanged.")
+    found = complete(LARGE, encode(BOXES), method="network")[2]
+    assert "a hole is about 79 pixels wide, the network learned to fill up to 32" in found
+    assert found.endswith("smaller holes help, and so would Places (200 MB) on this server")
+
+
+def test_a_fill_ends_before_a_region_if_the_visitor_has_left():
+    with pytest.raises(IndexError):
+        complete(LARGE, encode(BOXES), check=[1].pop, method="network")
 
 
 @pytest.mark.parametrize(

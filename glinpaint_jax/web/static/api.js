@@ -1,27 +1,58 @@
-// Requests to the server, and photographs. A Refusal's message is for the person at the page.
+// Requests to the server, and photographs. A Refusal's message is for the person at the page; its
+// cause is what a button offers to do.
 
 export class Refusal extends Error {}
 
-export async function send(path, fields, signal) {
+export const STRETCH = "Stretch the mask";
+const silence = () => new Refusal("The server does not answer. Check that it is running.", { cause: "Try again" });
+
+export async function getMethods(signal) {
+  const signals = AbortSignal.any([signal, AbortSignal.timeout(20000)]);
+  const response = await fetch("methods", { signal: signals }).catch(() => null);
+  if (!response?.ok) throw silence();
+  return response.json();
+}
+
+// Sends a form; `tell` hears what happens meanwhile. Resolves to the answered request. Only
+// XMLHttpRequest knows how much has been sent.
+export function send(path, fields, signal, tell) {
+  const request = Object.assign(new XMLHttpRequest(), { responseType: "blob" });
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
-  const response = await fetch(path, { method: "POST", body, signal }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal("The server does not answer; check that it is running, then try again.");
+  const percent = ({ loaded, total }) => `${Math.floor(100 * loaded / total)} %`;
+  request.upload.onprogress = (event) => tell(`Uploading: ${percent(event)}`);
+  request.upload.onload = () => tell("Waiting for the server");
+  request.onprogress = (event) => tell(`Receiving: ${percent(event)}`);
+  signal.addEventListener("abort", () => request.abort());
+  request.open("POST", path);
+  request.send(body);
+  return new Promise((resolve, reject) => {
+    request.onabort = () => reject(signal.reason);
+    request.onerror = () => reject(silence());
+    request.onload = () => (request.status === 200 ? resolve(request) : refuse(request).then(reject));
   });
-  if (response.ok) return response;
-  const unknown = { error: `the server failed with status ${response.status}; see its log` };
-  const { error } = await response.json().catch(() => unknown);
-  // A file's name keeps its case.
-  throw new Refusal(`${error.replace(/^[a-z]+ /, (word) => word[0].toUpperCase() + word.slice(1))}.`);
+}
+
+async function refuse({ status, response }) {
+  const unknown = { error: `the server failed with status ${status}; see its log` };
+  const { error } = await new Response(response).json().catch(() => unknown);
+  // What follows is for the command line. A file's name keeps its case.
+  const text = error.replace(/; (make them the same size|to fill its transparent parts).*/, "")
+    .replace(/^[a-z]+ /, (word) => word[0].toUpperCase() + word.slice(1));
+  return new Refusal(`${text}.`, { cause: error.includes("--resize-mask") ? STRETCH : "" });
 }
 
 // Shows a file as the server reads it. What this browser cannot show, the server converts, or says
 // what is wrong with it.
-export async function openPhoto(file, signal) {
-  let image = await isPlain(file) && await decode(file);
-  image ||= await decode(await (await send("preview", { photo: file }, signal)).blob());
-  return { kind: "photo", file, image, width: image.naturalWidth, height: image.naturalHeight };
+export async function openPhoto(file, signal, tell) {
+  const plain = await isPlain(file) && await decode(file);
+  const image = plain || await decode((await send("preview", { photo: file }, signal, tell)).response);
+  return describe(file, image, !plain);
+}
+
+function describe(file, image, converted) {
+  const { naturalWidth: width, naturalHeight: height } = image;
+  return { kind: "photo", opened: false, file, image, converted, width, height };
 }
 
 // Browsers disagree about the orientation in EXIF data of PNG and WebP. Most show no TIFF.
@@ -40,10 +71,20 @@ async function decode(blob) {
   return isImage && image;
 }
 
-export async function complete(fields, signal) {
-  const response = await send("complete", fields, signal);
-  const name = /filename\*?=(?:utf-8'')?"?([^";]+)/i.exec(response.headers.get("Content-Disposition"));
-  const blob = await response.blob();
-  const file = new File([blob], decodeURIComponent(name[1]), { type: blob.type });
-  return { ...await openPhoto(file, signal), summary: decodeURIComponent(response.headers.get("X-Summary")) };
+// Completes `photo`. If the browser cannot show its format, the answer is the file, then a PNG of it.
+export async function complete(photo, fields, signal, tell) {
+  const job = crypto.getRandomValues(new Uint32Array(4)).join("");
+  const timer = setInterval(async () => {
+    const { before } = await fetch(`queue?job=${job}`).then((answer) => answer.json()).catch(() => ({}));
+    if (Number.isInteger(before)) tell(before ? `Waiting: ${before} before you` : "");
+  }, 500);
+  const form = { photo: photo.file, preview: Number(photo.converted), ...fields };
+  const request = await send(`complete?job=${job}`, form, signal, tell).finally(() => clearInterval(timer));
+  const { response } = request;
+  const header = (name) => request.getResponseHeader(name) ?? "";
+  const name = /filename\*?=(?:utf-8'')?"?([^";]+)/i.exec(header("Content-Disposition"))[1];
+  const size = Number(header("X-File-Bytes")) || response.size;
+  const file = new File([response.slice(0, size)], decodeURIComponent(name), { type: response.type });
+  const image = await decode(photo.converted ? response.slice(size) : file);
+  return { ...describe(file, image, photo.converted), summary: decodeURIComponent(header("X-Summary")) };
 }

@@ -8,12 +8,8 @@ export class Brush {
     Object.assign(this, { sheet, mayPaint, add, redraw });
     this.stage = sheet.stage;
     this.cursor = this.stage.querySelector("#cursor");
-    this.size = 40; // screen pixels, at every zoom
-    this.erase = false;
-    this.space = false;
-    this.stroke = null;
-    this.pointers = new Map();
-    this.at = null; // the cursor's place on the stage
+    this.size = 40; // screen pixels, at every zoom; `at` is the cursor's place on the stage
+    Object.assign(this, { erase: false, space: false, stroke: null, pointers: new Map(), at: null });
     for (const name of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerleave", "wheel"]) {
       this.stage.addEventListener(name, (event) => this[name](event), { passive: false });
     }

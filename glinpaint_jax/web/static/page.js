@@ -1,20 +1,21 @@
 // The page: buttons, keys, files, and what happens when.
 
-import { Refusal, complete, openPhoto, send } from "./api.js";
+import { Refusal, STRETCH, complete, getMethods, openPhoto, send } from "./api.js";
 import { Brush } from "./brush.js";
 import { History } from "./history.js";
 import { listenToFiles, listenToKeys } from "./keys.js";
 import { Sheet } from "./sheet.js";
 
 const HINT = "Paint over what should go, then press Complete.";
+const UNLIKELY = ["patches", "smooth", "navier-stokes"]; // not among the other results
 const find = (id) => document.getElementById(id);
+const pick = (id) => Object.assign(find(id), { value: "" }).click(); // the same file may be chosen again
 const stage = find("stage");
 const history = new History();
 const sheet = new Sheet(stage);
-const brush = new Brush(sheet, () => Boolean(history.photo) && !running, add, () => sheet.draw(history.marks));
+const brush = new Brush(sheet, () => Boolean(history.photo) && !running, paint, () => sheet.draw(history.marks));
 let server = {}; // its methods and limits
 let running = null; // the AbortController of what the page waits for
-let downloaded = null; // the last photograph downloaded
 
 // --- what the page shows
 
@@ -33,13 +34,16 @@ function update() {
   const { photo, original, marks } = history;
   const busy = Boolean(running);
   const changed = photo !== original;
+  const result = !marks.length && photo?.hole && photo;
   const possible = {
-    open: true, first: true, method: true, complete: photo, "open-mask": photo, "save-mask": marks.length,
+    open: true, first: true, method: true, complete: photo, "open-mask": photo,
+    "save-mask": marks.length, clear: marks.length, copy: changed, previous: result?.number, another: result,
     undo: history.canUndo, redo: history.canRedo, restart: changed || marks.length, download: changed,
   };
   for (const id in possible) find(id).disabled = busy || !possible[id];
   for (const id of ["zoom-in", "zoom-out", "fit"]) find(id).disabled = !photo;
-  find("compare").disabled = !changed;
+  for (const id of ["compare", "split"]) find(id).disabled = !changed;
+  find("result").classList.toggle("unused", !changed);
   find("empty").hidden = Boolean(photo);
   find("cancel").hidden = !busy;
   find("name").textContent = photo ? `${original.file.name} · ${photo.width} x ${photo.height}` : "";
@@ -47,38 +51,42 @@ function update() {
   stage.setAttribute("aria-busy", busy);
   stage.classList.toggle("paints", Boolean(photo) && !busy);
   brush.cursor.hidden ||= busy;
-  if (!busy && photo) say(marks.length ? HINT : photo.summary ?? HINT);
+  if (!busy && photo) say(result ? `${result.number + 1} of ${result.hole.ways.length}. ${result.summary}` : HINT);
 }
 
 function say(text) {
   if (find("status").textContent !== text) find("status").textContent = text; // else read aloud again
 }
 
-function fail(text) {
+// Shows what is wrong, and a button that helps.
+function fail(text, label = "", act = null) {
   find("error").hidden = !text;
   find("error").querySelector("p").textContent = text;
+  Object.assign(find("remedy"), { textContent: label, hidden: !label, onclick: act });
 }
 
-// Runs `work(signal)` with `text` and the seconds in the status line; shows what goes wrong.
-async function wait(text, work) {
+// Runs `work(signal, tell)`, with `text` or what it tells, and the seconds, in the status line. Shows
+// what goes wrong; `again` is called if the visitor presses the remedy's button.
+async function wait(text, work, again = () => wait(text, work)) {
   if (running) return;
   fail("");
   running = new AbortController();
   const started = Date.now();
-  const idle = find("status").textContent;
+  const [idle, focused] = [find("status").textContent, document.activeElement];
+  let told = "";
   const tick = () => {
     const seconds = Math.floor((Date.now() - started) / 1000);
-    say(`${text} …`);
+    say(`${told || text} …`);
     find("seconds").textContent = seconds > 1 ? `${seconds} s` : "";
   };
   update();
   tick();
-  const timer = setInterval(tick, 500);
+  const timer = setInterval(tick, 200);
   try {
-    await work(running.signal);
+    await work(running.signal, (news) => { told = news; });
   } catch (error) {
     if (error.name === "AbortError") return;
-    fail(error.message);
+    fail(error.message, error.cause, () => again(error));
     if (!(error instanceof Refusal)) throw error;
   } finally {
     clearInterval(timer);
@@ -86,6 +94,7 @@ async function wait(text, work) {
     running = null;
     say(idle);
     update();
+    if (document.activeElement === document.body) focused.focus(); // disabled meanwhile
   }
 }
 
@@ -105,8 +114,8 @@ async function read(file) {
 
 function open(file) {
   if (!file) return;
-  return wait(`Opening ${file.name}`, async (signal) => {
-    const photo = await openPhoto(await read(file), signal);
+  return wait(`Opening ${file.name}`, async (signal, tell) => {
+    const photo = await openPhoto(await read(file), signal, tell);
     check(file, photo.width * photo.height / 1e6, server.megapixels, "megapixels");
     add({ ...photo, opened: true });
     sheet.fit();
@@ -114,34 +123,64 @@ function open(file) {
 }
 
 // Draws a mask file, in place of `old`, the same file with other options.
-function openMask(file, old = null) {
+function openMask(file, old = null, stretch = old?.stretch ?? 0) {
   if (!file) return;
-  return wait(`Opening ${file.name}`, async (signal) => {
-    const options = { invert_mask: Number(find("invert").checked), dilate_mask: find("grow").value || 0 };
-    const fields = { photo: history.photo.file, mask: old?.file ?? await read(file), ...options };
-    const response = await send("mask", fields, signal);
-    const image = await createImageBitmap(await response.blob());
+  return wait(`Opening ${file.name}`, async (signal, tell) => {
+    const options = { invert_mask: Number(find("invert").checked), resize_mask: stretch };
+    const dilate_mask = Math.min(Math.max(Math.round(find("grow").valueAsNumber) || 0, 0), 200);
+    const fields = { photo: history.photo.file, mask: old?.file ?? await read(file), dilate_mask, ...options };
+    const { response } = await send("mask", fields, signal, tell);
+    const image = await createImageBitmap(response);
     if (old) history.undo();
-    add({ kind: "mask", image, file: fields.mask });
-  });
+    add({ kind: "mask", image, file: fields.mask, stretch });
+  }, ({ cause }) => openMask(file, old, Number(cause === STRETCH)));
 }
 
 function reopenMask() {
-  if (history.last?.kind === "mask") openMask(history.last.file, history.last);
+  const last = history.marks.at(-1);
+  if (last?.kind === "mask") openMask(last.file, last);
+}
+
+function paint(stroke) {
+  add(stroke);
+  if (find("at-once").checked && !stroke.erase) fill();
+}
+
+// The results to offer, as "ATTEMPT METHOD": the chosen method's, those that differ most, the rest.
+function listWays(chosen) {
+  const base = chosen === "patches" ? chosen : "auto";
+  const others = server.methods.filter(({ name }) => !UNLIKELY.includes(name)).map(({ name }) => `0 ${name}`);
+  return [...new Set([`0 ${chosen}`, `0 ${base}`, "0 network", `1 ${base}`, `2 ${base}`, `3 ${base}`, ...others])];
 }
 
 function fill() {
   const { photo, marks } = history;
   if (!marks.length) return fail("There is no hole yet; paint over what should go, or open a mask under More.");
-  return wait(`Filling with ${find("method").selectedOptions[0].text}`, async (signal) => {
-    add(await complete({
-      photo: photo.file,
-      mask: await sheet.toFile(sheet.width, sheet.height, "mask.png"),
-      method: find("method").value,
-      blend: find("blend").value,
-      scale: find("scale").value,
-      resize_mask: Number(photo.width !== sheet.width),
-    }, signal));
+  if (!server.methods) return connect();
+  const mask = sheet.toFile(sheet.width, sheet.height, "mask.png");
+  const resize_mask = Number(photo.width !== sheet.width);
+  const fields = { blend: find("blend").value, scale: find("scale").value, resize_mask };
+  const isPainted = !marks.some(({ kind }) => kind === "mask");
+  showResult({ photo, mask, fields, isPainted, ways: listWays(find("method").value), results: [] }, 0);
+}
+
+// Shows a hole's result, made now if it is new. If it equals an earlier one, the next is shown.
+function showResult(hole, number) {
+  const { ways, results } = hole;
+  if (results[number % ways.length]) return add(results[number % ways.length]);
+  const [attempt, method] = [ways[number][0], ways[number].slice(2)];
+  const { title } = server.methods.find(({ name }) => name === method);
+  return wait(`Filling with ${title}`, async (signal, tell) => {
+    const fields = { ...hole.fields, mask: await hole.mask, method, attempt };
+    const result = await complete(hole.photo, fields, signal, tell);
+    const [content, ...others] = await Promise.all([result, ...results].map(({ file }) => file.arrayBuffer()));
+    if (others.some((other) => !indexedDB.cmp(other, content))) {
+      ways.splice(number, 1);
+      setTimeout(showResult, 0, hole, number); // once this is no longer running
+      return;
+    }
+    if (hole.isPainted) result.summary = result.summary.replace(/is the mask .*\?/, "smaller holes are filled better");
+    add(results[number] = { ...result, hole, number });
   });
 }
 
@@ -151,7 +190,8 @@ function move(direction) {
   refresh();
 }
 
-function save(file) {
+function save(file, entries) {
+  for (const entry of entries) entry.saved = true;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(file);
   link.download = file.name;
@@ -159,15 +199,20 @@ function save(file) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-function download() {
-  downloaded = history.photo;
-  save(downloaded.file);
+function copyResult() {
+  if (!navigator.clipboard?.write) return fail("Browsers copy only from https or localhost; download it instead.");
+  const { image, width, height } = history.photo;
+  return wait("Copying", async () => {
+    const canvas = new OffscreenCanvas(width, height);
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": canvas.convertToBlob() })]);
+  });
 }
 
 async function saveMask() {
-  const { photo, original } = history;
+  const { photo, original, marks } = history;
   const stem = original.file.name.replace(/\.[^.]*$/, "");
-  save(await sheet.toFile(photo.width, photo.height, `${stem}-mask.png`));
+  save(await sheet.toFile(photo.width, photo.height, `${stem}-mask.png`), marks);
 }
 
 function compare(held) {
@@ -191,61 +236,66 @@ function release(key) {
   if (["c", null].includes(key)) compare(false);
 }
 
-// --- events
+function listen(type, acts) {
+  for (const [id, act] of Object.entries(acts)) find(id).addEventListener(type, ({ target }) => act(target));
+}
 
-const CLICKS = {
-  open: () => find("photo-file").click(),
-  first: () => find("photo-file").click(),
+// A button clicked by a pointer loses the focus: Space then pans, instead of clicking again.
+document.addEventListener("click", ({ target, detail }) => detail && target.closest("button")?.blur(), true);
+listen("click", {
+  open: () => pick("photo-file"),
+  first: () => pick("photo-file"),
   restart: () => add(history.original),
-  download,
+  copy: copyResult,
+  help: () => find("sheet-of-help").showModal(),
+  "close-help": () => find("sheet-of-help").close(),
+  download: () => save(history.photo.file, [history.photo]),
   brush: () => setTool(false),
   eraser: () => setTool(true),
   undo: () => move("undo"),
   redo: () => move("redo"),
+  clear: () => add({ kind: "clear" }),
+  previous: () => showResult(history.photo.hole, history.photo.number - 1),
+  another: () => showResult(history.photo.hole, history.photo.number + 1),
   "zoom-in": () => sheet.zoom(1.5),
   "zoom-out": () => sheet.zoom(1 / 1.5),
   fit: () => sheet.fit(),
   complete: fill,
   cancel: () => running?.abort(),
-  "open-mask": () => find("mask-file").click(),
+  "open-mask": () => pick("mask-file"),
   "save-mask": saveMask,
   more: () => {
     find("options").hidden = !find("options").hidden;
     find("more").setAttribute("aria-expanded", !find("options").hidden);
   },
   "close-error": () => fail(""),
-};
-for (const [id, act] of Object.entries(CLICKS)) {
-  find(id).addEventListener("click", (event) => {
-    if (event.detail) find(id).blur(); // by a pointer: Space then pans, instead of clicking again
-    act();
-  });
-}
-const CHANGES = {
+});
+listen("change", {
   invert: reopenMask,
   grow: reopenMask,
   "photo-file": ({ files }) => open(files[0]),
   "mask-file": ({ files }) => openMask(files[0]),
-};
-for (const [id, act] of Object.entries(CHANGES)) {
-  find(id).addEventListener("change", ({ target }) => {
-    act(target);
-    if (target.type === "file") target.value = ""; // the same file may be chosen again
-  });
-}
-find("size").addEventListener("input", (event) => setSize(event.target.value));
+});
+listen("input", {
+  size: ({ value }) => setSize(value),
+  split: ({ value }) => { // in percent of the photograph's width
+    stage.style.setProperty("--split", `${value}%`);
+    document.body.classList.toggle("split", value > 0);
+  },
+  color: ({ value }) => {
+    sheet.color = value;
+    sheet.draw(history.marks);
+  },
+});
 sheet.onzoom = () => {
-  find("fit").textContent = `${Math.round(100 * sheet.scale * sheet.width / history.photo.width)} %`;
+  find("percent").textContent = `${Math.round(100 * sheet.scale * sheet.width / history.photo.width)} %`;
 };
 
-const held = find("compare");
-held.addEventListener("pointerdown", (event) => {
-  held.setPointerCapture(event.pointerId);
-  compare(true);
-});
-for (const name of ["pointerup", "pointercancel", "blur", "keyup"]) held.addEventListener(name, () => compare(false));
-held.addEventListener("keydown", (event) => compare([" ", "Enter"].includes(event.key)));
-held.addEventListener("contextmenu", (event) => event.preventDefault());
+const holds = ({ type, key = " " }) => /down$/.test(type) && [" ", "Enter"].includes(key);
+for (const name of ["pointerdown", "keydown", "pointerup", "pointerleave", "blur", "keyup"]) {
+  find("compare").addEventListener(name, (event) => compare(holds(event)));
+}
+find("compare").addEventListener("contextmenu", (event) => event.preventDefault());
 
 const keys = {
   c: () => compare(true),
@@ -254,14 +304,17 @@ const keys = {
   Escape: () => (running ? running.abort() : fail("")),
 };
 listenToKeys({ keys, stage, brush, release });
-listenToFiles(stage, open);
-window.addEventListener("beforeunload", (event) => {
-  const { photo, original } = history;
-  if (![original, downloaded].includes(photo)) event.preventDefault();
-});
+// Over a photograph, what is dropped on the right half is a mask.
+listenToFiles(stage, (file, x) => (history.photo && x > stage.clientWidth / 2 ? openMask : open)(file));
+window.addEventListener("beforeunload", (event) => { if (history.isUnsaved) event.preventDefault(); });
 
-server = await (await fetch("methods")).json();
-find("method").replaceChildren(...server.methods.map(({ name, title }) => new Option(title, name)));
-find("limits").textContent =
-  `JPEG, PNG, WebP, TIFF or BMP, up to ${server.megapixels} megapixels and ${server.megabytes} MB. The server keeps no copy.`;
-document.documentElement.dataset.ready = "";
+function connect() {
+  return wait("Connecting", async (signal) => {
+    server = await getMethods(signal);
+    find("method").replaceChildren(...server.methods.map(({ name, title }) => new Option(title, name)));
+    const size = `${server.megapixels} megapixels and ${server.megabytes} MB`;
+    find("limits").textContent = `JPEG, PNG, WebP, TIFF or BMP, up to ${size}. The server keeps no copy.`;
+    document.documentElement.dataset.ready = "";
+  });
+}
+connect();

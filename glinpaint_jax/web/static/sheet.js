@@ -1,6 +1,5 @@
 // The photograph and the painted mask on it: drawing, zoom and position.
 
-const COLOR = "#ff2d78";
 const MAX_SIDE = 4096; // of the mask: larger photographs are painted at this size
 const MAX_ZOOM = 16; // screen pixels per pixel of the mask
 
@@ -11,10 +10,7 @@ export class Sheet {
     this.pictures = stage.querySelector("#pictures");
     this.canvas = stage.querySelector("#mask");
     this.context = this.canvas.getContext("2d");
-    this.scale = 1;
-    this.x = this.y = 0;
-    this.fitted = true;
-    this.onzoom = () => {};
+    Object.assign(this, { color: "#ff2d78", scale: 1, x: 0, y: 0, fitted: true, onzoom() {} });
     new ResizeObserver(() => this.fitted && this.fit()).observe(stage);
   }
 
@@ -38,7 +34,7 @@ export class Sheet {
       if (mark.kind === "mask") this.context.drawImage(mark.image, 0, 0, this.width, this.height);
       else this.drawStroke(mark, 0);
     }
-    tint(this.context, COLOR); // masks are white
+    tint(this.context, this.color); // masks are white
   }
 
   // Draws a stroke from its point number `from` on. Chromium draws no line from a point to itself,
@@ -46,7 +42,7 @@ export class Sheet {
   drawStroke({ points, width, erase }, from) {
     const { context } = this;
     context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.strokeStyle = context.fillStyle = COLOR;
+    context.strokeStyle = context.fillStyle = this.color;
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = width;
     context.beginPath();
@@ -103,6 +99,7 @@ export class Sheet {
       height: `${this.height}px`,
       transform: `translate(${this.x}px, ${this.y}px) scale(${scale})`,
     });
+    this.element.style.setProperty("--pixel", `${1 / scale}px`);
     this.element.classList.toggle("close", scale > 4);
     this.onzoom();
   }
