@@ -17,6 +17,7 @@ from glinpaint_jax.config import Config
 from glinpaint_jax.models import smooth
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.models.layers import Layer
+from glinpaint_jax.models.networks import padding_color
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -46,6 +47,8 @@ class Generator(nn.Module):
         width = config.model.width
         self.sigmoid = config.model.output == "sigmoid"
         self.residual = config.model.base == "smooth"
+        bgr = torch.tensor(padding_color(config)[::-1]).reshape(1, 3, 1, 1)
+        self.register_buffer("padding", bgr, persistent=False)
         self.encoder = named(**make_layers(ENCODER, 4, width))
         dilated = make_layers(DILATION_NECK, 4 * width, width).values()
         self.dilation_neck = named(dilation_convs=nn.Sequential(*dilated))
@@ -55,6 +58,7 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[b, 4, h, w] -> [b, 3, h, w]; sides are multiples of 4."""
         masked_image, mask = x[:, :3], x[:, 3:]
+        x = torch.cat([masked_image - self.padding, mask], dim=1)
         x = self.decoder(self.dilation_neck(self.encoder(x)))
         if self.residual:
             x = masked_image + mask * x
