@@ -99,16 +99,12 @@ def is_safetensors(path: Path) -> bool:
 
 
 def is_torch7(path: Path) -> bool:
-    """Whether a file begins with a table, as Torch7 writes it."""
     with path.open("rb") as file:
-        return file.read(8) == b"\3\0\0\0\1\0\0\0"
+        return file.read(8) == b"\3\0\0\0\1\0\0\0"  # the first object is a table
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file looks like safetensors or torch.save from the first to the last byte.
-
-    Nothing marks the end of Torch7's.
-    """
+    """Whether a file looks like safetensors or torch.save from the first to the last byte."""
     if is_safetensors(path):
         try:
             with safetensors.safe_open(path, framework="np"):
@@ -117,7 +113,7 @@ def _is_whole(path: Path) -> bool:
             return False
     with path.open("rb") as file:
         is_pickle = file.read(2) == b"\x80\x02"  # before PyTorch 1.6; nothing marks its end
-        return is_pickle or zipfile.is_zipfile(file) or is_torch7(path)
+        return is_pickle or is_torch7(path) or zipfile.is_zipfile(file)
 
 
 def hide_secrets(text: str) -> str:

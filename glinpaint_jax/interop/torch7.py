@@ -18,15 +18,13 @@ from glinpaint_jax.models.layers import Layer
 from glinpaint_jax.models.networks import Weights
 
 NIL, NUMBER, STRING, TABLE, OBJECT, BOOLEAN = range(6)
-FUNCTIONS = (6, 7, 8)
-CLASS = "__typename"  # where we keep the class of an object
+CLASS, NOTHING = "__typename", "missing"  # where we keep the class of an object; if there is none
 STORAGES = {"torch.DoubleStorage": "<f8", "torch.FloatStorage": "<f4", "torch.LongStorage": "<i8"}
 TENSORS = [name.replace("Storage", "Tensor") for name in STORAGES]
 CONVOLUTIONS = ("nn.SpatialConvolution", "nn.SpatialDilatedConvolution")
 TRANSPOSED = ("nn.SpatialFullConvolution",)
 DEFAULTS = {"dilationW": 1, "dilationH": 1, "adjW": 0, "adjH": 0}  # of plain convolutions
-BGR_AND_MASK = np.array([2, 1, 0, 3])
-DOUBLED = np.float32([2, 2, 2, 1]).reshape(1, 4, 1, 1)
+DAMAGED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 Fields = dict[Any, Any]
 
 
@@ -34,7 +32,7 @@ class Reader:
     """Reads Lua objects. Tables and objects are dicts; what appears twice is the same dict."""
 
     def __init__(self, content: bytes):
-        self.content, self.position = memoryview(content), 0
+        self.content, self.position = content, 0
         self.known: dict[int, Any] = {}
 
     def read(self) -> Any:
@@ -47,12 +45,9 @@ class Reader:
             return self.text()
         if kind == BOOLEAN:
             return self.int32() == 1
-        if kind in FUNCTIONS:
-            raise UserError("it contains code (a Lua function), so it was not loaded")
         if kind not in (TABLE, OBJECT):
-            raise ValueError(f"no object of Lua has the kind {kind}")
-        index = self.int32()
-        if index not in self.known:
+            raise UserError("it contains code (a Lua function) or is damaged; it was not loaded")
+        if (index := self.int32()) not in self.known:
             version = self.text() if kind == OBJECT else ""
             name = self.text() if version.startswith("V ") else version  # old files have none
             self.read_object(index, name)
@@ -60,7 +55,7 @@ class Reader:
 
     def read_object(self, index: int, name: str) -> None:
         if name in STORAGES:
-            self.known[index] = self.numbers(STORAGES[name], *self.int64s(1))
+            self.known[index] = self.numbers(STORAGES[name], self.numbers("<i8", 1).item())
         elif name in TENSORS:
             self.known[index] = self.tensor()
         elif name:
@@ -75,9 +70,8 @@ class Reader:
     def tensor(self) -> np.ndarray:
         """A view of its storage, within which all its elements must lie."""
         dimensions = self.int32()
-        sizes, strides = self.int64s(dimensions), self.int64s(dimensions)
-        (first,) = self.int64s(1)  # counts from 1
-        storage = self.read()
+        sizes, strides = (self.numbers("<i8", dimensions).tolist() for _ in range(2))
+        first, storage = self.numbers("<i8", 1).item(), self.read()  # counts from 1
         if storage is None or not sizes or 0 in sizes:
             return np.zeros(0, np.float32)
         last = first + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
@@ -88,18 +82,12 @@ class Reader:
         return np.lib.stride_tricks.as_strided(storage[first - 1 :], sizes, strides)
 
     def numbers(self, kind: str, count: int) -> np.ndarray:
-        size = count * np.dtype(kind).itemsize
-        part = self.content[self.position : self.position + size]
-        if not 0 <= size == len(part):
-            raise ValueError("the file ends too early")
-        self.position += size
-        return np.frombuffer(part, kind) if count else np.zeros(0, kind)
+        array = np.frombuffer(self.content, kind, count, self.position)
+        self.position += array.nbytes
+        return array
 
     def int32(self) -> int:
         return self.numbers("<i4", 1).item()
-
-    def int64s(self, count: int) -> list[int]:
-        return self.numbers("<i8", count).tolist()
 
     def text(self) -> str:
         return self.numbers("u1", self.int32()).tobytes().decode()
@@ -118,11 +106,8 @@ def read_torch7(content: bytes) -> Weights:
         width = len(modules[1]["running_mean"])
         state = _make_state(modules, width)
         fill = [255 * float(mean[i]) for i in ((1, 2, 3) if isinstance(mean, dict) else range(3))]
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
-        raise UserError(
-            "it is no completion network of the paper's authors (a Torch7 table of `model` and "
-            "`mean`), or is damaged"
-        ) from None
+    except DAMAGED:
+        raise UserError("it is no completion network of the authors, or is damaged") from None
     # The paper's network, whose holes had sides of 96..128 pixels.
     model = ModelConfig(width=width, output="sigmoid", padding="fill")
     mask = MaskConfig(kind="rectangle", max_size=128, max_delta=64, margin=0, fill=tuple(fill))
@@ -134,27 +119,26 @@ def _make_state(modules: list[Fields], width: int) -> dict[str, np.ndarray]:
     numbered, state, channels = iter(enumerate(modules, 1)), {}, 4
     tables = {"encoder": ENCODER, "dilation_neck": DILATION_NECK, "decoder": (*DECODER, TO_RGB)}
     for stack, layer in ((stack, layer) for stack, table in tables.items() for layer in table):
+        key = f"generator.{stack}.{layer.name}.".replace("convs_", "convs.")
         conv = _take(numbered, *(TRANSPOSED if layer.transposed else CONVOLUTIONS))
         features = layer.features(width) or 3
-        weight, bias = (
-            _read_kernel(conv, layer, channels, features),
-            _read(conv, "bias", 0, features),
-        )
-        key = f"generator.{stack}.{layer.name}.".replace("convs_", "convs.")
+        weight = _read_kernel(conv, layer, channels, features)
+        bias = _read(conv, "bias", 0, features)
         if layer is TO_RGB:
             _take(numbered, "nn.Sigmoid")
+            _take(numbered, NOTHING)
             return state | {key + "conv.weight": weight[::-1], key + "conv.bias": bias[::-1]}
         if layer.name == "enc1":  # in [-1, 1], differences from the mean are twice as large
-            weight = weight[:, BGR_AND_MASK] / DOUBLED
+            weight = np.concatenate([weight[:, 2::-1] / 2, weight[:, 3:]], axis=1)
         norm = _take(numbered, "nn.SpatialBatchNormalization")
-        epsilon = np.float32(norm["eps"] - EPSILON)  # what ours lacks
+        variance = _read(norm, "running_var", None, features)
         _take(numbered, "nn.ReLU")
         state |= {
             key + "conv.weight": weight,
             key + "bn.weight": _read(norm, "weight", 1, features),
             key + "bn.bias": _read(norm, "bias", 0, features),
             key + "bn.running_mean": _read(norm, "running_mean", None, features) - bias,
-            key + "bn.running_var": _read(norm, "running_var", None, features) + epsilon,
+            key + "bn.running_var": variance + np.float32(norm["eps"] - EPSILON),
             key + "bn." + COUNTER: np.array(0),
         }
         channels = features
@@ -162,8 +146,8 @@ def _make_state(modules: list[Fields], width: int) -> dict[str, np.ndarray]:
 
 
 def _take(numbered: Iterator[tuple[int, Fields]], *kinds: str) -> Fields:
-    """Returns the next module, which must be of one of the kinds."""
-    number, module = next(numbered, (0, {CLASS: "missing"}))
+    """Returns the next module, which must be of one of the kinds, or NOTHING."""
+    number, module = next(numbered, (0, {CLASS: NOTHING}))
     if (found := module[CLASS]) not in kinds:
         raise UserError(f"its module {number} is {found!r}, must be {' or '.join(kinds)}")
     return module
@@ -173,10 +157,9 @@ def _read_kernel(conv: Fields, layer: Layer, channels: int, features: int) -> np
     """Returns the kernel as PyTorch has it, too, if the convolution is that of our row."""
     padding = 1 if layer.transposed else layer.dilation * (layer.kernel // 2)
     wanted = {"d": layer.stride, "pad": padding, "dilation": layer.dilation, "adj": 0}
-    for name, value in wanted.items():
-        for side in (name + "W", name + "H"):
-            if (found := conv.get(side, DEFAULTS.get(side))) != value:
-                raise UserError(f"its {layer.name} has {side}={found}, must be {value}")
+    for side, value in ((name + side, value) for name, value in wanted.items() for side in "WH"):
+        if (found := conv.get(side, DEFAULTS.get(side))) != value:
+            raise UserError(f"its {layer.name} has {side}={found}, must be {value}")
     both = (channels, features) if layer.transposed else (features, channels)
     return _read(conv, "weight", None, *both, layer.kernel, layer.kernel)
 

@@ -1,7 +1,4 @@
-"""Reads and writes PyTorch weight files with MMagic's keys: `.pth` and `.safetensors`.
-
-Reads the `.t7` files of the paper's authors, too.
-"""
+"""Reads and writes weight files with MMagic's keys, `.pth` and `.safetensors`; reads `.t7`."""
 
 import io
 import json
