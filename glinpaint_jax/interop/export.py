@@ -174,34 +174,23 @@ def _export_onnx(module: Any, examples: Any, sizes: dict[int, Any]) -> Any:
     return program.model_proto
 
 
-def load_onnx(weights: Weights, path: Path) -> Complete:
-    session = _start_session(path)
+def load_onnx(weights: Weights, path: Path, pipeline: bool = False) -> Complete:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: it warns of constants in loops
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
         return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
 
-    return complete
+    def complete_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        arrays = zip(np.rint(255 * image), 255 * mask[..., 0], strict=True)
+        inputs = [{"image": rgb.astype("u1"), "mask": hole.astype("u1")} for rgb, hole in arrays]
+        return np.float32([session.run(None, each)[0] for each in inputs]) / 255
 
-
-def load_pipeline(weights: Weights, path: Path) -> Complete:
-    session = _start_session(path)
-
-    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        batch = np.rint(255 * image).astype(np.uint8), (255 * mask[..., 0]).astype(np.uint8)
-        pairs = zip(*batch, strict=True)
-        completed = [session.run(None, {"image": rgb, "mask": hole})[0] for rgb, hole in pairs]
-        return np.float32(completed) / 255
-
-    return complete
-
-
-def _start_session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: it warns of constants in loops
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return complete_pixels if pipeline else complete
 
 
 def stablehlo_bytes(weights: Weights) -> bytes:
@@ -261,12 +250,13 @@ def _quiet() -> Iterator[None]:
 
 
 ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
+LOAD_PIXELS = partial(load_onnx, pipeline=True)
 FORMATS = {
     "mmagic": Format(("torch",), pth_bytes, load_pth),
     "safetensors": Format((), safetensors_bytes, load_safetensors),
     "torchscript": Format(("torch",), torchscript_bytes, load_torchscript),
     "onnx": Format(ONNX, onnx_bytes, load_onnx),
-    "onnx-pipeline": Format(ONNX, pipeline_bytes, load_pipeline, LEVEL),
-    "onnx-pipeline-float16": Format(ONNX, partial(pipeline_bytes, half=True), load_pipeline, LEVEL),
+    "onnx-pipeline": Format(ONNX, pipeline_bytes, LOAD_PIXELS, LEVEL),
+    "onnx-pipeline-float16": Format(ONNX, partial(pipeline_bytes, half=True), LOAD_PIXELS, LEVEL),
     "stablehlo": Format((), stablehlo_bytes, load_stablehlo),
 }

@@ -48,9 +48,8 @@ class Reader:
         if kind not in (TABLE, OBJECT):
             raise UserError("it contains code (a Lua function) or is damaged; it was not loaded")
         if (index := self.int32()) not in self.known:
-            version = self.text() if kind == OBJECT else ""
-            name = self.text() if version.startswith("V ") else version  # old files have none
-            self.read_object(index, name)
+            # An object has a version, such as "V 1", and a class.
+            self.read_object(index, "" if kind == TABLE else (self.text(), self.text())[1])
         return self.known[index]
 
     def read_object(self, index: int, name: str) -> None:
