@@ -43,6 +43,9 @@ class ModelConfig:
     width: int = setting(64, "channels of the first convolution, even", minimum=2, maximum=1024)
     output: str = setting("clip", "MMagic's, or the paper's sigmoid", choices=("clip", "sigmoid"))
     base: str = setting("none", "smooth: corrects a smooth fill", choices=("none", "smooth"))
+    padding: str = setting(
+        "gray", "beyond the border; fill: mask.fill, as the authors do", choices=("gray", "fill")
+    )
 
 
 @dataclass

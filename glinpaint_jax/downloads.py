@@ -24,11 +24,15 @@ from glinpaint_jax.files import (
     report_unwritable,
 )
 
-BASE_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
+MMAGIC_URL = "https://download.openmmlab.com/mmediting/inpainting/global_local/"
+IIZUKA_URL = "http://iizuka.cs.tsukuba.ac.jp/data/"
 BASE_VARIABLE, QUIET_VARIABLE = "GLINPAINT_WEIGHTS_URL", "GLINPAINT_QUIET"
-OFFICIAL = {  # MMagic's files, by our names
-    "places": "gl_256x256_8x12_places_20200619-52a040a8.pth",
-    "celeba_hq": "gl_256x256_8x12_celeba_20200619-5af0493f.pth",
+OFFICIAL = {  # the files of MMagic and of the paper's authors, by our names
+    "places": MMAGIC_URL + "gl_256x256_8x12_places_20200619-52a040a8.pth",
+    "celeba_hq": MMAGIC_URL + "gl_256x256_8x12_celeba_20200619-5af0493f.pth",
+    "iizuka": IIZUKA_URL + "completionnet_places2.t7",
+    "iizuka_freeform": IIZUKA_URL + "completionnet_places2_freeform.t7",
+    "iizuka_celeba": IIZUKA_URL + "completionnet_celeba.t7",
 }
 HUB_SCHEME = "hf://"
 HUB_REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -36,9 +40,9 @@ HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the wei
 BUNDLED = "small"  # the name of the weights that come with the package
 BUNDLED_FOLDER = Path(glinpaint_jax.__file__).parent / "pretrained" / BUNDLED
 CHECKPOINT_HELP = (
-    "a workdir (its newest step), a step such as WORKDIR/checkpoints/1000, a .pth or .safetensors "
-    "file, its URL, hf://USER/REPO, places or celeba_hq (MMagic's weights), or small, which comes "
-    "with glinpaint_jax"
+    "a workdir (its newest step), a step such as WORKDIR/checkpoints/1000, a .pth, .safetensors or "
+    ".t7 file, its URL, hf://USER/REPO, places or celeba_hq (MMagic's weights), iizuka, "
+    "iizuka_freeform or iizuka_celeba (the authors'), or small, which comes with glinpaint_jax"
 )
 MAX_BYTES = 10**9
 CHUNK = 2**16  # bytes
@@ -62,8 +66,9 @@ def locate(spec: str | Path) -> Path:
     if not exists and text == BUNDLED:
         return BUNDLED_FOLDER
     if not exists and text in OFFICIAL:
-        base = os.environ.get(BASE_VARIABLE) or BASE_URL
-        return _locate_url(f"{base.rstrip('/')}/{OFFICIAL[text]}")
+        base, name = OFFICIAL[text].rsplit("/", 1)
+        base = os.environ.get(BASE_VARIABLE) or base
+        return _locate_url(f"{base.rstrip('/')}/{name}")
     if path.is_file():
         if "://" in text:
             raise UserError(f"{path} is in a bucket; copy the file to disk and pass its path")
@@ -82,7 +87,7 @@ def find_fault(path: Path, name: str = "") -> str:
     """Says why a file cannot be the weight file `name`, in a few words; "" if it can be."""
     with report_unreadable(path):
         if not _is_whole(path):
-            return "it is not a weight file (.pth or .safetensors), or is damaged"
+            return "it is not a weight file (.pth, .safetensors or .t7), or is damaged"
         digits = checksum_in(name)
         found = checksum(path)[: len(digits)] if digits else ""
     return f"it has sha256 {found}..., not the one in its name" if found != digits else ""
@@ -91,6 +96,11 @@ def find_fault(path: Path, name: str = "") -> str:
 def is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
+
+
+def is_torch7(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\3\0\0\0\1\0\0\0"  # the first object is a table
 
 
 def _is_whole(path: Path) -> bool:
@@ -103,7 +113,7 @@ def _is_whole(path: Path) -> bool:
             return False
     with path.open("rb") as file:
         is_pickle = file.read(2) == b"\x80\x02"  # before PyTorch 1.6; nothing marks its end
-        return is_pickle or zipfile.is_zipfile(file)
+        return is_pickle or is_torch7(path) or zipfile.is_zipfile(file)
 
 
 def hide_secrets(text: str) -> str:

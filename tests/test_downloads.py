@@ -92,7 +92,7 @@ def test_redirects_are_followed_and_files_of_one_name_stay_apart():
     assert (first.read_bytes(), second.read_bytes()) == (CONTENT, SAFETENSORS)
 
 
-NO_WEIGHTS = "it is not a weight file (.pth or .safetensors), or is damaged"
+NO_WEIGHTS = "it is not a weight file (.pth, .safetensors or .t7), or is damaged"
 
 
 ANSWERS = {
@@ -171,12 +171,11 @@ def test_leftovers_of_killed_downloads_are_removed(cache):
     assert recent and not old  # another process may be writing the recent one
 
 
-def test_names_are_found_at_mmagics_address_or_below_another(cache, tmp_path, monkeypatch):
-    assert OFFICIAL.keys() == {"places", "celeba_hq"}
-    assert downloads.BASE_URL.startswith("https://download.openmmlab.com/")
-    monkeypatch.setitem(OFFICIAL, "places", NAME)
+def test_names_are_found_at_their_address_or_below_another(cache, tmp_path, monkeypatch):
+    assert OFFICIAL["places"].startswith("https://download.openmmlab.com/")
+    assert OFFICIAL["iizuka"].startswith("http://iizuka.cs.tsukuba.ac.jp/")
     with serve({f"/base/{NAME}": file(CONTENT)}) as (url, _):
-        monkeypatch.setattr(downloads, "BASE_URL", f"{url}/base/")
+        monkeypatch.setitem(OFFICIAL, "places", f"{url}/base/{NAME}")
         assert locate("places") == cache / NAME
     (tmp_path / NAME).write_bytes(CONTENT)
     monkeypatch.setenv(downloads.BASE_VARIABLE, tmp_path.as_uri())

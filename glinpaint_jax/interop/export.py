@@ -3,7 +3,8 @@
 `torchscript`, `onnx` and `stablehlo` files contain one function: (image in RGB, 0..1, unmasked;
 mask, 1 = hole) -> completed image. Any batch size works, and any image size whose sides are
 multiples of 4. Arrays are NCHW, but NHWC in `stablehlo`. `mmagic` and `safetensors` files contain
-only the weights, with MMagic's names.
+only the weights, with MMagic's names. `onnx-pipeline` does the whole task on pixels of any size
+(`PipelineModule`); `onnx-pipeline-float16` stores its kernels in half the bytes.
 """
 
 import io
@@ -11,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.networks import Weights, make_complete_function
 
 TOLERANCE = 1e-4  # largest allowed difference from JAX
+LEVEL = 1 / 255 + TOLERANCE  # of pixels
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
 TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
 
@@ -36,13 +39,14 @@ class Format(NamedTuple):
     packages: tuple[str, ...]  # that must be installed
     to_bytes: Callable[[Weights], bytes]  # makes the file's content
     load: Callable[[Weights, Path], Complete]  # reads the file
+    tolerance: float = TOLERANCE
 
 
 def export_weights(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` in the format `kind`, one of FORMATS; returns its difference from JAX.
 
     `find_difference` says what that is. Raises UserError and leaves no file if it exceeds
-    TOLERANCE, `path` exists or cannot be written, or a package is missing.
+    its tolerance, `path` exists or cannot be written, or a package is missing.
     """
     base = weights.config.model.base
     if kind == "mmagic" and base != "none":
@@ -60,13 +64,14 @@ def export_weights(weights: Weights, kind: str, path: Path) -> float:
 
 
 def write_compared(weights: Weights, kind: str, path: Path) -> float:
-    """Writes `path` and returns its difference from JAX; raises UserError above TOLERANCE."""
+    """Writes `path` and returns its difference from JAX; raises UserError if it is too large."""
+    tolerance = FORMATS[kind].tolerance
     with _quiet():
         path.write_bytes(FORMATS[kind].to_bytes(weights))
         difference = find_difference(weights, FORMATS[kind].load(weights, path))
-    if not difference <= TOLERANCE:  # `not <=`, so that NaN fails
+    if not difference <= tolerance:  # `not <=`, so that NaN fails
         raise UserError(
-            f"the {kind} file differs from JAX by {difference:.1e}, at most {TOLERANCE:.0e} is "
+            f"the {kind} file differs from JAX by {difference:.1e}, at most {tolerance:.0e} is "
             "allowed; no file was written"
         )
     return difference
@@ -77,7 +82,8 @@ def find_difference(weights: Weights, complete: Complete) -> float:
     complete_in_jax = jax.jit(make_complete_function(weights))
     differences = []
     for seed, (batch, height, width) in enumerate(TEST_SHAPES):
-        image = np.random.default_rng(seed).random((batch, height, width, 3), np.float32)
+        pixels = np.random.default_rng(seed).integers(256, size=(batch, height, width, 3))
+        image = pixels.astype(np.float32) / 255
         mask = np.zeros((batch, height, width, 1), np.float32)
         mask[:, height // 4 : height // 2, width // 3 :] = 1
         completed = np.asarray(complete(image, mask))
@@ -126,18 +132,49 @@ def onnx_bytes(weights: Weights) -> bytes:
 
     batch, h, w = (torch.export.Dim(name) for name in ("batch", "h", "w"))
     sizes = {0: batch, 2: STRIDE * h, 3: STRIDE * w}
+    return _export_onnx(*_make_torch_module(weights), sizes).SerializeToString()
+
+
+def pipeline_bytes(weights: Weights, half: bool = False) -> bytes:
+    """Makes a file with the same names for pixels; with `half`, its kernels are float16."""
+    import onnx
+    import torch
+
+    from glinpaint_jax.interop.torch_module import PipelineModule
+
+    completion, _ = _make_torch_module(weights)
+    module = PipelineModule(completion.generator, weights.config)
+    examples = [torch.zeros(shape, dtype=torch.uint8) for shape in ((133, 201, 3), (133, 201))]
+    sizes = {0: torch.export.Dim("height"), 1: torch.export.Dim("width")}
+    model = _export_onnx(module, examples, sizes)
+    for tensor in model.graph.initializer if half else ():
+        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        if array.ndim < 4 or array.dtype != np.float32:
+            continue
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
+        cast = onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        model.graph.node.insert(0, cast)
+    return model.SerializeToString()
+
+
+def _export_onnx(module: Any, examples: Any, sizes: dict[int, Any]) -> Any:
+    import torch
+
     program = torch.onnx.export(
-        *_make_torch_module(weights),
+        module,
+        tuple(examples),
         input_names=["image", "mask"],
         output_names=["completed"],
         dynamic_shapes={"image": sizes, "mask": sizes},
         dynamo=True,
         verbose=False,
     )
-    return program.model_proto.SerializeToString()
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: half of a small file
+    return program.model_proto
 
 
-def load_onnx(weights: Weights, path: Path) -> Complete:
+def load_onnx(weights: Weights, path: Path, pipeline: bool = False) -> Complete:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -148,7 +185,12 @@ def load_onnx(weights: Weights, path: Path) -> Complete:
         inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
         return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
 
-    return complete
+    def complete_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        arrays = zip(np.rint(255 * image), 255 * mask[..., 0], strict=True)
+        inputs = [{"image": rgb.astype("u1"), "mask": hole.astype("u1")} for rgb, hole in arrays]
+        return np.float32([session.run(None, each)[0] for each in inputs]) / 255
+
+    return complete_pixels if pipeline else complete
 
 
 def stablehlo_bytes(weights: Weights) -> bytes:
@@ -207,10 +249,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
+LOAD_PIXELS = partial(load_onnx, pipeline=True)
 FORMATS = {
     "mmagic": Format(("torch",), pth_bytes, load_pth),
     "safetensors": Format((), safetensors_bytes, load_safetensors),
     "torchscript": Format(("torch",), torchscript_bytes, load_torchscript),
-    "onnx": Format(("torch", "onnx", "onnxscript", "onnxruntime"), onnx_bytes, load_onnx),
+    "onnx": Format(ONNX, onnx_bytes, load_onnx),
+    "onnx-pipeline": Format(ONNX, pipeline_bytes, LOAD_PIXELS, LEVEL),
+    "onnx-pipeline-float16": Format(ONNX, partial(pipeline_bytes, half=True), LOAD_PIXELS, LEVEL),
     "stablehlo": Format((), stablehlo_bytes, load_stablehlo),
 }

@@ -199,4 +199,6 @@ def mmagic_differences(config: Config) -> list[str]:
         notes.append(f"MMagic clips the output, this network was trained with {output}")
     if tuple(fill) != (127.5, 127.5, 127.5):
         notes.append(f"MMagic fills holes with gray, this network was trained with {fill}")
+    if config.model.padding != "gray":
+        notes.append("MMagic pads with gray, this network with mask.fill")
     return notes

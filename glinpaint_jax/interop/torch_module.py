@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.models import smooth
-from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
+from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER, STRIDE
 from glinpaint_jax.models.layers import Layer
+from glinpaint_jax.models.networks import padding_color
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -46,6 +47,8 @@ class Generator(nn.Module):
         width = config.model.width
         self.sigmoid = config.model.output == "sigmoid"
         self.residual = config.model.base == "smooth"
+        bgr = torch.tensor(padding_color(config)[::-1]).reshape(1, 3, 1, 1)
+        self.register_buffer("padding", bgr, persistent=False)
         self.encoder = named(**make_layers(ENCODER, 4, width))
         dilated = make_layers(DILATION_NECK, 4 * width, width).values()
         self.dilation_neck = named(dilation_convs=nn.Sequential(*dilated))
@@ -55,6 +58,7 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[b, 4, h, w] -> [b, 3, h, w]; sides are multiples of 4."""
         masked_image, mask = x[:, :3], x[:, 3:]
+        x = torch.cat([masked_image - self.padding, mask], dim=1)
         x = self.decoder(self.dilation_neck(self.encoder(x)))
         if self.residual:
             x = masked_image + mask * x
@@ -91,11 +95,12 @@ class SmoothFill(nn.Module):
             solution: Tensor, residual: Tensor, direction: Tensor, energy: Tensor
         ) -> tuple[Tensor, ...]:
             change = self.apply_level(levels[0], direction)
-            step = self.divide(energy, self.dot(direction, change))
+            step = self.divide(energy, self.dot(direction, change))[:, None, None, None]
             solution, residual = solution + step * direction, residual - step * change
             correction = self.cycle(levels, residual)
             new_energy = self.dot(residual, correction)
-            direction = correction + self.divide(new_energy, energy) * direction
+            ratio = self.divide(new_energy, energy)[:, None, None, None]
+            direction = correction + ratio * direction
             return solution, residual, direction, new_energy
 
         state = torch.zeros_like(known), residual, direction, self.dot(residual, direction)
@@ -145,7 +150,7 @@ class SmoothFill(nn.Module):
 
     @staticmethod
     def dot(x: Tensor, y: Tensor) -> Tensor:
-        return (x * y).sum((2, 3), keepdim=True)
+        return (x * y).sum((1, 2, 3))
 
     @staticmethod
     def divide(x: Tensor, y: Tensor) -> Tensor:
@@ -179,16 +184,42 @@ class CompletionModule(nn.Module):
         self.smooth_fill = SmoothFill() if config.model.base == "smooth" else None
         fill = torch.tensor(config.mask.fill[::-1]).reshape(1, 3, 1, 1)
         self.register_buffer("fill", (fill - 127.5) / 127.5)
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)
-        bgr = 2 * image.flip(1) - 1
+        prediction = self.generator(self.fill_hole(2 * image.flip(1) - 1, hole))
+        return image * (1 - hole) + (prediction.flip(1) + 1) / 2 * hole
+
+    def fill_hole(self, bgr: Tensor, hole: Tensor) -> Tensor:
+        """Returns the generator's input."""
         if self.smooth_fill is not None:
             masked_image = self.smooth_fill(bgr, hole)
         else:
             masked_image = bgr * (1 - hole) + self.fill * hole
-        prediction = self.generator(torch.cat([masked_image, hole], dim=1))
-        return image * (1 - hole) + (prediction.flip(1) + 1) / 2 * hole
+        return torch.cat([masked_image, hole], dim=1)
+
+
+class PipelineModule(CompletionModule):
+    """(image, mask) -> completed image, as Completer.fill_unscaled does.
+
+    The images are uint8 [h, w, 3], RGB, of any size; the mask is uint8 [h, w], above 127 = hole.
+    """
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        hole, pixels = (mask > 127).unsqueeze(-1), image.float()
+        bgr = pixels.flip(2).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+        x = self.fill_hole(bgr, hole.permute(2, 0, 1).unsqueeze(0).float())
+        for axis in (2, 3):  # repeats the last row and column
+            size = x.shape[axis]
+            padded = torch.arange((size + STRIDE - 1) // STRIDE * STRIDE)
+            x = x.index_select(axis, padded.clamp(max=size - 1))
+        prediction = self.generator(x)[0, :, : image.shape[0], : image.shape[1]]
+        filled = (prediction.flip(0).permute(1, 2, 0) * 127.5 + 127.5).round()
+        known = torch.where(hole, pixels[..., :1], pixels)
+        is_gray = (known == known[..., :1]).all() & ~hole.all()  # networks know only colors
+        gray = (filled * self.luma).sum(2, keepdim=True).round()
+        return torch.where(hole, torch.where(is_gray, gray, filled).to(torch.uint8), image)
 
 
 def load_generator(config: Config, state: dict[str, Tensor]) -> Generator:

@@ -1,4 +1,4 @@
-"""Reads and writes PyTorch weight files with MMagic's keys: `.pth` and `.safetensors`."""
+"""Reads and writes weight files with MMagic's keys, `.pth` and `.safetensors`; reads `.t7`."""
 
 import io
 import json
@@ -14,9 +14,10 @@ import safetensors.numpy
 
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
-from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors
+from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors, is_torch7
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.interop.mmagic import CONFIG, from_state_dict, to_state_dict
+from glinpaint_jax.interop.torch7 import read_torch7
 from glinpaint_jax.models.networks import Weights
 
 NETWORKS = ("generator.", "disc.")  # other keys belong to losses and preprocessing
@@ -47,7 +48,7 @@ class Discarded:
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads the weights in a `torch.save` (`.pth`) or safetensors file; ignores all else in it.
+    """Reads the weights in a `.pth`, safetensors or `.t7` file; ignores all else in it.
 
     Raises UserError if the file cannot be read, contains code, or lacks weights of the generator.
     The discriminator may be missing, but only as a whole.
@@ -55,6 +56,8 @@ def read_weights(path: Path) -> Weights:
     if fault := find_fault(path):
         raise UserError(f"{path}: {fault}")
     try:
+        if is_torch7(path):
+            return read_torch7(path.read_bytes())
         state, meta = _read_safetensors(path) if is_safetensors(path) else _read_pth(path)
         named = ((str(name).removeprefix("module."), value) for name, value in state.items())
         arrays = {key: _to_array(key, value) for key, value in named if key.startswith(NETWORKS)}

@@ -89,6 +89,8 @@ class Generator(nn.Module):
     With `base` 'smooth', the prediction is `masked_image` plus, in the hole, the last layer's
     output, which is 0 at first. Training does not clip it: clipped pixels get no gradient.
 
+    `padding` is the RGB color in [-1, 1] beyond the border: the first layer sees differences to it.
+
     With `blocks`, full resolution is computed in blocks of 2x2 pixels (blocks.py): equal results.
     """
 
@@ -97,6 +99,7 @@ class Generator(nn.Module):
     base: str = "none"
     dtype: Any = None
     blocks: bool = False
+    padding: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @nn.compact
     def __call__(
@@ -114,7 +117,8 @@ class Generator(nn.Module):
         """
         smooth, shared = self.base == "smooth", (self.width, self.dtype, self.blocks)
         rgb_init = nn.initializers.zeros if smooth else CONV_INIT
-        x = pad_outside(jnp.concatenate([masked_image, mask], axis=-1), inside)
+        padding = jnp.array(self.padding, masked_image.dtype).reshape(1, 1, 1, 3)
+        x = pad_outside(jnp.concatenate([masked_image - padding, mask], axis=-1), inside)
         x = to_blocks(x) if self.blocks else x
         x = Stack(ENCODER, *shared, name="encoder")(x, inside, train=train)
         x = Stack(DILATION_NECK, *shared, name="dilation_neck")(x, inside, train=train)

@@ -37,10 +37,19 @@ class Weights:
 def make_networks(config: Config, blocks: bool = False) -> tuple[Generator, Discriminator]:
     """With `blocks`, the generator computes the same in the form that TPUs prefer (blocks.py)."""
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    model = config.model
     return (
-        Generator(config.model.width, config.model.output, config.model.base, dtype, blocks),
-        Discriminator(config.model.width, dtype),
+        Generator(model.width, model.output, model.base, dtype, blocks, padding_color(config)),
+        Discriminator(model.width, dtype),
     )
+
+
+def padding_color(config: Config) -> Color:
+    """The RGB color in [-1, 1] that the generator sees beyond the border."""
+    if config.model.padding == "gray":
+        return 0.0, 0.0, 0.0
+    red, green, blue = ((level - 127.5) / 127.5 for level in config.mask.fill)
+    return red, green, blue
 
 
 def init_variables(config: Config) -> tuple[Variables, Variables]:

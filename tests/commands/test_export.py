@@ -41,6 +41,14 @@ def test_exporting_to_onnx_prints_one_line(exported, tmp_path):
     assert len(result.stdout.splitlines()) == 1
 
 
+def test_only_an_onnx_file_holds_the_pipeline(exported, tmp_path):
+    for flags in (("--format=stablehlo", "--pipeline"), ("--format=onnx", "--float16")):
+        result = run_here("export", exported, *flags, f"--output={tmp_path}/a")
+        assert result.returncode == 1
+        assert "--pipeline needs --format onnx, --float16 needs --pipeline" in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
 def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tmp_path):
     """The learning rate is too small to change anything, so they stay those of the first run."""
     started = start_processes(

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
+import skimage.data
 import torch
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop import export
 from glinpaint_jax.interop.export import FORMATS, export_weights
 from glinpaint_jax.interop.weight_files import pth_bytes
@@ -110,7 +112,8 @@ def test_the_documented_snippet_completes_in_plain_pytorch(weights, tmp_path, mo
 @pytest.mark.parametrize(
     ("kind", "offset", "message"),
     [
-        *((kind, 1e-3, r"5\.0e-04, at most") for kind in FORMATS),
+        *((kind, 1e-3, r"5\.0e-04, at most") for kind in FORMATS if "pipeline" not in kind),
+        ("onnx-pipeline-float16", 2e-2, r"1\..e-02, at most 4e-03"),
         ("mmagic", np.nan, "nan, at most"),
     ],
 )
@@ -160,6 +163,32 @@ def test_a_missing_package_raises_an_error_that_names_its_extra(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("shape", [(41, 58), (64, 30), (3, 1)])
+@pytest.mark.parametrize("kind", ["onnx-pipeline", "onnx-pipeline-float16"])
+def test_a_pipeline_completes_pixels_of_any_size_as_the_completer_does(
+    kind, shape, files, own_fill
+):
+    check_pipeline(files / kind, own_fill, np.random.default_rng(0).integers(0, 256, (*shape, 3)))
+    assert 0.5 < (files / kind).stat().st_size / (files / "onnx").stat().st_size < 1.2
+
+
+def check_pipeline(path, weights, pixels):
+    """In color and in gray; its hole has two parts and reaches the border."""
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[len(mask) // 3 : len(mask) // 2, 2:-5], mask[-9:, -7:] = 128, 255
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    completer = Completer(weights)
+    for image in (pixels.astype(np.uint8), np.repeat(pixels[..., :1], 3, axis=2).astype(np.uint8)):
+        completed = session.run(["completed"], {"image": image, "mask": mask})[0]
+        expected = completer.fill_unscaled(image, mask > 127)
+        assert (completed.shape, completed.dtype) == (image.shape, np.uint8)
+        np.testing.assert_allclose(completed.astype(int), expected, atol=1)
+        np.testing.assert_array_equal(completed[mask <= 127], image[mask <= 127])
+        assert (completed[mask > 127] != image[mask > 127]).any()
+
+
 @pytest.fixture(scope="module")
 def smooth_weights(torch_config):
     model = dataclasses.replace(torch_config.model, base="smooth")
@@ -167,14 +196,16 @@ def smooth_weights(torch_config):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
-@pytest.mark.parametrize("kind", ["torchscript", "onnx", "stablehlo"])
+@pytest.mark.parametrize("kind", ["torchscript", "onnx", "onnx-pipeline", "stablehlo"])
 def test_exports_contain_the_smooth_fill(kind, smooth_weights, tmp_path, monkeypatch, soak):
     """The exporter runs each file; test_smooth.py compares JAX's fill with a direct solver."""
     if not soak:  # enough for the test images
         monkeypatch.setattr(smooth, "UNKNOWN_SIZE_LEVELS", 5)
-    if kind == "onnx" and not soak:
+    if kind.startswith("onnx") and not soak:
         pytest.skip("takes a minute: --soak")
-    assert export_weights(smooth_weights, kind, tmp_path / "file") <= 1e-4
+    assert export_weights(smooth_weights, kind, tmp_path / "file") <= FORMATS[kind].tolerance
+    if kind == "onnx-pipeline":
+        check_pipeline(tmp_path / "file", smooth_weights, skimage.data.chelsea()[100:241, 100:258])
 
 
 def test_only_mmagics_format_rejects_a_network_with_a_base(smooth_weights, tmp_path, monkeypatch):
