@@ -25,7 +25,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
 from glinpaint_jax.inference.boxes import group_holes, grow
 from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
-from glinpaint_jax.inference.patches import ATTEMPTS, fill_with_patches
+from glinpaint_jax.inference.patches import ATTEMPTS, Check, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import cut, plan_regions
 from glinpaint_jax.inference.scale import describe_size, enlarge, large_holes, shrink, trained_size
@@ -38,7 +38,6 @@ from glinpaint_jax.weights import load_weights
 MIN_TILE = 16
 CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
-Check = Callable[[], object]  # called before each region; what it raises ends the fill
 
 
 class Completer:
@@ -197,7 +196,8 @@ class Completer:
         """Fills what patches can, if the method uses them; returns the holes that are left."""
         if not self._uses_patches:
             return image, hole
-        return fill_with_patches(image, hole, self._attempt, plain=self._method == "auto")
+        plain = self._method == "auto"
+        return fill_with_patches(image, hole, self._attempt, plain, self._check)
 
     def _independent_crops(self, hole: Hole) -> list[tuple[slice, slice]]:
         """Crops that hold all holes, and for each what its fill depends on: its surroundings."""

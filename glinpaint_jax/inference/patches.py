@@ -9,6 +9,7 @@ import functools
 import itertools
 import threading
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import cv2
@@ -34,23 +35,24 @@ RING = 12  # pixels around a hole that tell whether its surroundings are plain
 PLAIN = 5  # gray levels by which they may differ from a quadratic gradient
 GRAIN_SIGMA = 2.0  # what a blur of this many pixels removes is grain
 SEEDING = threading.Lock()  # PatchMatch has one seed for all threads
+Check = Callable[[], object]  # what it raises ends the fill
 
 
 def fill_with_patches(
-    image: Image, hole: Hole, attempt: int = 0, plain: bool = True
+    image: Image, hole: Hole, attempt: int = 0, plain: bool = True, check: Check = bool
 ) -> tuple[Image, Hole]:
     """Returns the image with its holes filled, and the holes with too few patches around them.
 
     `attempt` is the number of one of ATTEMPTS. With `plain`, holes in plain surroundings are filled
-    smoothly, with grain. Equal inputs give equal results.
+    smoothly, with grain. Equal inputs give equal results. `check` is called before each tile.
     """
     if load_patchmatch() is None:
         return image, hole
     for scale, group in large_holes(hole, MAX_SIZE):
-        small, left = _fill_tiles(*shrink(image, hole, scale), attempt, plain)
+        small, left = _fill_tiles(*shrink(image, hole, scale), attempt, plain, check)
         if not left.any():
             image, hole = enlarge(small, image, group), hole & ~group
-    return _fill_tiles(image, hole, attempt, plain)
+    return _fill_tiles(image, hole, attempt, plain, check)
 
 
 @functools.cache
@@ -64,11 +66,14 @@ def load_patchmatch() -> ModuleType | None:
     return None
 
 
-def _fill_tiles(image: Image, hole: Hole, attempt: int, plain: bool) -> tuple[Image, Hole]:
+def _fill_tiles(
+    image: Image, hole: Hole, attempt: int, plain: bool, check: Check
+) -> tuple[Image, Hole]:
     seed, (sides, pixels) = ATTEMPTS[attempt]
     image, left = image.copy(), hole.copy()
     boxes = label_holes(hole, GAP)[1]
     for tile in itertools.chain.from_iterable(split_box(box, TILE, hole) for box in boxes):
+        check()
         size = int(hole_sizes(np.pad(hole[tile.slices], 1))[1].max())  # a long scratch is thin
         reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
         region = Region(grow(tile, reach, hole.shape), tile)

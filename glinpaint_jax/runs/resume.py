@@ -45,6 +45,7 @@ FIXED_FIELDS = (
     "model.width",
     "model.output",
     "model.base",
+    "model.padding",
     "data.crop",
     "data.crop_size",
     "data.horizontal_flip",
