@@ -203,7 +203,7 @@ def initial_networks(config: Config) -> InitialNetworks:
     if not config.init_from:
         return None, None, f"starting from random weights, seed {config.seed}"
     weights, place = load_weights(config.init_from), hide_secrets(config.init_from)
-    for name in ("width", "output", "base"):
+    for name in ("width", "output", "base", "padding"):
         found, wanted = getattr(weights.config.model, name), getattr(config.model, name)
         if found != wanted:
             raise UserError(

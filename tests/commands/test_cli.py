@@ -1,6 +1,5 @@
 """Flags, configs and errors, in this process."""
 
-import argparse
 import os
 import sys
 import types
@@ -10,7 +9,6 @@ import pytest
 
 from glinpaint_jax import __version__, processes
 from glinpaint_jax.commands import cli, export
-from glinpaint_jax.commands import config as config_command
 from glinpaint_jax.config import settings
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS
@@ -117,15 +115,12 @@ def test_our_configs_are_found_by_name(tmp_path, monkeypatch):
     assert load("--config=demo").num_steps == 7  # the file
 
 
-def test_our_configs_are_printed(capsys):
-    names = {path.stem for path in ROOT.glob("configs/*.py")}
-    config_command.main(argparse.Namespace(name=None))
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == names
-    for name in names:
-        config_command.main(argparse.Namespace(name=name))
-        assert capsys.readouterr().out == (ROOT / "configs" / f"{name}.py").read_text()
-    with pytest.raises(UserError, match=r"no config 'none'; ours are .*places"):
-        config_command.main(argparse.Namespace(name="none"))
+def test_own_configs_start_from_ours(tmp_path):
+    own = "from glinpaint_jax.configs import demo\ndef get_config():\n    c = demo.get_config()\n"
+    (tmp_path / "mine.py").write_text(own + "    c.seed = 7\n    return c\n")
+    expected = load("--config=demo")
+    expected.seed = 7
+    assert load(f"--config={tmp_path}/mine.py") == expected
 
 
 def test_help_describes_every_field():

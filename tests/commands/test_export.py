@@ -61,7 +61,7 @@ def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tm
     )
     results = [process.result() for process in started]
     assert [result.returncode for result in results] == [0, 0], results
-    assert f"starting from {exported}\n" in results[0].stderr
+    assert f"starting from {exported} in the completion phase" in results[0].stderr
     before, after = load_weights(finished_run[0]), load_weights(tmp_path / "run", ema=False)
     for name in ("generator", "discriminator"):
         first, second = (getattr(weights, name)["params"] for weights in (before, after))

@@ -182,7 +182,8 @@ def test_config_changes_that_affect_the_result_are_rejected(resume, step_config)
 @pytest.mark.parametrize("path", [*FIXED_FIELDS, "ema_decay"])
 def test_what_shapes_the_state_or_the_stream_never_changes(path, resume, step_config):
     """`step_config` averages the weights; no longer to do so would change the state."""
-    others = {"output": "sigmoid", "base": "smooth", "crop": "resize_then_crop", "name": "adadelta"}
+    others = {"output": "sigmoid", "base": "smooth", "padding": "fill", "name": "adadelta"}
+    others["crop"] = "resize_then_crop"
     changed, old = copy.deepcopy(step_config), get_value(step_config, path)
     new = others.get(path.split(".")[-1])
     set_value(changed, path, new or (0.0 if path == "ema_decay" else type(old)(4 * (old + 1))))
