@@ -133,7 +133,7 @@ def test_help_describes_every_field():
 
 
 def test_the_export_command_lists_all_formats():
-    assert tuple(FORMATS) == export.FORMATS
+    assert tuple(name for name in FORMATS if "-" not in name) == export.FORMATS
 
 
 ERRORS = [
