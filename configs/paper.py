@@ -4,8 +4,8 @@
 
 Differences from configs/places.py: squared error in the hole instead of L1, adversarial weight
 0.0004, Adadelta, short side resized at random to 256..384 pixels before a 256x256 crop, holes with
-independent sides of 96..128 pixels, filled with the mean pixel of Places2, sigmoid output, and a
-random local window for real samples.
+independent sides of 96..128 pixels, filled with the mean pixel of Places2, which is also beyond the
+border (as in the authors' code), sigmoid output, and a random local window for real samples.
 Data: as for configs/places.py.
 Hardware: the paper trained for two months on four K80s.
 Expected: there are no published L1, PSNR or SSIM numbers to compare with.
@@ -31,7 +31,7 @@ def get_config() -> Config:
         num_steps=500_000,
         global_batch_size=96,
         image_size=256,
-        model=ModelConfig(output="sigmoid"),
+        model=ModelConfig(output="sigmoid", padding="fill"),
         data=DataConfig(
             source="folder:data/Places|tfds:places365_small:train",
             eval_images=36_500,
