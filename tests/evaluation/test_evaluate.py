@@ -137,9 +137,9 @@ def test_the_patch_distance_is_a_mean_of_wasserstein_distances(scored):
     directions = np.array(jax.random.normal(jax.random.key(0), shape))
     directions /= np.linalg.norm(directions, axis=0)
     for i in range(2):
-        centers = np.argwhere(mask[i, 3:-3:2, 3:-3:2, 0])
+        centers = 3 * np.argwhere(mask[i, 3:-3:3, 3:-3:3, 0])
         clouds = [
-            np.stack([x[i, 2 * y : 2 * y + 7, 2 * c : 2 * c + 7].ravel() for y, c in centers])
+            np.stack([x[i, y : y + 7, c : c + 7].ravel() for y, c in centers])
             for x in (completed, images)
         ]
         distances = [
