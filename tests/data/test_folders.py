@@ -77,16 +77,6 @@ def test_layouts_are_found_and_lists_only_used_if_named(train, val, name, tmp_pa
     assert parts == [[f"{train}/{PLACES[1]}"], [f"{train}/{PLACES[1]}"]]
 
 
-@pytest.mark.parametrize("brightest", [4095, 4096])
-def test_12_bit_values_in_16_bit_files_are_named(brightest, tmp_path):
-    for number in range(3):
-        pixels = np.full((8, 8, 3), brightest - number, np.uint16)
-        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-    expected = pytest.warns(UserWarning, match=r"nearly black, such as .*0.png: at most 4095 of")
-    with expected if brightest < 4096 else contextlib.nullcontext():
-        found(tmp_path)
-
-
 def test_unused_folders_and_celebas_list_of_parts_beside_a_layout_are_ignored(tmp_path):
     create(tmp_path, "data_256/1.jpg", "val_256/2.jpg", "test_256/3.jpg", "extra/4.jpg")
     write_list(tmp_path / "list_eval_partition.txt", ["1.jpg 0", "2.jpg 1"])

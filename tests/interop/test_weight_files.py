@@ -48,21 +48,7 @@ def test_own_files_round_trip_under_any_name(to_bytes, name, weights, tmp_path):
     read = read_weights(tmp_path / name)
     assert_same(read, weights)
     assert (read.config, read.step) == (weights.config, weights.step)
-
-
-def test_import_then_export_keeps_all_tensors(content, tmp_path):
-    state = content["state_dict"]
-    for key in state:
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(90_000)
-    content["meta"]["iter"] = 90_000
-    path = save(tmp_path / "a.pth", content)
-    again = torch.load(io.BytesIO(pth_bytes(read_weights(path))), weights_only=True)
-    assert again["meta"]["iter"] == 90_000
-    assert again["state_dict"].keys() == state.keys()
-    for key, tensor in state.items():
-        assert again["state_dict"][key].dtype == tensor.dtype
-        assert torch.equal(again["state_dict"][key], tensor), key
+    assert to_bytes(read) == to_bytes(weights)
 
 
 def test_other_contents_are_ignored(content, weights, tmp_path):
@@ -229,12 +215,6 @@ def test_pth_files_need_pytorch(content, tmp_path, monkeypatch):
         read_weights(tmp_path / "a.pth")
 
 
-def test_missing_files_and_folders_are_rejected(tmp_path):
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(UserError, match="cannot read"):
-            read_weights(path)
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_rejected_without_warnings(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
@@ -283,10 +263,3 @@ def test_other_entries_of_the_meta_are_ignored(content, weights, tmp_path):
     content["meta"] |= {"tensor": torch.zeros(2), "iter": "seven", 3: "three"}
     read = read_weights(save(tmp_path / "a.pth", content))
     assert (read.config, read.step) == (weights.config, 0)
-
-
-@pytest.mark.parametrize("change", [{3: "three"}, {"seed": torch.zeros(2)}])
-def test_a_config_of_other_types_is_rejected(change, content, tmp_path):
-    content["meta"]["glinpaint_jax_config"] |= change
-    with pytest.raises(UserError, match=r"not know: 3|config\.seed is"):
-        read_weights(save(tmp_path / "a.pth", content))
