@@ -82,19 +82,14 @@ def test_coordinator_needs_a_free_port():
 
 
 @pytest.mark.parametrize(
-    ("variables", "gpus"),
-    [
-        ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}, "0,1,2,3"),
-        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_GPUS_ON_NODE": "4"}, "unset"),
-        ({"SLURM_NTASKS_PER_NODE": "1"}, "unset"),
-    ],
-    ids=str,
+    ("tasks", "on_node", "gpus"), [("1", "4", "0,1,2,3"), ("4", "4", "unset"), ("1", "", "unset")]
 )
-def test_launch_slurm_gives_one_task_per_node_all_gpus(variables, gpus, tmp_path):
+def test_launch_slurm_gives_one_task_per_node_all_gpus(tasks, on_node, gpus, tmp_path):
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "gpus ${JAX_LOCAL_DEVICE_IDS-unset}: $*"\n')
     srun.chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "localhost"} | variables
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "localhost"}
+    slurm |= {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_GPUS_ON_NODE": on_node}
     result = subprocess.run(
         ["bash", "scripts/cluster/launch_slurm.sh", "--config", "c.py", "--workdir", "w"],
         cwd=ROOT,

@@ -1,14 +1,11 @@
 """Which images a folder holds, a list names and a layout has: counted, named and compared."""
 
-import contextlib
 import errno
 import os
 import pickle
 import re
 from collections import Counter
 
-import cv2
-import numpy as np
 import pytest
 
 from glinpaint_jax.data.datasets import open_sources
