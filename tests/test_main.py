@@ -93,15 +93,9 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     broken = [f"{images}/{name}.png" for name in ("060", "067")]  # the first is held out
     for name in broken:
         Path(name).write_bytes(Path(name).read_bytes()[:60])
-    result = run(
-        "glinpaint_jax.main",
-        *STILL,
-        f"--workdir={tmp_path}/run",
-        f"--config.data.source=folder:{images}",
-        "--config.data.num_workers=2",
-        "--config.num_steps=28",
-        "--config.checkpoint_every=100",
-    )
+    flags = [f"--config.data.source=folder:{images}", "--config.data.num_workers=2"]
+    flags += ["--config.num_steps=28", "--config.checkpoint_every=100", f"--workdir={tmp_path}/run"]
+    result = run("glinpaint_jax.main", *STILL, *flags)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     for name in broken:

@@ -106,13 +106,8 @@ def test_launch_slurm_gives_one_task_per_node_all_gpus(tasks, on_node, gpus, tmp
 def test_processes_that_differ_all_stop_and_say_how(tmp_path):
     """Any of these fields alone would block or abort both, or train a mixture of two runs."""
     values = {"global_batch_size": (4, 6), "model.width": (4, 6), "losses.l1_hole": (1.0, 2.0)}
-    own = [
-        [
-            *(f"--config.{name}={pair[number]}" for name, pair in values.items()),
-            f"--config.data.num_workers={number}",  # may differ
-        ]
-        for number in (0, 1)
-    ]
+    flags = values | {"data.num_workers": (0, 1)}  # this may differ
+    own = [[f"--config.{name}={pair[number]}" for name, pair in flags.items()] for number in (0, 1)]
     both = start_processes(2, "glinpaint_jax.main", *SMALL, f"--workdir={tmp_path}/run", own=own)
     expected = "; ".join(
         f"{name}: {first} on process 0, {second} on process 1"

@@ -62,8 +62,11 @@ def test_other_contents_are_ignored(content, weights, tmp_path):
     wrapped = {f"module.{key}": tensor for key, tensor in state.items()}
     adam = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
     content |= {"state_dict": wrapped, "optimizer": {"disc": adam.state_dict()}}
+    content["meta"] |= {"tensor": torch.zeros(2), "iter": "seven", 3: "three"}
     path = save(tmp_path / "a.pth", content, _use_new_zipfile_serialization=False)
-    assert_same(read_weights(path), weights)
+    read = read_weights(path)
+    assert_same(read, weights)
+    assert (read.config, read.step) == (weights.config, 0)
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
@@ -256,9 +259,3 @@ def test_metadata_nested_deeply_is_rejected_in_one_line(depth, weights, tmp_path
     with pytest.raises(UserError, match=r"nested too deeply|not know: a") as error:
         read_weights(save_with_meta(tmp_path / "a", weights, text))
     assert "\n" not in str(error.value)
-
-
-def test_other_entries_of_the_meta_are_ignored(content, weights, tmp_path):
-    content["meta"] |= {"tensor": torch.zeros(2), "iter": "seven", 3: "three"}
-    read = read_weights(save(tmp_path / "a.pth", content))
-    assert (read.config, read.step) == (weights.config, 0)

@@ -137,14 +137,10 @@ def test_a_second_signal_exits_at_once(tmp_path):
 
 
 def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(tmp_path):
-    first = Started(
-        *ENDLESS,
-        f"--config.log_every={EVERY}",
-        "--config.data.num_workers=2",
-        f"--workdir={tmp_path}/run",
-    )
+    flags = [*ENDLESS, f"--config.log_every={EVERY}", f"--workdir={tmp_path}/run"]
+    first = Started(*flags, "--config.data.num_workers=2")
     first.wait_for(f"step {EVERY}/")
-    second = run(*ENDLESS, f"--workdir={tmp_path}/run")
+    second = run(*flags)
     assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
 
     killed = first.workers()
