@@ -49,16 +49,12 @@ def test_places_and_celeba_follow_mmagic():
         ("mask.fill", (0.0, 0.0, 256.0), "3 numbers such as 127.5,127.5,127.5, 0 to 255"),
         ("seed", 2**32, "0 to 4294967295"),
         ("model.width", 1e9, "of type int, 2 to 1024"),
-        ("mask.min_area", 0.0, "positive"),
-        ("mask.max_area", 0.95, "mask.min_area + 0.05, 0.2, to 0.9"),
         ("mask.irregular.lines", (3, 2), "a range such as 4,8, at least 1"),
         ("data.horizontal_flip", "yes", "of type bool"),
     ],
 )
 def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expected):
     """In a config file, on the command line (cli.load_config) and in saved configs alike."""
-    if path.startswith("mask.m") and "area" in path:
-        small_config.mask.kind = "free_form"
     set_value(small_config, path, value)
     with pytest.raises(UserError) as error:
         small_config.validate()
@@ -77,6 +73,7 @@ MIXED = r"mask\.mixed .*, must be different kinds of square, "
     [
         ({"kind": "files"}, r"mask\.folder"),
         ({"kind": "paired"}, r"mask\.folder"),
+        ({"kind": "free_form", "max_area": 0.95}, r"mask\.max_area .* \+ 0.05, 0.2, to 0.9"),
         *(
             ({"kind": "mixed", "mixed": mixed}, MIXED)
             for mixed in ("", "square:0.5,round:0.5", "square:-1", "square:x", "square,square")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glinpaint_jax.__main__ import COMMANDS
-from tests.helpers.programs import STILL, assert_rejected, execute, read_jsonl, run
+from tests.helpers.programs import STILL, assert_rejected, execute, read_jsonl, run, run_here
 from tests.helpers.sources import write_reds
 
 
@@ -61,9 +61,9 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     ],
     ids=str,
 )
-def test_bad_input_is_rejected_in_one_line(arguments, expected, tmp_path):
-    result = run("glinpaint_jax", *arguments.split(), TFDS_DATA_DIR=str(tmp_path))
-    assert_rejected(result, *expected)
+def test_bad_input_is_rejected_in_one_line(arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert_rejected(run_here(*arguments.split()), *expected)
 
 
 def test_help_of_every_program_is_quick_and_fits_a_terminal():
@@ -93,15 +93,9 @@ def test_training_on_a_folder_with_workers_reports_broken_files(tmp_path):
     broken = [f"{images}/{name}.png" for name in ("060", "067")]  # the first is held out
     for name in broken:
         Path(name).write_bytes(Path(name).read_bytes()[:60])
-    result = run(
-        "glinpaint_jax.main",
-        *STILL,
-        f"--workdir={tmp_path}/run",
-        f"--config.data.source=folder:{images}",
-        "--config.data.num_workers=2",
-        "--config.num_steps=28",
-        "--config.checkpoint_every=100",
-    )
+    flags = [f"--config.data.source=folder:{images}", "--config.data.num_workers=2"]
+    flags += ["--config.num_steps=28", "--config.checkpoint_every=100", f"--workdir={tmp_path}/run"]
+    result = run("glinpaint_jax.main", *STILL, *flags)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     for name in broken:

@@ -82,19 +82,14 @@ def test_coordinator_needs_a_free_port():
 
 
 @pytest.mark.parametrize(
-    ("variables", "gpus"),
-    [
-        ({"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}, "0,1,2,3"),
-        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_GPUS_ON_NODE": "4"}, "unset"),
-        ({"SLURM_NTASKS_PER_NODE": "1"}, "unset"),
-    ],
-    ids=str,
+    ("tasks", "on_node", "gpus"), [("1", "4", "0,1,2,3"), ("4", "4", "unset"), ("1", "", "unset")]
 )
-def test_launch_slurm_gives_one_task_per_node_all_gpus(variables, gpus, tmp_path):
+def test_launch_slurm_gives_one_task_per_node_all_gpus(tasks, on_node, gpus, tmp_path):
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\necho "gpus ${JAX_LOCAL_DEVICE_IDS-unset}: $*"\n')
     srun.chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "localhost"} | variables
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "localhost"}
+    slurm |= {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_GPUS_ON_NODE": on_node}
     result = subprocess.run(
         ["bash", "scripts/cluster/launch_slurm.sh", "--config", "c.py", "--workdir", "w"],
         cwd=ROOT,
@@ -111,13 +106,8 @@ def test_launch_slurm_gives_one_task_per_node_all_gpus(variables, gpus, tmp_path
 def test_processes_that_differ_all_stop_and_say_how(tmp_path):
     """Any of these fields alone would block or abort both, or train a mixture of two runs."""
     values = {"global_batch_size": (4, 6), "model.width": (4, 6), "losses.l1_hole": (1.0, 2.0)}
-    own = [
-        [
-            *(f"--config.{name}={pair[number]}" for name, pair in values.items()),
-            f"--config.data.num_workers={number}",  # may differ
-        ]
-        for number in (0, 1)
-    ]
+    flags = values | {"data.num_workers": (0, 1)}  # this may differ
+    own = [[f"--config.{name}={pair[number]}" for name, pair in flags.items()] for number in (0, 1)]
     both = start_processes(2, "glinpaint_jax.main", *SMALL, f"--workdir={tmp_path}/run", own=own)
     expected = "; ".join(
         f"{name}: {first} on process 0, {second} on process 1"

@@ -31,9 +31,6 @@ def test_readme_is_short():
     lines = README.splitlines()
     assert len(lines) <= 140
     assert max(map(len, lines)) <= 100
-
-
-def test_table_covers_the_paper():
     assert len(ROW.findall(README)) == 11
 
 

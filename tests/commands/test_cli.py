@@ -1,7 +1,5 @@
 """Flags, configs and errors, in this process."""
 
-import os
-import sys
 import types
 import warnings
 
@@ -12,7 +10,7 @@ from glinpaint_jax.commands import cli, export
 from glinpaint_jax.config import settings
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.interop.export import FORMATS
-from tests.helpers.programs import ROOT, execute, run_here
+from tests.helpers.programs import ROOT, run_here
 
 DEMO = "--config=configs/demo.py"
 PARSER = cli.ArgumentParser("program", "What it does.")
@@ -170,13 +168,6 @@ def test_errors_end_the_program(error, status, last, joined, capsys, monkeypatch
     text = capsys.readouterr().err
     assert text.endswith(last)
     assert text == last or "Traceback" in text
-
-
-def test_no_file_of_a_program_takes_the_number_of_a_closed_stderr():
-    code = "from glinpaint_jax.commands import cli; cli.open_closed_streams(); import os, sys; "
-    code += "print('anything', file=sys.stderr); print(os.readlink('/proc/self/fd/2'))"
-    result = execute(["bash", "-c", 'exec "$@" 2>&-', "bash", sys.executable, "-c", code])
-    assert result.stdout == f"{os.devnull}\n"
 
 
 def test_the_version_is_printed():

@@ -51,14 +51,8 @@ def test_only_an_onnx_file_holds_the_pipeline(exported, tmp_path):
 
 def test_training_starts_from_a_file_in_all_processes(finished_run, exported, tmp_path):
     """The learning rate is too small to change anything, so they stay those of the first run."""
-    started = start_processes(
-        2,
-        "glinpaint_jax.main",
-        *STILL,
-        f"--config.init_from={exported}",
-        "--config.num_steps=1",
-        f"--workdir={tmp_path}/run",
-    )
+    flags = [*STILL, f"--config.init_from={exported}", "--config.num_steps=1"]
+    started = start_processes(2, "glinpaint_jax.main", *flags, f"--workdir={tmp_path}/run")
     results = [process.result() for process in started]
     assert [result.returncode for result in results] == [0, 0], results
     assert f"starting from {exported} in the completion phase" in results[0].stderr

@@ -179,7 +179,6 @@ def test_changed_plans_and_sources_are_rejected(change, expected, images, tmp_pa
         ("folder:{0}/images --output={0}/out --shards=2", "--shards 2 of 1 images"),
         ("folder:{0}/images --output={0}/out --shards=0", "'0' is not a positive integer"),
         ("folder:{0}/images --output={0}/file --shards=1", "cannot write {0}/file"),
-        ("folder:{0}/images --output={0}/file/below --shards=1", "cannot write {0}/file/below"),
         ("folder:{0}/images --output=/proc/shards --shards=1", "cannot write /proc/shards"),
         ("folder:{0}/images --output={0}/others --shards=1", "holds other .array_record files"),
         ("folder:{0}/images --output={0}/damaged --shards=1", "damaged/manifest.json is damaged"),

@@ -56,10 +56,7 @@ def test_a_network_completes_and_a_signal_stops(finished_run):
     started = Started("glinpaint_jax", "serve", f"--checkpoint={finished_run[0]}", port)
 
     def post(timeout=60):
-        files = {
-            name: (f"{name}.png", encode(pixels))
-            for name, pixels in (("photo", image), ("mask", hole))
-        }
+        files = {"photo": ("photo.png", encode(image)), "mask": ("mask.png", encode(hole))}
         return httpx.post(f"http://{address}/complete", files=files, timeout=timeout)
 
     wait_for(lambda: httpx.get(f"http://{address}").is_success, 120, [httpx.TransportError])

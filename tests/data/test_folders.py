@@ -1,14 +1,11 @@
 """Which images a folder holds, a list names and a layout has: counted, named and compared."""
 
-import contextlib
 import errno
 import os
 import pickle
 import re
 from collections import Counter
 
-import cv2
-import numpy as np
 import pytest
 
 from glinpaint_jax.data.datasets import open_sources
@@ -75,16 +72,6 @@ def test_layouts_are_found_and_lists_only_used_if_named(train, val, name, tmp_pa
     with pytest.warns(UserWarning, match=r"data.eval_source holds the training images"):
         parts = open_parts(tmp_path, spec, f"folder:{{0}}/{train}:{{0}}/meta/val.txt")
     assert parts == [[f"{train}/{PLACES[1]}"], [f"{train}/{PLACES[1]}"]]
-
-
-@pytest.mark.parametrize("brightest", [4095, 4096])
-def test_12_bit_values_in_16_bit_files_are_named(brightest, tmp_path):
-    for number in range(3):
-        pixels = np.full((8, 8, 3), brightest - number, np.uint16)
-        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-    expected = pytest.warns(UserWarning, match=r"nearly black, such as .*0.png: at most 4095 of")
-    with expected if brightest < 4096 else contextlib.nullcontext():
-        found(tmp_path)
 
 
 def test_unused_folders_and_celebas_list_of_parts_beside_a_layout_are_ignored(tmp_path):

@@ -48,26 +48,22 @@ def lines(thickness, count=12):
     return mask
 
 
+PICTURES = {
+    "itself": (COFFEE, "is the photograph itself, not a mask"),
+    "white": (painted((255, 255, 255)), "is a painted copy of the photograph"),
+    "red": (painted((255, 0, 0)), "is a painted copy of the photograph"),
+    "gray": (grey(COFFEE), "has wide areas of gray"),
+    "camera": (skimage.data.camera()[::3, ::3], r"has wide areas of gray \(\d\d%\)"),
+    "chelsea": (skimage.data.chelsea(), "is colored"),
+    "red on black": (box((255, 0, 0)).astype(np.uint8), "is colored"),
+    "red on white": (box((255, 0, 0), 255).astype(np.uint8), "is colored"),
+    "labels": (labels(80, 160, 240), "has areas of gray .*, as labels of objects have"),
+    "trimap": (labels(128, 255), "has areas of gray .*, as labels of objects have"),
+}
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (COFFEE, "is the photograph itself, not a mask"),
-        (painted((255, 255, 255)), "is a painted copy of the photograph"),
-        (painted((255, 0, 0)), "is a painted copy of the photograph"),
-        (grey(COFFEE), "has wide areas of gray"),
-        (skimage.data.camera()[::3, ::3], r"has wide areas of gray \(\d\d%\)"),
-        (skimage.data.chelsea(), "is colored"),
-        (box((255, 0, 0)).astype(np.uint8), "is colored"),
-        (box((255, 0, 0), 255).astype(np.uint8), "is colored"),
-        (labels(80, 160, 240), "has areas of gray .*, as labels of objects have"),
-        (labels(128, 255), "has areas of gray .*, as labels of objects have"),  # a trimap
-    ],
-    ids=[
-        *("itself", "white", "red", "grey", "camera", "chelsea", "red on black", "red on white"),
-        *("labels", "trimap"),
-    ],
-)
+@pytest.mark.parametrize(("mask", "message"), PICTURES.values(), ids=PICTURES)
 def test_pictures_are_no_masks(mask, message, suffix, tmp_path):
     path = tmp_path / f"mask{suffix}"
     PIL.Image.fromarray(mask).save(path)
@@ -90,19 +86,18 @@ def test_photographs_with_few_tones_are_no_masks_of_themselves(name):
             read_mask(mask)
 
 
+MASKS = {
+    **{str(thickness): lines(thickness) for thickness in (1, 3, 20)},
+    "many": lines(1, count=60),
+    "soft": cv2.GaussianBlur(lines(20), (0, 0), 4),
+    "inverted": 255 - lines(3),
+    "gray": box(np.uint8(140)),
+    "shrunk": cv2.resize(lines(5), (100, 80), interpolation=cv2.INTER_AREA),
+}
+
+
 @pytest.mark.parametrize("quality", [None, 5, 50, 95])
-@pytest.mark.parametrize(
-    "mask",
-    [
-        *(lines(thickness) for thickness in (1, 3, 20)),
-        lines(1, count=60),
-        cv2.GaussianBlur(lines(20), (0, 0), 4),
-        255 - lines(3),
-        box(np.uint8(140)),
-        cv2.resize(lines(5), (100, 80), interpolation=cv2.INTER_AREA),
-    ],
-    ids=["1", "3", "20", "many", "soft", "inverted", "grey", "shrunk"],
-)
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_soft_edges_and_compression_are_accepted(mask, quality, tmp_path):
     expected = mask > 127
     if quality:

@@ -65,14 +65,6 @@ def test_workers_that_keep_dying_end_the_run():
     assert len(said) == MAX_DEATHS - 1
 
 
-def test_other_errors_propagate():
-    def open_batches(start):
-        return iter([1 // start])
-
-    with pytest.raises(ZeroDivisionError):
-        next(restart_dead_workers(open_batches, 0, 4, print))
-
-
 def test_little_shared_memory_is_rejected_with_two_remedies(monkeypatch):
     """Docker gives containers 64 MB; the defaults of the config need 455."""
     usage = collections.namedtuple("usage", "total")

@@ -1,4 +1,4 @@
-"""A server of weight files that can fail in every way a real one does."""
+"""A server of files that can fail in every way a real one does."""
 
 import contextlib
 import http.server
@@ -6,8 +6,8 @@ import threading
 
 
 @contextlib.contextmanager
-def serve(answers):
-    """Serves `answers`, path -> function of a request handler; yields the URL.
+def serve(answers, default=lambda handler: handler.send_error(404)):
+    """Serves `answers`, path -> function of a request handler, otherwise `default`; yields the URL.
 
     The server's `asked` lists the requested paths; `released` is set when it is asked to stop.
     """
@@ -20,7 +20,7 @@ def serve(answers):
             server.asked.append(self.path)
             self.close_connection = True
             with contextlib.suppress(OSError):  # the client has left
-                answers.get(self.path, lambda handler: handler.send_error(404))(self)
+                answers.get(self.path, default)(self)
 
         def log_message(self, *_):
             pass

@@ -91,6 +91,9 @@ def run_here(*arguments):
             programs.main()
         except SystemExit as end:
             status = end.code
+            if isinstance(status, str):  # Python prints it
+                errors.write(status)
+                status = 1
     return subprocess.CompletedProcess(
         arguments, status, stdout=written.getvalue(), stderr=errors.getvalue()
     )

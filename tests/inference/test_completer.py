@@ -150,11 +150,7 @@ def test_wrong_options_are_rejected(options, message, weights):
     ("image", "mask", "message"),
     [
         (PHOTO, HOLE.astype("f4"), r"mask is float32 \(80, 100\), must be bool \[h, w\]"),
-        (
-            PHOTO,
-            HOLE[..., None],
-            r"bool \(80, 100, 1\), must be bool \[h, w\].*mask\[\.\.\., 0\]",
-        ),
+        (PHOTO, HOLE[..., None], r"bool \(80, 100, 1\), must be bool \[h, w\].*mask\[\.\.\., 0\]"),
         (PHOTO / np.float32(255), HOLE, r"image is float32 .* must be uint8 .* if it is in 0\.\.1"),
         (PHOTO[..., 0], HOLE, r"must be uint8 \[h, w, 3\]; pass np\.dstack"),
         (PHOTO[..., :1], HOLE, r"pass np\.repeat\(image, 3, axis=-1\)"),

@@ -80,16 +80,6 @@ def test_plain_surroundings_stay_plain_and_grainy(grain):
     assert roughness(filled) == pytest.approx(roughness(image), rel=0.2, abs=0.2)
 
 
-def test_the_grain_of_a_sky_is_not_taken_from_its_horizon():
-    """Above the hole, as far away as its grain would come from, are rough mountains."""
-    image, hole = sky(1), box(100, 150, 60)
-    expected, _ = fill(image, hole)
-    image[:85] = np.random.default_rng(0).integers(0, 256, image[:85].shape)
-    filled, _ = fill(image, hole)
-    assert is_plain(image, ~hole, hole)
-    assert np.abs(filled[hole].astype(int) - expected[hole]).max() < 12
-
-
 def test_flat_colors_are_plain_and_edges_and_patterns_are_not():
     flat = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     dots = np.random.default_rng(3).random((HEIGHT, WIDTH)) < 0.002

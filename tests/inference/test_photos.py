@@ -206,12 +206,8 @@ def test_iptc_and_xmp_are_kept_and_sizes_in_exif_corrected(suffix, tmp_path):
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = 6
     details = exif.get_ifd(0x8769)
-    details |= {
-        0xA002: 60,
-        0xA003: 40,
-        0x9003: "2026:11:30 12:00:00",
-        0x927C: b"Maker \xff\xd8\xff",
-    }
+    details |= {0xA002: 60, 0xA003: 40, 0x9003: "2026:11:30 12:00:00"}
+    details[0x927C] = b"Maker \xff\xd8\xff"  # a note with a picture
     block = (
         b"Photoshop 3.0\0008BIM\4\x0c\0\0\0\0\0\4view8BIM\4\4\0\0\0\0\0" + bytes([len(iptc)]) + iptc
     )
@@ -226,16 +222,6 @@ def test_iptc_and_xmp_are_kept_and_sizes_in_exif_corrected(suffix, tmp_path):
     else:
         assert again.tag_v2[33723] == iptc
     assert read_photo(tmp_path / f"b{suffix}").metadata["iptc"] == iptc
-
-
-def test_iptc_of_a_tiff_may_be_stored_as_numbers(tmp_path):
-    iptc = b"\x1c\x02\x78\0\7caption"
-    read = read_saved(photo(), tmp_path / "a.tif", tiffinfo={33723: iptc})
-    content, entry = (tmp_path / "a.tif").read_bytes(), struct.pack("<HHI", 33723, 7, 12)
-    assert read.metadata["iptc"] == iptc and entry in content
-    content = content.replace(entry, struct.pack("<HHI", 33723, 4, 3))
-    (tmp_path / "a.tif").write_bytes(content)
-    assert read_photo(tmp_path / "a.tif").metadata["iptc"] == iptc
 
 
 GAIN_MAP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:hdrgm='http://ns.adobe.com/hdr-gain-map/1.0/'
@@ -297,15 +283,11 @@ def test_a_mask_of_the_stored_pixels_is_turned_with_them(orientation, hole, tmp_
     assert nothing is None and doubt.startswith("the mask fits the photograph before its orient")
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
-def test_a_resolution_of_zero_by_zero_is_dropped(suffix, tmp_path):
-    photo().save(tmp_path / "a.tif", dpi=(72, 72))
+def test_a_resolution_of_zero_by_zero_is_dropped(tmp_path):
+    read = read_saved(photo(), tmp_path / "a.tif", dpi=(72, 72))
     content, resolution = (tmp_path / "a.tif").read_bytes(), struct.pack("<II", 72, 1)
-    assert content.count(resolution) == 2
     (tmp_path / "a.tif").write_bytes(content.replace(resolution, bytes(8)))
-    read = read_photo(tmp_path / "a.tif")
-    assert "dpi" not in read.metadata
-    assert written(read, tmp_path / f"b{suffix}").size == (60, 40)
+    assert read.metadata.keys() - read_photo(tmp_path / "a.tif").metadata.keys() == {"dpi"}
 
 
 @pytest.mark.parametrize(("source", "target", "most"), [("jpg", "jpg", 1), ("png", "webp", 0)])
@@ -326,9 +308,26 @@ def write_bomb(path):
     path.write_bytes(content)
 
 
+def damage_exif(tag, wrong_type):
+    """Declares a number as text: PIL raises errors other than OSError."""
+
+    def write(path):
+        exif = PIL.Image.Exif()
+        exif[ORIENTATION], exif[0x0128] = 6, 2
+        photo().save(path, exif=exif)
+        number = struct.pack(">HH", tag, 3)
+        assert path.read_bytes().count(number) == 1
+        text = struct.pack(">HH", tag, wrong_type)
+        path.write_bytes(path.read_bytes().replace(number, text))
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
+        ("orientation.jpg", damage_exif(ORIENTATION, 2), "has damaged EXIF data"),
+        ("unit.jpg", damage_exif(0x0128, 7), "has damaged EXIF data"),
         ("bomb.png", write_bomb, "900.0 megapixels, at most 200 are allowed"),
         ("empty.jpg", lambda path: path.write_bytes(b""), "not an image"),
         ("text.jpg", lambda path: path.write_text("text"), "not an image"),
@@ -378,12 +377,8 @@ def test_truncated_files_are_rejected_even_if_pil_has_opened_them(suffix, read, 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "I;16"])
 def test_masks_of_every_mode(mode, hole, tmp_path):
-    mask = PIL.Image.fromarray(hole.astype(np.uint8) * 255)
-    if mode == "I;16":
-        mask = PIL.Image.fromarray(hole.astype(np.uint16) * 65535)
-    else:
-        mask = mask.convert(mode)
-    mask.save(tmp_path / "mask.png")
+    white = np.uint16(65535) if mode == "I;16" else np.uint8(255)
+    PIL.Image.fromarray(hole * white).convert(mode).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), hole)
 
 
@@ -435,18 +430,3 @@ def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
     read = read_saved(photo(), tmp_path / "a.jpg", **extra)
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
     assert written(read, tmp_path / "b.jpg").format == "JPEG"
-
-
-@pytest.mark.parametrize(("tag", "wrong_type"), [(0x0112, 2), (0x0128, 7)])
-def test_damaged_exif_is_rejected_by_name(tag, wrong_type, tmp_path):
-    """A number declared as text: PIL raises errors other than OSError."""
-    exif = PIL.Image.Exif()
-    exif[ORIENTATION], exif[0x0128] = 6, 2
-    photo().save(tmp_path / "a.jpg", exif=exif)
-    content = (tmp_path / "a.jpg").read_bytes()
-    number = tag.to_bytes(2, "big") + b"\0\3"
-    text = tag.to_bytes(2, "big") + bytes([0, wrong_type])
-    assert content.count(number) == 1
-    (tmp_path / "a.jpg").write_bytes(content.replace(number, text))
-    with pytest.raises(UserError, match=r"a\.jpg has damaged EXIF data"):
-        read_photo(tmp_path / "a.jpg")

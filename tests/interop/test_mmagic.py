@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from glinpaint_jax.config import Config, MaskConfig, ModelConfig, to_dict
+from glinpaint_jax.config import Config, to_dict
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.interop.mmagic import from_state_dict, mmagic_differences, to_state_dict
+from glinpaint_jax.interop.mmagic import from_state_dict, to_state_dict
 from glinpaint_jax.models.networks import Weights, abstract_variables
 from tests.helpers.networks import REFERENCE
 
@@ -84,12 +84,3 @@ def test_only_a_linear_layer_of_the_wrong_shape_is_reported(shape):
         from_state_dict(zeros(REFERENCE | {key: shape}))
     _, _, problems = str(error.value).partition(": ")
     assert problems == f"{key} is float32 {shape}, must be float32 (1024, 8192)"
-
-
-def test_mmagic_differences_lists_width_output_and_fill():
-    assert mmagic_differences(Config()) == []
-    config = Config(
-        model=ModelConfig(width=16, output="sigmoid"), mask=MaskConfig(fill=(1.0, 2.0, 3.0))
-    )
-    notes = "\n".join(mmagic_differences(config))
-    assert "width 64, this one 16" in notes and "sigmoid" in notes and "(1.0, 2.0, 3.0)" in notes

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from glinpaint_jax import downloads
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.interop.export import export_weights
@@ -204,15 +203,6 @@ def test_photographs_are_completed_and_exported_with_it(network, path, tmp_path)
     completed = Completer.load(path, scale=1, blend="none")(pixels, hole)
     np.testing.assert_allclose(completed, expected, rtol=0, atol=0.51)
     assert export_weights(load_weights(path), "torchscript", tmp_path / "a.pt") < 1e-5
-
-
-def test_names_stand_for_the_authors_files(path, monkeypatch):
-    urls = [downloads.OFFICIAL[name] for name in ("iizuka", "iizuka_freeform", "iizuka_celeba")]
-    assert {url.rsplit("/", 1)[0] for url in urls} == {"http://iizuka.cs.tsukuba.ac.jp/data"}
-    monkeypatch.setenv(downloads.BASE_VARIABLE, path.parent.as_uri())
-    config = load_weights("iizuka").config
-    np.testing.assert_allclose(config.mask.fill, 255 * MEAN, rtol=1e-6)
-    assert (config.model.output, config.model.width) == ("sigmoid", 4)
 
 
 def change(number, **fields):

@@ -50,21 +50,6 @@ def test_own_files_round_trip_under_any_name(to_bytes, name, weights, tmp_path):
     assert (read.config, read.step) == (weights.config, weights.step)
 
 
-def test_import_then_export_keeps_all_tensors(content, tmp_path):
-    state = content["state_dict"]
-    for key in state:
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(90_000)
-    content["meta"]["iter"] = 90_000
-    path = save(tmp_path / "a.pth", content)
-    again = torch.load(io.BytesIO(pth_bytes(read_weights(path))), weights_only=True)
-    assert again["meta"]["iter"] == 90_000
-    assert again["state_dict"].keys() == state.keys()
-    for key, tensor in state.items():
-        assert again["state_dict"][key].dtype == tensor.dtype
-        assert torch.equal(again["state_dict"][key], tensor), key
-
-
 def test_other_contents_are_ignored(content, weights, tmp_path):
     """As MMEditing saved them in 2020: legacy format, parallel wrapper, optimizer."""
     surroundings = {
@@ -77,8 +62,11 @@ def test_other_contents_are_ignored(content, weights, tmp_path):
     wrapped = {f"module.{key}": tensor for key, tensor in state.items()}
     adam = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
     content |= {"state_dict": wrapped, "optimizer": {"disc": adam.state_dict()}}
+    content["meta"] |= {"tensor": torch.zeros(2), "iter": "seven", 3: "three"}
     path = save(tmp_path / "a.pth", content, _use_new_zipfile_serialization=False)
-    assert_same(read_weights(path), weights)
+    read = read_weights(path)
+    assert_same(read, weights)
+    assert (read.config, read.step) == (weights.config, 0)
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
@@ -229,12 +217,6 @@ def test_pth_files_need_pytorch(content, tmp_path, monkeypatch):
         read_weights(tmp_path / "a.pth")
 
 
-def test_missing_files_and_folders_are_rejected(tmp_path):
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(UserError, match="cannot read"):
-            read_weights(path)
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_rejected_without_warnings(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
@@ -277,16 +259,3 @@ def test_metadata_nested_deeply_is_rejected_in_one_line(depth, weights, tmp_path
     with pytest.raises(UserError, match=r"nested too deeply|not know: a") as error:
         read_weights(save_with_meta(tmp_path / "a", weights, text))
     assert "\n" not in str(error.value)
-
-
-def test_other_entries_of_the_meta_are_ignored(content, weights, tmp_path):
-    content["meta"] |= {"tensor": torch.zeros(2), "iter": "seven", 3: "three"}
-    read = read_weights(save(tmp_path / "a.pth", content))
-    assert (read.config, read.step) == (weights.config, 0)
-
-
-@pytest.mark.parametrize("change", [{3: "three"}, {"seed": torch.zeros(2)}])
-def test_a_config_of_other_types_is_rejected(change, content, tmp_path):
-    content["meta"]["glinpaint_jax_config"] |= change
-    with pytest.raises(UserError, match=r"not know: 3|config\.seed is"):
-        read_weights(save(tmp_path / "a.pth", content))

@@ -1,12 +1,10 @@
 """Workdirs in a bucket, in real programs: `bash scripts/test_buckets.sh`."""
 
 import contextlib
-import http.server
 import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 import urllib.request
 
@@ -14,6 +12,7 @@ import pytest
 
 from glinpaint_jax.files import find_damage
 from glinpaint_jax.step_folders import steps_in
+from tests.helpers.downloads import send, serve
 from tests.helpers.programs import SMALL, Started, assert_rejected, free_address, run
 from tests.runs.test_reliability import (
     COMPLETION,
@@ -29,8 +28,7 @@ OUTAGE = 45  # seconds; more than a request may take
 WORKDIR = "gs://bucket/run"
 
 
-def environment_of(address):
-    url = f"http://{address}"
+def environment_of(url):
     return {
         "STORAGE_EMULATOR_HOST": url,
         "TENSORSTORE_GCS_HTTP_URL": url,
@@ -48,7 +46,7 @@ class Bucket:
 
         address = free_address()
         host, port = address.split(":")
-        self._folder, self.environment = folder / "bucket", environment_of(address)
+        self._folder, self.environment = folder / "bucket", environment_of(f"http://{address}")
         self._folder.mkdir()
         command = [str(_get_binary_path()), "-scheme=http", "-backend=filesystem", f"-host={host}"]
         command += [f"-port={port}", f"-external-url=http://{address}"]
@@ -122,25 +120,12 @@ def test_a_run_survives_a_bucket_that_does_not_answer(
     [(401, "HttpError: no luck, 401"), (404, "no such bucket"), (503, "503"), (None, "Timeout")],
 )
 def test_a_bucket_that_cannot_be_opened_is_reported_in_one_line(status, reason):
-    over = threading.Event()
+    def answer(handler):
+        if status is None:
+            handler.server.released.wait()
+        content = b'{"error": {"code": %d, "message": "no luck"}}' % (status or 500)
+        send(handler, content, status=status or 500)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            if status is None:
-                over.wait()
-            self.send_response(status or 500)
-            self.end_headers()
-            self.wfile.write(b'{"error": {"code": %d, "message": "no luck"}}' % (status or 500))
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment = environment_of(f"127.0.0.1:{server.server_port}")
-        try:
-            result = run("glinpaint_jax", "train", "--workdir", WORKDIR, **environment)
-        finally:
-            over.set()
-            server.shutdown()
+    with serve({}, answer) as (url, _):
+        result = run("glinpaint_jax", "train", "--workdir", WORKDIR, **environment_of(url))
     assert_rejected(result, f"cannot open {WORKDIR}: ", reason, "gcloud auth")

@@ -48,12 +48,8 @@ def test_a_run_that_moves_between_hosts_and_devices_matches_one_process(tmp_path
     run_flags = [*RUN, *(ALL_PHASES if soak else [])]
 
     def train(name, until, devices):
-        result = run(
-            *run_flags,
-            f"--config.num_steps={until}",
-            f"--workdir={tmp_path / name}",
-            JAX_NUM_CPU_DEVICES=str(devices),
-        )
+        flags = [f"--config.num_steps={until}", f"--workdir={tmp_path / name}"]
+        result = run(*run_flags, *flags, JAX_NUM_CPU_DEVICES=str(devices))
         assert result.returncode == 0, result.stderr
         return result
 

@@ -87,11 +87,7 @@ def test_losses_are_averaged_over_their_steps_without_skipped_ones(clock):
 @pytest.mark.parametrize(
     ("step", "own_rate", "advice"),
     [
-        (
-            40,
-            0.0,
-            "--config.optimizer.learning_rate=0.0002. A new run .*completion_end=60 .*_end=160",
-        ),
+        (40, 0.0, "rate=0.0002. A new run .*completion_end=60 .*discriminator_end=160"),
         (150, 0.0, "completion_end=0 --config.phases.discriminator_end=50"),
         (900, 1e-5, "rate=0.0002 .*discriminator_learning_rate=5e-06. .*end=0 .*end=0"),
     ],

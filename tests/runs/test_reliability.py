@@ -46,13 +46,6 @@ def uninterrupted(tmp_path_factory):
     return shared_run("uninterrupted", tmp_path_factory, *COMPLETION)[0]
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk with room for two checkpoints, but not three. Each has 1.2 to 1.8 MB."""
-    with small_disk(tmp_path / "disk", "5000k") as resize:
-        yield tmp_path / "disk", resize
-
-
 def assert_complete(workdir):
     assert steps_in(workdir)
     for step in steps_in(workdir):
@@ -144,14 +137,10 @@ def test_a_second_signal_exits_at_once(tmp_path):
 
 
 def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(tmp_path):
-    first = Started(
-        *ENDLESS,
-        f"--config.log_every={EVERY}",
-        "--config.data.num_workers=2",
-        f"--workdir={tmp_path}/run",
-    )
+    flags = [*ENDLESS, f"--config.log_every={EVERY}", f"--workdir={tmp_path}/run"]
+    first = Started(*flags, "--config.data.num_workers=2")
     first.wait_for(f"step {EVERY}/")
-    second = run(*ENDLESS, f"--workdir={tmp_path}/run")
+    second = run(*flags)
     assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
 
     killed = first.workers()
@@ -164,21 +153,22 @@ def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(t
     wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
 
 
-def test_a_full_disk_fails_only_saves_that_do_not_fit(disk, uninterrupted):
-    folder, resize = disk
-    workdir = folder / "run"
-    result = run(*COMPLETION, f"--workdir={workdir}")
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr, result.stderr
+def test_a_full_disk_fails_only_saves_that_do_not_fit(uninterrupted, tmp_path):
+    """It has room for two checkpoints, but not three. Each has 1.2 to 1.8 MB."""
+    workdir = tmp_path / "disk" / "run"
     folder = workdir / "checkpoints"
-    for step in (12, 16):
-        assert f"cannot save step {step} in {folder}: No space left on device" in result.stderr
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"error: cannot save step 20 in {folder}: No space left on device")
-    assert {path.name for path in folder.iterdir()} == {"4", "8"}
-    assert_complete(workdir)
+    with small_disk(tmp_path / "disk", "5000k") as resize:
+        result = run(*COMPLETION, f"--workdir={workdir}")
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr, result.stderr
+        for step in (12, 16):
+            assert f"cannot save step {step} in {folder}: No space left on device" in result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith(f"error: cannot save step 20 in {folder}: No space left on device")
+        assert {path.name for path in folder.iterdir()} == {"4", "8"}
+        assert_complete(workdir)
 
-    resize("20m")
-    result = run(*COMPLETION, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    assert_as_uninterrupted(workdir, uninterrupted)
+        resize("20m")
+        result = run(*COMPLETION, f"--workdir={workdir}")
+        assert result.returncode == 0, result.stderr
+        assert_as_uninterrupted(workdir, uninterrupted)

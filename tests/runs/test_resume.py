@@ -192,14 +192,11 @@ def test_what_shapes_the_state_or_the_stream_never_changes(path, resume, step_co
 
 
 def test_num_steps_may_change_only_without_a_schedule(step_config):
-    for schedule in ("constant", "cosine"):
-        optimizer = dataclasses.replace(step_config.optimizer, schedule=schedule)
-        saved = dataclasses.replace(step_config, optimizer=optimizer)
-        longer = dataclasses.replace(saved, num_steps=saved.num_steps + 10)
-        if schedule == "constant":
-            check_config_changes(saved, longer)
+    check_config_changes(step_config, dataclasses.replace(step_config, num_steps=99))
+    optimizer = dataclasses.replace(step_config.optimizer, schedule="cosine")
+    saved = dataclasses.replace(step_config, optimizer=optimizer)
     with pytest.raises(UserError, match="num_steps"):
-        check_config_changes(saved, longer)
+        check_config_changes(saved, dataclasses.replace(saved, num_steps=99))
 
 
 def test_loading_weights_skips_damaged_steps(workdir):

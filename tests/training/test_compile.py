@@ -53,18 +53,12 @@ def test_this_jaxlib_knows_the_compiler_flags(monkeypatch):
     compile_step(jax.jit(abs).lower(1), Phase.JOINT, make_small_config())
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        MaskConfig(max_size=16, max_delta=4, margin=2),
-        MaskConfig(max_size=16, max_delta=4, margin=2, max_holes=3),
-        MaskConfig(kind="irregular", min_area=0.1, max_area=0.5),
-        MaskConfig(kind="mixed", mixed="square,free_form", max_size=16, margin=2, max_delta=4),
-    ],
-    ids=lambda mask: f"{mask.kind} {mask.max_holes}",
-)
+MIXED = {"kind": "mixed", "mixed": "square,free_form"}
+
+
+@pytest.mark.parametrize("mask", [{}, {"max_holes": 3}, {"kind": "irregular"}, MIXED], ids=str)
 def test_abstract_batches_are_what_the_pipeline_makes(mask, mesh1):
-    config = make_small_config(mask=mask)
+    config = make_small_config(mask=MaskConfig(max_size=16, max_delta=4, margin=2, **mask))
     (batch,) = take(Numbered(20), config, 1, local_batch_size=config.global_batch_size)
     del batch["failed"]
     found = {name: (leaf.shape, leaf.dtype) for name, leaf in abstract_batch(config, mesh1).items()}

@@ -25,7 +25,6 @@ IMAGE = np.ascontiguousarray(skimage.data.coffee()[:50, :130])
 HOLE = np.zeros((50, 130), bool)
 HOLE[:5] = True
 PHOTO, MASK = encode(IMAGE), encode(HOLE)
-WIDE = encode(np.zeros((1000, 1200), np.uint8))
 
 
 def complete(photo=PHOTO, mask=MASK, name="cup.png", check=bool, **fields):
@@ -92,7 +91,7 @@ def test_a_fill_ends_before_a_region_if_the_visitor_has_left():
         ({"photo": b"\0\0\0\x18ftypheic"}, "cup.png is HEIC, must be JPEG"),
         ({"mask": encode(np.ones((10, 10), bool))}, "cup.png is 130x50, mask.png 10x10; make"),
         ({"mask": encode(np.zeros_like(HOLE))}, "there is no hole yet"),
-        ({"photo": WIDE}, "cup.png has 1.2 megapixels, at most 1"),
+        ({"photo": encode(np.zeros((1000, 1200), bool))}, "cup.png has 1.2 megapixels, at most 1"),
         ({"photo": PHOTO + bytes(10**6)}, "cup.png has 1.0 MB, at most 1 are allowed"),
         ({"method": "places"}, "method='places' must be one of white, auto, patches, network"),
         ({"blend": "blur"}, "blend='blur' must be one of auto, none"),
@@ -135,8 +134,6 @@ def test_very_large_holes_are_not_blended(monkeypatch):
 
 
 def test_checkpoints_get_short_names(tmp_path, monkeypatch):
-    assert name_checkpoint("runs/demo/") == "demo"
-    assert name_checkpoint("runs/demo/checkpoints/20") == "demo 20"
     assert name_checkpoint("http://localhost/a/model.pth") == "model.pth"
     assert name_checkpoint("places") == "places"
     assert name_checkpoint("hf://anna/places") == "anna/places"  # not MMagic's
