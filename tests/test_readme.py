@@ -47,3 +47,7 @@ def test_table_points_to_the_lines_it_names(row):
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_exist(link):
     assert (ROOT / link).exists()
+
+
+def test_table_covers_the_paper():
+    assert len(ROW.findall(README)) == 11

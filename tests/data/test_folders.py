@@ -1,11 +1,14 @@
 """Which images a folder holds, a list names and a layout has: counted, named and compared."""
 
+import contextlib
 import errno
 import os
 import pickle
 import re
 from collections import Counter
 
+import cv2
+import numpy as np
 import pytest
 
 from glinpaint_jax.data.datasets import open_sources
@@ -242,3 +245,13 @@ def test_a_colon_may_be_part_of_a_folders_name(name, tmp_path):
     write_list(tmp_path / "l:1.txt", ["2.jpg"])
     assert len(open_sources(f"folder:{tmp_path}/{name}", "", 1)[0]) == 2
     assert len(open_sources(f"folder:{tmp_path}/{name}:{tmp_path}/l:1.txt", "", 1)[0]) == 1
+
+
+@pytest.mark.parametrize("brightest", [4095, 4096])
+def test_12_bit_values_in_16_bit_files_are_named(brightest, tmp_path):
+    for number in range(3):
+        pixels = np.full((8, 8, 3), brightest - number, np.uint16)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+    expected = pytest.warns(UserWarning, match=r"nearly black, such as .*0.png: at most 4095 of")
+    with expected if brightest < 4096 else contextlib.nullcontext():
+        found(tmp_path)

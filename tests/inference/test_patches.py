@@ -137,3 +137,13 @@ def test_without_the_library_the_network_fills(monkeypatch):
         filled = Completer()(image, hole)
     np.testing.assert_array_equal(filled, Completer(method="network")(image, hole))
     patches.load_patchmatch.cache_clear()
+
+
+def test_the_grain_of_a_sky_is_not_taken_from_its_horizon():
+    """Above the hole, as far away as its grain would come from, are rough mountains."""
+    image, hole = sky(1), box(100, 150, 60)
+    expected, _ = fill(image, hole)
+    image[:85] = np.random.default_rng(0).integers(0, 256, image[:85].shape)
+    filled, _ = fill(image, hole)
+    assert is_plain(image, ~hole, hole)
+    assert np.abs(filled[hole].astype(int) - expected[hole]).max() < 12

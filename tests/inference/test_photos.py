@@ -430,3 +430,13 @@ def test_extra_pictures_in_a_jpeg_are_dropped(tmp_path):
     read = read_saved(photo(), tmp_path / "a.jpg", **extra)
     assert (read.file_format, read.image.size) == ("JPEG", photo().size)
     assert written(read, tmp_path / "b.jpg").format == "JPEG"
+
+
+def test_iptc_of_a_tiff_may_be_stored_as_numbers(tmp_path):
+    iptc = b"\x1c\x02\x78\0\7caption"
+    read = read_saved(photo(), tmp_path / "a.tif", tiffinfo={33723: iptc})
+    content, entry = (tmp_path / "a.tif").read_bytes(), struct.pack("<HHI", 33723, 7, 12)
+    assert read.metadata["iptc"] == iptc and entry in content
+    content = content.replace(entry, struct.pack("<HHI", 33723, 4, 3))
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_photo(tmp_path / "a.tif").metadata["iptc"] == iptc

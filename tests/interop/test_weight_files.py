@@ -259,3 +259,18 @@ def test_metadata_nested_deeply_is_rejected_in_one_line(depth, weights, tmp_path
     with pytest.raises(UserError, match=r"nested too deeply|not know: a") as error:
         read_weights(save_with_meta(tmp_path / "a", weights, text))
     assert "\n" not in str(error.value)
+
+
+def test_import_then_export_keeps_all_tensors(content, tmp_path):
+    state = content["state_dict"]
+    for key in state:
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(90_000)
+    content["meta"]["iter"] = 90_000
+    path = save(tmp_path / "a.pth", content)
+    again = torch.load(io.BytesIO(pth_bytes(read_weights(path))), weights_only=True)
+    assert again["meta"]["iter"] == 90_000
+    assert again["state_dict"].keys() == state.keys()
+    for key, tensor in state.items():
+        assert again["state_dict"][key].dtype == tensor.dtype
+        assert torch.equal(again["state_dict"][key], tensor), key

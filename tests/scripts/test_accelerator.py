@@ -69,3 +69,14 @@ def test_the_step_matches_the_stored_values():
     for factor in (1.1, np.nan):
         row = parity.compare(found | {broken: found[broken] * factor}, wanted, "float32")
         assert not row["close"] and row["largest in"] == broken.removeprefix("gradients/")
+
+
+@pytest.mark.parametrize(("sign", "low", "high"), [(1, 0.9, 1), (0, -0.3, 0.3), (-1, -1, -0.9)])
+def test_gradients_in_bfloat16_must_point_the_same_way(sign, low, high):
+    rng = np.random.default_rng(0)
+    gradients = {f"gradients/{name}": rng.standard_normal(17) for name in range(9)}
+    others = {"losses/l1": np.ones(2), "statistics/m": np.ones(2)}
+    found = {name: sign * g + 0.3 * rng.standard_normal(17) for name, g in gradients.items()}
+    row = parity.compare(others | found, others | gradients, "bfloat16")
+    assert row["close"] == (sign == 1)
+    assert low < row["cosine"] < high

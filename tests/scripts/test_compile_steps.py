@@ -1,6 +1,14 @@
-"""Reading compiled programs."""
+"""Reading compiled programs, and what programs for H200s must hold."""
+
+import importlib.util
+import re
+import subprocess
+import sys
 
 import hlo
+import pytest
+
+from tests.helpers.programs import ROOT
 
 PROGRAM = """\
 HloModule jit_step
@@ -34,3 +42,20 @@ def test_a_program_is_read():
     assert found["bad"].flop == 2 * (2 * 6 * 6 * 3) * 4 * 4 * 8  # output pixels x window x inputs
     assert found["good"].flop == 2 * (2 * 4 * 4 * 8) * (3 * 4 * 4 * 8) / 3  # pixels of the gradient
     assert hlo.layer_of(found["good"].source) == "Generator/decoder/dec3/conv, backward"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="needs 2 GB of packages, which scripts/benchmarks/compile_steps.py names",
+)
+@pytest.mark.parametrize(("images", "gigabytes"), [(12, 17), (48, 56)])
+def test_the_programs_of_h200s_hold_no_misshapen_convolution(images, gigabytes):
+    flags = "--chips h200 --phases joint --precisions bfloat16 --images"
+    command = [sys.executable, "scripts/benchmarks/compile_steps.py", *flags.split(), str(images)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    summary = re.search(r"([\d.]+) GB, ([\d.]+) TFLOP, .* (\d+) misshapen", result.stdout)
+    moved, flop, misshapen = map(float, summary.groups())
+    assert misshapen == 0
+    assert moved <= gigabytes
+    assert flop <= 3.1 * images / 12
