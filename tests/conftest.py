@@ -42,7 +42,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 flags.FLAGS.mark_as_parsed()  # grain's workers require it
 
 
-SLOWEST = ("test_reliability.py", "test_many_hosts.py", "test_export.py", "test_step.py")
+SLOWEST = (
+    *("test_reliability.py", "test_many_hosts.py", "test_export.py", "test_step.py"),
+    *("test_browser.py", "test_colab_notebook.py", "test_step_parity.py"),
+)
 
 
 def pytest_addoption(parser):
@@ -92,9 +95,10 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def step_config():
-    """A config with every loss enabled."""
+    """A config with every loss enabled, and another rate for each network."""
     config = make_small_config(ema_decay=0.9)
     config.optimizer.learning_rate = 4e-3
+    config.optimizer.discriminator_learning_rate = 1e-3
     config.losses.l1_valid = 0.5
     config.losses.mse_hole = 0.3
     config.losses.tv = 0.1

@@ -26,7 +26,7 @@ from tests.helpers.steps import make_batch, place
 
 def torch_step(phase, networks, batch, config, dtype):
     """Returns losses; leaves gradients, new parameters and running statistics in the networks."""
-    rate, weights = config.optimizer.learning_rate, config.losses
+    optimizer, weights = config.optimizer, config.losses
     generator, discriminator = (network.train().requires_grad_() for network in networks)
     bboxes = np.asarray(batch["bbox"])
     # Scale with XLA: its float32 division differs from PyTorch's in the last bit.
@@ -63,7 +63,7 @@ def torch_step(phase, networks, batch, config, dtype):
         shift = (fake**2 + real**2) / 2
         losses |= {"discriminator_fake": fake, "discriminator_real": real, "disc_shift": shift}
         (fake + real + weights.disc_shift * shift).backward()
-        torch.optim.Adam(discriminator.parameters(), rate).step()
+        torch.optim.Adam(discriminator.parameters(), optimizer.discriminator_learning_rate).step()
     if phase is not Phase.DISCRIMINATOR:
         error, down, right = prediction - image, completed.diff(dim=2), completed.diff(dim=3)
         terms = {
@@ -77,7 +77,7 @@ def torch_step(phase, networks, batch, config, dtype):
             terms["adversarial"] = adversarial_loss(completed, 1.0, around_holes)
         sum(getattr(weights, name) * term for name, term in terms.items()).backward()
         losses |= terms
-        torch.optim.Adam(generator.parameters(), rate).step()
+        torch.optim.Adam(generator.parameters(), optimizer.learning_rate).step()
     return {name: loss.item() for name, loss in losses.items()}
 
 
