@@ -26,7 +26,6 @@ from absl import logging as absl_logging
 
 from glinpaint_jax.config import Config, describe_bounds, parse_value, set_value, settings
 from glinpaint_jax.configs import FOLDER
-from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.methods import METHODS
 
@@ -110,10 +109,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
-
-
-def add_checkpoint_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("--checkpoint", required=required, metavar="PATH", help=CHECKPOINT_HELP)
 
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:

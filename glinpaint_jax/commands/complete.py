@@ -21,6 +21,7 @@ from tqdm import tqdm
 from glinpaint_jax.commands import cli
 from glinpaint_jax.data.folders import MASK_NAME
 from glinpaint_jax.data.images import FORMATS, MAX_PIXELS, UNSUPPORTED, unsupported
+from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
@@ -46,7 +47,7 @@ class Job(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, path, number = parser.add_argument, cli.local_path, cli.whole_number
-    cli.add_checkpoint_argument(parser, required=False)
+    add("--checkpoint", metavar="PATH", help=CHECKPOINT_HELP)
     cli.add_method_argument(parser)
     add("--image", type=path, required=True, metavar="PATH", help="a file or a folder")
     add("--mask", type=path, metavar="PATH", help="a file, or a folder with the images' names")

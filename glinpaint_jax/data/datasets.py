@@ -80,7 +80,7 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         own = {} if opened.description.startswith("tfds:") else opened.evaluation
         val = own.get("val", opened.train)
         evaluation, eval_found = {"val": val}, f" from {opened.description}"
-        if (val.name(0), val.fingerprint()) == (train.name(0), train.fingerprint()):
+        if val.name(0) == train.name(0) and val.fingerprint() == train.fingerprint():
             warnings.warn("data.eval_source holds the training images", stacklevel=2)
     elif not evaluation:
         count = min(HELD_OUT, int(MAX_HELD_OUT * len(train)))
@@ -105,9 +105,12 @@ def warn_if_12_bits(source: Source) -> None:
         with contextlib.suppress(UnusableFile, cv2.error):
             content = np.frombuffer(source.encoded(number * len(source) // count), np.uint8)
             pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-            if pixels is not None:
-                values.append(pixels.max() if pixels.dtype == np.uint16 else 2**16)
-    if values and max(values) < 2**12:
+            if pixels is None:
+                continue
+            if pixels.dtype != np.uint16 or pixels.max() >= 2**12:
+                return
+            values.append(pixels.max())
+    if values:
         warnings.warn(
             f"16-bit images are nearly black, such as {source.name(0)}: at most {max(values)} of "
             "65535; if they have 12 bits, multiply their values by 16",

@@ -32,7 +32,10 @@ def l1_error(completed: Image, image: Image, mask: Mask) -> PerImage:
 
 def psnr(completed: Image, image: Image) -> PerImage:
     """Peak signal-to-noise ratio of the whole image, in dB; infinite for equal images."""
-    mse = jnp.mean(jnp.square(completed - image), axis=(1, 2, 3))
+    return _to_decibels(jnp.mean(jnp.square(completed - image), axis=(1, 2, 3)))
+
+
+def _to_decibels(mse: PerImage) -> PerImage:
     return 20 * jnp.log10(255 / jnp.sqrt(mse))
 
 
@@ -53,7 +56,7 @@ def in_hole(completed: Image, image: Image, mask: Mask) -> dict[str, PerImage]:
     centers = mask[:, border:-border, border:-border]
     ssim = jnp.sum(_ssim_maps(completed, image)[0] * centers, axis=(1, 2, 3))
     ssim /= jnp.maximum(3 * jnp.sum(centers, axis=(1, 2, 3)), 1)
-    return {"psnr_hole": 20 * jnp.log10(255 / jnp.sqrt(mse)), "ssim_hole": ssim}
+    return {"psnr_hole": _to_decibels(mse), "ssim_hole": ssim}
 
 
 def ms_ssim(completed: Image, image: Image) -> PerImage:

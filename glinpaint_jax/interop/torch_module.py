@@ -184,7 +184,6 @@ class CompletionModule(nn.Module):
         self.smooth_fill = SmoothFill() if config.model.base == "smooth" else None
         fill = torch.tensor(config.mask.fill[::-1]).reshape(1, 3, 1, 1)
         self.register_buffer("fill", (fill - 127.5) / 127.5)
-        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)
@@ -218,7 +217,7 @@ class PipelineModule(CompletionModule):
         filled = (prediction.flip(0).permute(1, 2, 0) * 127.5 + 127.5).round()
         known = torch.where(hole, pixels[..., :1], pixels)
         is_gray = (known == known[..., :1]).all() & ~hole.all()  # networks know only colors
-        gray = (filled * self.luma).sum(2, keepdim=True).round()
+        gray = (filled * torch.tensor([0.299, 0.587, 0.114])).sum(2, keepdim=True).round()
         return torch.where(hole, torch.where(is_gray, gray, filled).to(torch.uint8), image)
 
 
