@@ -1,8 +1,10 @@
-"""The folders that hold the steps of a workdir."""
+"""The folders that hold the steps of a workdir, and which of them are complete."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from glinpaint_jax.files import find_damage
 
 FOLDER = "checkpoints"  # in a workdir; holds one folder per step
 
@@ -14,6 +16,17 @@ def steps_in(workdir: Path) -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def newest_complete_step(workdir: Path) -> tuple[int | None, dict[Path, str]]:
+    """The newest step whose files match its manifest, and what is wrong with newer ones."""
+    damaged = {}
+    for step in reversed(steps_in(workdir)):
+        path = workdir / FOLDER / str(step)
+        if (damage := find_damage(path)) is None:
+            return step, damaged
+        damaged[path] = damage
+    return None, damaged
 
 
 def read_json(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def listen(arguments: argparse.Namespace) -> socket.socket:
 
 def load_completers(arguments: argparse.Namespace) -> dict[str, "Completer"]:
     """Loads every --checkpoint, or what fills the holes without one."""
-    from glinpaint_jax.web.methods import name_checkpoint
+    from glinpaint_jax.web.uploads import name_checkpoint
 
     places, completers = arguments.checkpoint or [None], {}
     for place in places:

@@ -25,21 +25,27 @@ HoleArrays = dict[str, Any]  # 'bbox', int32 [4]; maybe 'mask', uint8 [h, w, 1]
 
 def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], HoleArrays]:
     """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
-    if config.kind == "mixed":
-        weights = config.kinds
-        drawers = [hole_drawer(dataclasses.replace(config, kind=kind), size) for kind in weights]
-        shares = np.array(list(weights.values())) / sum(weights.values())
-        return functools.partial(draw_mixed, drawers, shares, size)
-    if config.kind == "files":
-        return functools.partial(draw_file, open_mask_files(config), size)
-    return functools.partial(draw_hole, config, size)
+    files = open_mask_files(config) if "files" in config.kinds else None
+    return functools.partial(draw_hole, config, size, files)
 
 
-def draw_hole(config: MaskConfig, size: int, rng: np.random.Generator) -> HoleArrays:
-    """Draws a hole of any kind that needs no files.
+def draw_hole(
+    config: MaskConfig, size: int, files: FolderSource | None, rng: np.random.Generator
+) -> HoleArrays:
+    """Draws a hole. Raises UnusableFile for a file that is no mask.
 
     Boxes may overlap. 'bbox' is the first, so that the local window shows a whole hole.
     """
+    if config.kind == "mixed":
+        kinds, weights = [*config.kinds], np.array([*config.kinds.values()])
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        hole = draw_hole(dataclasses.replace(config, kind=kind), size, files, rng)
+        if "mask" not in hole:  # the masks of a batch are all images or all boxes
+            hole["mask"] = masks.draw_boxes(hole["bbox"][None], size, size)
+        return hole
+    if config.kind == "files":
+        hole = read_hole(files.name(int(rng.integers(len(files)))))
+        return with_bbox(resize_hole(hole, size, size).astype(np.uint8)[..., None])
     if config.kind in BBOX_MASK_KINDS:
         count = rng.integers(1, config.max_holes + 1) if config.max_holes > 1 else 1
         square = config.kind == "square"
@@ -49,22 +55,6 @@ def draw_hole(config: MaskConfig, size: int, rng: np.random.Generator) -> HoleAr
         return {"mask": masks.draw_boxes(np.stack(boxes), size, size), "bbox": boxes[0]}
     shapes = {"irregular": masks.irregular_mask, "free_form": masks.free_form_mask}
     return with_bbox(shapes.get(config.kind, masks.lama_mask)(rng, size, size, config))
-
-
-def draw_mixed(
-    drawers: list, shares: np.ndarray, size: int, rng: np.random.Generator
-) -> HoleArrays:
-    """Draws {'mask', 'bbox'} with one of the drawers, chosen by its share."""
-    hole = drawers[rng.choice(len(drawers), p=shares)](rng)
-    if "mask" not in hole:  # the masks of a batch are all images or all boxes
-        hole["mask"] = masks.draw_boxes(hole["bbox"][None], size, size)
-    return hole
-
-
-def draw_file(files: FolderSource, size: int, rng: np.random.Generator) -> HoleArrays:
-    """Reads a random one of the mask files. Raises UnusableFile."""
-    hole = read_hole(files.name(int(rng.integers(len(files)))))
-    return with_bbox(resize_hole(hole, size, size).astype(np.uint8)[..., None])
 
 
 def with_bbox(mask: masks.Mask) -> HoleArrays:

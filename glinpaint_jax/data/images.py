@@ -24,7 +24,6 @@ FORMATS = {
 ALLOWED = "JPEG, PNG, WebP, TIFF or BMP"
 # Suffixes of photographs in other formats.
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".gif")
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 PhotoInput = str | Path | io.BytesIO | PIL.Image.Image  # str() of a BytesIO must be its name
 # PIL raises these for damaged files.
 DAMAGED = (SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
@@ -75,8 +74,6 @@ def open_image(
             return image
     except PIL.UnidentifiedImageError:
         suffix = Path(str(source)).suffix.lower()
-        if _is_heic(source):  # whatever its name
-            suffix = ".heic"
         if suffix in UNSUPPORTED:
             raise UserError(unsupported(source, suffix[1:].upper())) from None
         raise UserError(
@@ -97,12 +94,3 @@ def _open_without_limit(source: str | Path | io.BytesIO) -> PIL.Image.Image:
             return PIL.Image.open(source, formats=sorted({*FORMATS.values()}))
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
-
-
-def _is_heic(source: str | Path | io.BytesIO) -> bool:
-    if isinstance(source, io.BytesIO):
-        start = source.getvalue()[:12]
-    else:
-        with open(source, "rb") as file:
-            start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS

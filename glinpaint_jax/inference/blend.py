@@ -1,18 +1,18 @@
 """Hides the seam between a filled hole and its surroundings (paper, section 3.4).
 
-Poisson blending keeps the completion's detail and shifts its colors to match those around the
-hole. Each hole is blended separately; the original pixels inside it are never read.
+Each hole is blended separately; the original pixels inside it are never read.
 """
+
+import warnings
 
 import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from glinpaint_jax.inference.boxes import label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 
-KINDS = ("none", "poisson", "telea-poisson")
-MAX_BLENDED = 8 * 10**6  # pixels of a hole's bounding box that are blended by default: 1.6 GB
+KINDS = ("none", "telea-poisson")
+MAX_BLENDED = 8 * 10**6  # pixels of a hole's bounding box; blending takes 200 bytes for each
 # In this many outermost pixels of a mask, OpenCV takes the detail from the destination.
 ERODED = 3
 MARGIN = 8  # pixels around a hole that blending uses
@@ -21,15 +21,12 @@ MARGIN = 8  # pixels around a hole that blending uses
 MIRRORED = 128
 
 
-def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Image:
+def blend(completed: Image, hole: Hole, kind: str) -> Image:
     """Returns `completed` with its holes blended; pixels outside the holes are unchanged.
 
-    poisson: keeps the completion's detail up to the edge of the hole. telea-poisson: the paper's
-    method; the destination is Telea's inpainting (radius 1), which remains visible in a rim of
-    ERODED pixels. A hole that covers the whole image is not blended.
-
-    Blending uses 200 bytes of memory per pixel of a hole's bounding box. Holes whose box has more
-    than `max_pixels` are not blended.
+    telea-poisson: the completion is cloned over Telea's inpainting (radius 1), which remains
+    visible in a rim of ERODED pixels. A hole that covers the whole image is not blended. Warns of
+    holes that are too large to blend.
     """
     if kind == "none" or hole.all():
         return completed
@@ -37,17 +34,18 @@ def blend(completed: Image, hole: Hole, kind: str, max_pixels: int | None) -> Im
     labels, boxes = label_holes(hole, MARGIN)  # so that none lies in the surroundings of another
     for label, box in enumerate(boxes, start=1):
         height, width = box.size
-        if max_pixels is not None and height * width > max_pixels:
+        if height * width > MAX_BLENDED:
+            warnings.warn(f"a hole of {width}x{height} pixels is too large to blend", stacklevel=2)
             continue
         rows = slice(max(0, box.top - MARGIN), box.bottom + MARGIN)
         columns = slice(max(0, box.left - MARGIN), box.right + MARGIN)
         this_hole = labels[rows, columns] == label
-        result = _blend_one(completed[rows, columns], this_hole, kind)
+        result = _blend_one(completed[rows, columns], this_hole)
         blended[rows, columns][this_hole] = result[this_hole]
     return blended
 
 
-def _blend_one(completed: Image, hole: Hole, kind: str) -> Image:
+def _blend_one(completed: Image, hole: Hole) -> Image:
     """Blends one hole. `completed` is cropped to MARGIN pixels around it, or the image's border."""
     y, x = np.nonzero(hole)
     height, width = hole.shape
@@ -64,15 +62,7 @@ def _blend_one(completed: Image, hole: Hole, kind: str) -> Image:
         frame[:] = 0
     if not mask.any():  # the image is only a few pixels large
         return completed
-
-    if kind == "telea-poisson":
-        destination = cv2.inpaint(source, mask, 1, cv2.INPAINT_TELEA)
-    else:
-        # Extend the hole's nearest pixels outward, so that edges also get their detail from inside.
-        destination = source
-        nearest = distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
-        source = source[tuple(nearest)]
-        mask = cv2.dilate(mask, np.ones((2 * ERODED + 3,) * 2, np.uint8))
+    destination = cv2.inpaint(source, mask, 1, cv2.INPAINT_TELEA)
     column, row, columns, rows = cv2.boundingRect(mask)
     if min(columns, rows) <= 2 * ERODED:  # only rim; OpenCV fails for the narrowest masks
         return destination[top : top + height, left : left + width]

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from glinpaint_jax.data.images import MAX_PIXELS
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import KINDS, MAX_BLENDED, blend
+from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.boxes import group_holes, grow
 from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
 from glinpaint_jax.inference.patches import ATTEMPTS, Check, fill_with_patches
@@ -50,9 +50,8 @@ class Completer:
     `attempt` asks methods "auto" and "patches" for another result: 1 to 3 copy other patches, 4 is
     the network's.
 
-    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson for
-    holes of up to MAX_BLENDED pixels; none for methods and for generators that correct a smooth
-    fill, which leave no seam.
+    `blend` hides remaining seams: one of blend.KINDS, or "auto": the paper's telea-poisson; none
+    for methods and for generators that correct a smooth fill, which leave no seam.
 
     `scale` is the size at which a generator fills holes: "auto" shrinks the surroundings of holes
     larger than those of the training until they fit; 1 never does; 0.5 halves everything.
@@ -88,8 +87,7 @@ class Completer:
         self._attempt, self._max_pixels = self._check_attempt(attempt), max_megapixels * 10**6
         has_seam = weights is not None and weights.config.model.base == "none"
         self.default_blend = "telea-poisson" if has_seam else "none"
-        self._blend, self._max_blended = check_blend(blend), None
-        self._scale = check_scale(scale)
+        self._blend, self._scale = check_blend(blend), check_scale(scale)
         if weights is not None:
             self._prepare_generator(weights)
             self._trained_size = trained_size(weights.config)
@@ -102,19 +100,12 @@ class Completer:
         self._generator, self._fill_color = generator, weights.config.mask.fill
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        tile: int = 512,
-        blend: str = "auto",
-        scale: int | float | str = "auto",
-        max_megapixels: int = MAX_PIXELS // 10**6,
-    ) -> "Completer":
+    def load(cls, path: str | Path, **options: Any) -> "Completer":
         """Loads the weights that `path` stands for: anything that --checkpoint takes.
 
-        Raises UserError if there are no weights.
+        `options` are those of `Completer`. Raises UserError if there are no weights.
         """
-        return cls(load_weights(path), tile, blend, scale, max_megapixels=max_megapixels)
+        return cls(load_weights(path), **options)
 
     def _check_attempt(self, attempt: int) -> int:
         if attempt not in range(len(ATTEMPTS) + 1):
@@ -127,19 +118,13 @@ class Completer:
         self,
         blend: str,
         scale: int | float | str,
-        max_blended: int | None = None,
         attempt: int = 0,
         check: Check = bool,
     ) -> "Completer":
-        """Returns a completer with other options that shares these weights.
-
-        Holes whose bounding box has more than `max_blended` pixels are not blended; "auto" has its
-        own limit.
-        """
+        """Returns a completer with other options that shares these weights."""
         other = copy.copy(self)
-        other._blend, other._max_blended = check_blend(blend), max_blended
-        other._scale, other._attempt = check_scale(scale), self._check_attempt(attempt)
-        other._check = check
+        other._blend, other._scale = check_blend(blend), check_scale(scale)
+        other._attempt, other._check = self._check_attempt(attempt), check
         return other
 
     @overload
@@ -181,10 +166,7 @@ class Completer:
             self._check()
             filled = self.fill_unscaled(*self._fill_large(completed[crop], left[crop]))
             np.copyto(completed[crop], filled, where=left[crop][..., None])
-        kind, limit = self._blend, self._max_blended
-        if kind == "auto":
-            kind, limit = self.default_blend, MAX_BLENDED
-        return blend(completed, hole, kind, limit)
+        return blend(completed, hole, self.default_blend if self._blend == "auto" else self._blend)
 
     def _fill_dots(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
         """Fills dots, if the generator corrects a smooth fill; returns the holes that are left."""

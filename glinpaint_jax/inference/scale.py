@@ -50,7 +50,7 @@ def describe_size(hole: Hole, largest: int) -> str | None:
         return None
     return (
         f"a hole is about {size} pixels wide, the network learned to fill up to {largest}: "
-        "expect a soft smudge; the method auto keeps texture"
+        "expect a soft smudge; smaller holes help, and the method auto keeps texture"
     )
 
 

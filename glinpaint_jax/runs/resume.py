@@ -13,13 +13,12 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import (
     absolute,
-    find_damage,
     report_unreadable,
     report_unwritable,
     write_atomically,
 )
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
-from glinpaint_jax.step_folders import FOLDER, read_json, steps_in
+from glinpaint_jax.step_folders import FOLDER, newest_complete_step, read_json
 
 # Fields that may always change when a run resumes: they do not affect what is computed.
 CHANGEABLE_FIELDS = (
@@ -56,7 +55,7 @@ FIXED_FIELDS = (
 def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
 
-    Renames damaged steps and interrupted saves to damaged-*, says so and corrects
+    Renames damaged newer steps and interrupted saves to damaged-*, says so and corrects
     newest_checkpoint. Process 0 acts for all processes. Raises UserError, and changes nothing, if
     there are steps but none is complete.
     """
@@ -68,16 +67,14 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
 def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     folder, newest_path = workdir / FOLDER, workdir / NEWEST
     with report_unreadable(folder):
-        damages = {step: find_damage(folder / str(step)) for step in steps_in(workdir)}
-        complete = [step for step, damage in damages.items() if damage is None]
-        damaged = {folder / str(step): damage for step, damage in damages.items() if damage}
+        step, damaged = newest_complete_step(workdir)
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))
     with report_unreadable(newest_path):
         newest = newest_path.read_bytes() if newest_path.exists() else None
     # If only the first save of a run was interrupted, nothing is lost.
     nothing_lost = newest == b"0\n" if newest is not None else not damaged
     damaged |= dict.fromkeys(interrupted, "its save was interrupted")
-    if not complete and not nothing_lost:
+    if step is None and not nothing_lost:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
         raise UserError(
             f"no checkpoint in {workdir / FOLDER} is complete ({found or 'it is empty'}); the run "
@@ -89,9 +86,9 @@ def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
             place = path.with_name(f"damaged-{path.name.partition('.')[0]}-{time.time_ns()}")
             path.rename(place)
             log(f"checkpoint {path.name} is damaged: {damage}; renamed to {place}")
-        if complete and newest != (number := f"{complete[-1]}\n".encode()):
+        if step is not None and newest != (number := f"{step}\n".encode()):
             write_atomically(newest_path, number)
-    return complete[-1] if complete else None
+    return step
 
 
 def restore(

@@ -37,7 +37,6 @@ from glinpaint_jax.inference.completer import Check, Completer
 from glinpaint_jax.inference.methods import METHODS
 from glinpaint_jax.inference.photos import read_photo
 from glinpaint_jax.web import uploads
-from glinpaint_jax.web.methods import TITLES
 from glinpaint_jax.web.safety import HostCheck
 
 STATIC = Path(__file__).parent / "static"
@@ -81,7 +80,7 @@ def make_app(
         return JSONResponse({"before": jobs.index(job) if job in jobs else None})
 
     def describe(_: Request) -> Response:
-        titled = [{"name": name, "title": TITLES.get(name, name)} for name in methods]
+        titled = [{"name": name, "title": uploads.TITLES.get(name, name)} for name in methods]
         return JSONResponse({"methods": titled} | limits._asdict())
 
     line: list[Request] = []  # for /complete; the first is being filled

@@ -12,11 +12,24 @@ from starlette.datastructures import FormData, UploadFile
 from glinpaint_jax.data.images import FORMATS
 from glinpaint_jax.data.mask_files import Hole
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.inference.blend import MAX_BLENDED
 from glinpaint_jax.inference.completer import Check, Completer
 from glinpaint_jax.inference.patches import ATTEMPTS
 from glinpaint_jax.inference.photos import OPAQUE, Photo, encode_photo, read_pair
-from glinpaint_jax.web.methods import SMALLER, TITLES, WAYS
+from glinpaint_jax.step_folders import FOLDER
+
+# Names of what visitors can fill holes with.
+TITLES = {
+    "auto": "Automatic",
+    "patches": "Patches",
+    "network": "Small network",
+    "small": "Small network",
+    "smooth": "Smooth",
+    "telea": "Telea",
+    "navier-stokes": "Navier-Stokes",
+    "places": "Places (MMagic)",
+    "celeba_hq": "CelebA-HQ (MMagic)",
+}
+WAYS = ("", ", from nearby", ", another search", ", another search from nearby", ", the network")
 
 
 class Upload(io.BytesIO):
@@ -99,9 +112,7 @@ def complete(
     method, attempt = options["method"] or next(iter(methods)), options["attempt"]
     if method not in methods:
         raise UserError(f"method={method!r} must be one of {', '.join(methods)}")
-    completer = methods[method].with_options(
-        options["blend"], options["scale"], MAX_BLENDED, attempt, check
-    )
+    completer = methods[method].with_options(options["blend"], options["scale"], attempt, check)
     started = time.perf_counter()
     completed = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
     seconds = time.perf_counter() - started
@@ -114,9 +125,23 @@ def complete(
         others = f"{file_format} is re-encoded, so other pixels may change slightly."
     title = TITLES.get(method, method) + WAYS[attempt]
     summary = f"{title}: {100 * hole.mean():.3g} % filled in {seconds:.1f} s. {others}"
-    if advice := completer.advice(hole):
-        places = "" if "places" in methods else ", and so would Places (200 MB) on this server"
-        advice = advice.partition(":")[0] + ": expect a smudge. " + SMALLER + places
+    advice = completer.advice(hole)
+    if advice and "places" not in methods:
+        advice += "; Places (200 MB) on this server would help, too"
     notes = [f" Note: {note}" for note in (doubt, advice) if note]
     content = encode_photo(completed, path, options["quality"])
     return content, path.name, summary + "".join(notes), completed.image
+
+
+def name_checkpoint(place: str) -> str:
+    """Returns a short name for a checkpoint: its file or folder, or "RUN STEP".
+
+    The names in TITLES mean ours and MMagic's weights: a run or URL that ends in one is called
+    "FOLDER/NAME".
+    """
+    path = Path(place.rstrip("/")).absolute()
+    if path.name.isdigit() and path.parent.name == FOLDER:
+        return f"{path.parent.parent.name} {path.name}"
+    if path.name in TITLES and (place not in TITLES or path.exists()):
+        return f"{path.parent.name}/{path.name}"
+    return path.name

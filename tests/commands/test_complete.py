@@ -92,7 +92,7 @@ def test_without_a_checkpoint_the_method_is_named(files):
 
 def test_flags_are_those_of_the_completer(files):
     source = pixels(files / COFFEE)
-    for tile, scale, kind in ((16, 1, "none"), (512, 0.5, "poisson")):
+    for tile, scale, kind in ((16, 1, "none"), (512, 0.5, "telea-poisson")):
         more = f"--tile={tile}", f"--scale={scale}", f"--blend={kind}"
         paths = flags(files, output=f"{kind}.png")
         result = run_here("complete", "--checkpoint=small", *paths, *more)

@@ -102,7 +102,7 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
 def test_a_run_without_a_complete_step_is_not_restarted(how, workdir):
     damages = "it is empty"
     if how == "all damaged":
-        damages = "3: state/manifest.ocdbt .*; 5: state/manifest.ocdbt "
+        damages = "5: state/manifest.ocdbt .*; 3: state/manifest.ocdbt "
         for step in ("3", "5"):
             flip(workdir / FOLDER / step / "state" / "manifest.ocdbt")
     else:

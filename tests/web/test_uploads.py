@@ -12,10 +12,8 @@ from starlette.datastructures import FormData, UploadFile
 
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference import methods
-from glinpaint_jax.inference.blend import KINDS
 from glinpaint_jax.inference.completer import Completer
 from glinpaint_jax.web import uploads
-from glinpaint_jax.web.methods import name_checkpoint
 from tests.helpers.completers import Whitener
 from tests.helpers.programs import run_here
 from tests.helpers.sources import encode
@@ -76,7 +74,8 @@ def test_the_summary_says_what_filled_the_hole_and_what_helps():
         assert found.startswith(f"Automatic{way}: ") and found.endswith("pixels are unchanged.")
     found = complete(LARGE, encode(BOXES), method="network")[2]
     assert "a hole is about 79 pixels wide, the network learned to fill up to 32" in found
-    assert found.endswith("smaller holes help, and so would Places (200 MB) on this server")
+    assert "smaller holes help, and the method auto keeps texture" in found
+    assert found.endswith("; Places (200 MB) on this server would help, too")
 
 
 def test_a_fill_ends_before_a_region_if_the_visitor_has_left():
@@ -88,7 +87,7 @@ def test_a_fill_ends_before_a_region_if_the_visitor_has_left():
     ("fields", "message"),
     [
         ({"photo": b"no image", "name": "a/text.jpg"}, "text.jpg is not an image"),
-        ({"photo": b"\0\0\0\x18ftypheic"}, "cup.png is HEIC, must be JPEG"),
+        ({"photo": b"\0\0\0\x18ftypheic"}, "cup.png is not an image, is damaged, or is not JPEG"),
         ({"mask": encode(np.ones((10, 10), bool))}, "cup.png is 130x50, mask.png 10x10; make"),
         ({"mask": encode(np.zeros_like(HOLE))}, "there is no hole yet"),
         ({"photo": encode(np.zeros((1000, 1200), bool))}, "cup.png has 1.2 megapixels, at most 1"),
@@ -112,7 +111,7 @@ def test_options_are_those_of_the_command_line(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(photo)
     (tmp_path / "mask.png").write_bytes(mask)
     names = {"image": "photo.jpg", "mask": "mask.png", "output": "out.jpg"}
-    options = {"method": "telea", "scale": "0.5", "blend": "poisson", "dilate_mask": "1"}
+    options = {"method": "telea", "scale": "0.5", "blend": "telea-poisson", "dilate_mask": "6"}
     options["quality"] = "40"
     flags = {name: tmp_path / file for name, file in names.items()} | options
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -126,17 +125,10 @@ def test_options_are_those_of_the_command_line(tmp_path):
         assert complete(photo, mask, **options | {name: value})[0] != expected, name
 
 
-def test_very_large_holes_are_not_blended(monkeypatch):
-    plain, blended = (complete(method="telea", blend=kind)[0] for kind in KINDS[:2])
-    assert plain != blended
-    monkeypatch.setattr(uploads, "MAX_BLENDED", 100)
-    assert complete(method="telea", blend="poisson")[0] == plain
-
-
 def test_checkpoints_get_short_names(tmp_path, monkeypatch):
-    assert name_checkpoint("http://localhost/a/model.pth") == "model.pth"
-    assert name_checkpoint("places") == "places"
-    assert name_checkpoint("hf://anna/places") == "anna/places"  # not MMagic's
+    assert uploads.name_checkpoint("http://localhost/a/model.pth") == "model.pth"
+    assert uploads.name_checkpoint("places") == "places"
+    assert uploads.name_checkpoint("hf://anna/places") == "anna/places"  # not MMagic's
     (tmp_path / "places").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert name_checkpoint("places") == f"{tmp_path.name}/places"
+    assert uploads.name_checkpoint("places") == f"{tmp_path.name}/places"
