@@ -145,8 +145,8 @@ class MakeExample(grain.transforms.RandomMap):
     def _make(self, index: int, rng: np.random.Generator) -> Example:
         image, mask = self._crop(index, rng)
         if self._flip and rng.integers(2):
-            image = np.ascontiguousarray(image[:, ::-1])
-            mask = mask if mask is None else np.ascontiguousarray(mask[:, ::-1])
+            image = image[:, ::-1]
+            mask = mask if mask is None else mask[:, ::-1]
         return {"image": image} | (self._draw_hole(rng) if mask is None else with_bbox(mask))
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, masks.Mask | None]:
