@@ -74,13 +74,12 @@ class PhotoSource:
     def __init__(self, names: tuple[str, ...], length: int | None = None):
         self._names = names
         self._length = length or len(names)
-        self._images = [_read_photo(name) for name in names]
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Image:
-        return self._images[index % len(self._images)]
+        return _read_photo(self._names[index % len(self._names)])
 
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"

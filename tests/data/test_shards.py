@@ -24,8 +24,7 @@ def write_all(folder, spec, shards=2, max_side=0):
     plan = Plan(spec, len(source), "", shards, max_side)
     folder.mkdir(exist_ok=True)
     return [
-        write_shard(folder / plan.file(number), max_side, source, plan.span(number))
-        for number in range(shards)
+        write_shard(folder / name, max_side, source, span) for name, span in plan.spans().items()
     ]
 
 
