@@ -21,6 +21,7 @@ import numpy as np
 from glinpaint_jax.data.folders import EXTENSIONS, FolderSource, open_images, open_layout
 from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER, check_shards
 from glinpaint_jax.data.sources import (
+    EncodedSource,
     HoldOut,
     PhotoSource,
     RecordSource,
@@ -100,10 +101,12 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
 
 def warn_if_12_bits(source: Source) -> None:
     """Warns if a few 16-bit images have no more than 12 bits: shown in 8, they are black."""
-    count, values = min(len(source), CHECKED_IMAGES) if hasattr(source, "encoded") else 0, []
-    for number in range(count):  # evenly spaced
+    if not isinstance(source, EncodedSource):
+        return
+    checked, values = min(len(source), CHECKED_IMAGES), []
+    for number in range(checked):  # evenly spaced
         with contextlib.suppress(UnusableFile, cv2.error):
-            content = np.frombuffer(source.encoded(number * len(source) // count), np.uint8)
+            content = np.frombuffer(source.encoded(number * len(source) // checked), np.uint8)
             pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 continue

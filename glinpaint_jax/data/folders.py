@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from glinpaint_jax.data.images import FORMATS, UNSUPPORTED
-from glinpaint_jax.data.sources import Image, SourceNotFoundError, UnusableFile, decode, digest
+from glinpaint_jax.data.sources import EncodedSource, SourceNotFoundError, UnusableFile, digest
 from glinpaint_jax.errors import UserError
 
 EXTENSIONS = tuple(FORMATS)
@@ -41,7 +41,7 @@ EVALUATION_FOLDER = re.compile(
 MASK_FOLDER = re.compile(r"(?i)(|.*?[^a-z])masks?(?![a-z])[^/]*")  # "train_masks", not "masked"
 
 
-class FolderSource:
+class FolderSource(EncodedSource):
     """Image files below a folder, in sorted order or in the order of a list file.
 
     Names are kept in a fixed-width array, as wide as the longest: compact to keep and to pickle,
@@ -58,9 +58,6 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def __getitem__(self, index: int) -> Image:
-        return decode(self.encoded(index), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         name = self.name(index)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 
 from glinpaint_jax.data.folders import FolderSource
-from glinpaint_jax.data.sources import RecordSource, UnusableFile, decode
+from glinpaint_jax.data.sources import EncodedSource, UnusableFile, decode
 from glinpaint_jax.data.workers import start_worker
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
@@ -34,7 +34,6 @@ MANIFEST = "manifest.json"
 VAL_FOLDER = "val"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-EncodedSource = FolderSource | RecordSource  # `encoded(i)` returns the bytes of an image
 Entry = dict[str, Any]  # of a finished shard: file, count, bytes, rejected
 
 
@@ -89,8 +88,8 @@ def prepare(
 def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that ignore signals and end with this one."""
     # Not forked: threads of ArrayRecord or TFDS may hold locks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, start_worker, (0, workers))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, start_worker, (0, workers))
     try:
         yield pool
     except KeyboardInterrupt:  # do not wait for the shards that are being written

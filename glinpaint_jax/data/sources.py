@@ -88,7 +88,14 @@ class PhotoSource:
         return digest(repr((self._names, self._length)).encode())
 
 
-class RecordSource:
+class EncodedSource:
+    """A source of encoded images: `encoded(i)` returns the bytes of an image."""
+
+    def __getitem__(self, index: int) -> Image:
+        return decode(self.encoded(index), self.name(index))
+
+
+class RecordSource(EncodedSource):
     """Encoded images in ArrayRecord files or a TensorFlow dataset.
 
     `identity` is what its fingerprint is made of.
@@ -102,9 +109,6 @@ class RecordSource:
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def __getitem__(self, index: int) -> Image:
-        return decode(self.encoded(index), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         try:
