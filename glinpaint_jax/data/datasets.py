@@ -221,6 +221,7 @@ def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
 
 
 def _open_shards(pattern: str) -> tuple[Source, Source | None, str]:
+    pattern = os.path.expanduser(pattern)
     val_pattern = os.path.join(os.path.dirname(pattern), VAL_FOLDER, f"*{SUFFIX}")
     train = _read_shards(pattern)
     if not glob.glob(val_pattern):

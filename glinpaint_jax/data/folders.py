@@ -175,7 +175,7 @@ def open_images(folder: Path, list_name: str) -> FolderSource:
         raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
     first = next(read_list(list_file), "")
     for parent in (folder, Path("/")):
-        if not first or (parent / first).is_file():
+        if not first or os.path.isfile(parent / first):  # Path.is_file raises for long names
             return FolderSource(parent, list_file)
     raise UserError(
         f"{list_file} names {first}, which is not in {folder}; its lines must be paths relative to "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -130,7 +131,8 @@ def find_paired_mask(source: Source, index: int, folder: Path) -> Path:
     name = str(image.relative_to(source.folder))
     for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
         for suffix in (".png", image.suffix, *EXTENSIONS):
-            if (path := (folder / form).with_suffix(suffix)).is_file():
+            path = (folder / form).with_suffix(suffix)
+            if os.path.isfile(path):  # Path.is_file raises for long names
                 return path
     raise UserError(
         f"image {image} has no mask {(folder / name).with_suffix('.png')} (or "

@@ -78,12 +78,13 @@ def record_numbers(length: int, seed: int) -> grain.MapDataset:
         # Needs no memory. Endless by a number: with repeat() grain's batch(1) overflows.
         epochs = MAX_EXAMPLES // length + 1
         return grain.MapDataset.range(length).seed(seed).shuffle().repeat(epochs)
+    numbers = grain.MapDataset.range(MAX_EXAMPLES).seed(seed)
+    return numbers.map(functools.partial(_shuffled, length, seed))
 
-    def record(number: int) -> int:
-        epoch, position = divmod(int(number), length)
-        return int(_epoch_order(length, seed, epoch)[position])
 
-    return grain.MapDataset.range(MAX_EXAMPLES).seed(seed).map(record)
+def _shuffled(length: int, seed: int, number: int) -> int:
+    epoch, position = divmod(int(number), length)
+    return int(_epoch_order(length, seed, epoch)[position])
 
 
 @functools.lru_cache(maxsize=4)

@@ -36,7 +36,7 @@ class SourceNotFoundError(UserError):
 
 
 class UnusableFile(Exception):  # noqa: N818
-    """An image that cannot be decoded, or no mask; the message gives its name and the reason."""
+    """A file that is no image or no usable mask; the message gives its name and the reason."""
 
 
 def decode(encoded: bytes | np.ndarray, name: str) -> Image:
