@@ -88,8 +88,8 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         if count == 0:
             evaluation = {"new_crops": train}
         else:
-            whole, train = train, HoldOut(train, count, held_out=False)
-            evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
+            evaluation = {"held_out": HoldOut(train, count, held_out=True)}
+            train = HoldOut(train, count, held_out=False)
     sets = ", ".join(
         f"{name} {min(eval_images, len(source))}"
         + f" of {len(source)}" * (len(source) > eval_images)

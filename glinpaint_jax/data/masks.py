@@ -13,7 +13,6 @@ from jaxtyping import Int32, UInt8
 from glinpaint_jax.config import FreeFormConfig, IrregularConfig, MaskConfig
 from glinpaint_jax.errors import UserError
 
-BBox = Int32[np.ndarray, "4"]
 Mask = UInt8[np.ndarray, "h w 1"]
 
 
@@ -36,7 +35,7 @@ LAMA_BOX_SHARE, LAMA_MAX_AREA = 3 / 13, 0.5
 MAX_DRAWS = 1000  # attempts at a random shape before its area limits are reported as impossible
 
 
-def random_bbox(rng: np.random.Generator, size: int, config: MaskConfig) -> BBox:
+def random_bbox(rng: np.random.Generator, size: int, config: MaskConfig) -> Int32[np.ndarray, "4"]:
     """MMagic's random_bbox: places a box of `max_size` within `margin`, then shrinks it.
 
     The top left corner moves inward by 0 to max_delta // 2 pixels, drawn separately for rows and

@@ -185,11 +185,12 @@ def draw_crop(
     smaller than the crop loses its aspect, as in MMagic). resize_then_crop: the short side
     resized to a random length in [size, crop_size], then a random crop.
     """
+    side = config.crop_size
     if config.crop == "resize_then_crop":
         scale = rng.integers(size, config.crop_size + 1) / min(height, width)
         height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    crop = size if config.crop == "resize_then_crop" else config.crop_size
-    crop_height, crop_width = min(crop, height), min(crop, width)
+        side = size
+    crop_height, crop_width = min(side, height), min(side, width)
     top = rng.integers(height - crop_height + 1)
     left = rng.integers(width - crop_width + 1)
     return (height, width), (slice(top, top + crop_height), slice(left, left + crop_width))
@@ -201,10 +202,8 @@ def take_crop(
     """Resizes an image, cuts the crop out of it and resizes that to `size`."""
     if image.shape[:2] != resized:
         image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
-    image = image[crop]
-    if image.shape[:2] != (size, size):
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image)
+    # Always copies, so that no example keeps a whole image in memory.
+    return cv2.resize(image[crop], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 class FailureLog:
