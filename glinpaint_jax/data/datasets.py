@@ -177,7 +177,7 @@ def _open_folder(spec: str) -> tuple[FolderSource, FolderSource | None, str]:
     words = spec.split(":")
     for count in range(len(words), 0, -1):  # the name of a folder may contain colons
         folder, list_name = Path(":".join(words[:count])).expanduser(), ":".join(words[count:])
-        if folder.is_dir():
+        if os.path.isdir(folder):  # Path.is_dir raises for long names
             break
     else:
         raise SourceNotFoundError(f"no folder {folder.absolute()}")
@@ -232,7 +232,7 @@ def _open_shards(pattern: str) -> tuple[Source, Source | None, str]:
 def _read_shards(pattern: str) -> Source:
     from grain.sources import ArrayRecordDataSource
 
-    paths = sorted(glob.glob(pattern))
+    paths = sorted(filter(os.path.isfile, glob.glob(pattern)))  # no broken links
     if not paths:
         raise SourceNotFoundError(f"no file matches {pattern}")
     check_shards(paths)

@@ -170,12 +170,12 @@ def open_images(folder: Path, list_name: str) -> FolderSource:
     if not list_name:
         return FolderSource(folder)
     candidates = [folder / list_name, Path(list_name).expanduser()]
-    list_file = next((path for path in candidates if path.is_file()), None)
+    list_file = next(filter(os.path.isfile, candidates), None)  # Path.is_file raises for long names
     if list_file is None:
         raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
     first = next(read_list(list_file), "")
     for parent in (folder, Path("/")):
-        if not first or os.path.isfile(parent / first):  # Path.is_file raises for long names
+        if not first or os.path.isfile(parent / first):
             return FolderSource(parent, list_file)
     raise UserError(
         f"{list_file} names {first}, which is not in {folder}; its lines must be paths relative to "
