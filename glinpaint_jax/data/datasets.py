@@ -99,10 +99,8 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def warn_if_12_bits(source: Source) -> None:
+def warn_if_12_bits(source: EncodedSource) -> None:
     """Warns if a few 16-bit images have no more than 12 bits: shown in 8, they are black."""
-    if not isinstance(source, EncodedSource):
-        return
     checked, values = min(len(source), CHECKED_IMAGES), []
     for number in range(checked):  # evenly spaced
         with contextlib.suppress(UnusableFile, cv2.error):
@@ -139,7 +137,8 @@ def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
                 raise UserError(
                     f"{flag}{alternative} holds no images{split}; put {', '.join(EXTENSIONS)} there"
                 )
-        warn_if_12_bits(opened.train)
+        if isinstance(opened.train, EncodedSource):
+            warn_if_12_bits(opened.train)
         details = f" ({opened.description})" if opened.description else ""
         return opened._replace(description=alternative + details)
     raise UserError(
