@@ -14,7 +14,7 @@ import shlex
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.data.datasets import open_first
-from glinpaint_jax.data.shards import MANIFEST, VAL_FOLDER, Plan, prepare
+from glinpaint_jax.data.shards import MANIFEST, SUFFIX, VAL_FOLDER, Plan, prepare
 from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
@@ -41,11 +41,11 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("photos need no shards; pass another source, such as folder:PATH")
     if shards > len(train):
         raise UserError(f"--shards {shards} of {len(train)} images; must be at most one per image")
-    splits = [(folder, train, shards)]
+    parts = [(folder, train)]
     if val is not None:  # first, so that no training shards are used without it
-        val_shards = max(1, shards * len(val) // len(train))  # of equal size
-        splits.insert(0, (folder / VAL_FOLDER, val, val_shards))
-    for folder, images, count in splits:
+        parts.insert(0, (folder / VAL_FOLDER, val))
+    for folder, images in parts:
+        count = max(1, shards * len(images) // len(train))  # all of about the same size
         plan = Plan(source, len(images), images.fingerprint(), count, arguments.max_side)
         entries = prepare(folder, plan, images, arguments.workers or cores(), print)
         written = sum(entry["count"] for entry in entries)
@@ -61,5 +61,5 @@ def main(arguments: argparse.Namespace) -> None:
             )
     if val is None:
         print(f"{source} has no validation part; training evaluates on held-out images")
-    pattern = f"{glob.escape(str(arguments.output))}/*.array_record"
+    pattern = f"{glob.escape(str(arguments.output))}/*{SUFFIX}"
     print(f"train with {shlex.quote(f'--config.data.source=array_record:{pattern}')}")

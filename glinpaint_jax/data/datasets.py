@@ -21,6 +21,7 @@ import numpy as np
 from glinpaint_jax.data.folders import EXTENSIONS, FolderSource, open_images, open_layout
 from glinpaint_jax.data.shards import SUFFIX, VAL_FOLDER, check_shards
 from glinpaint_jax.data.sources import (
+    EncodedSource,
     HoldOut,
     PhotoSource,
     RecordSource,
@@ -87,8 +88,8 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
         if count == 0:
             evaluation = {"new_crops": train}
         else:
-            whole, train = train, HoldOut(train, count, held_out=False)
-            evaluation = {"held_out": HoldOut(whole, count, held_out=True)}
+            evaluation = {"held_out": HoldOut(train, count, held_out=True)}
+            train = HoldOut(train, count, held_out=False)
     sets = ", ".join(
         f"{name} {min(eval_images, len(source))}"
         + f" of {len(source)}" * (len(source) > eval_images)
@@ -98,12 +99,12 @@ def open_sources(spec: str, eval_spec: str, eval_images: int) -> Sources:
     return Sources(train, evaluation, description)
 
 
-def warn_if_12_bits(source: Source) -> None:
+def warn_if_12_bits(source: EncodedSource) -> None:
     """Warns if a few 16-bit images have no more than 12 bits: shown in 8, they are black."""
-    count, values = min(len(source), CHECKED_IMAGES) if hasattr(source, "encoded") else 0, []
-    for number in range(count):  # evenly spaced
+    checked, values = min(len(source), CHECKED_IMAGES), []
+    for number in range(checked):  # evenly spaced
         with contextlib.suppress(UnusableFile, cv2.error):
-            content = np.frombuffer(source.encoded(number * len(source) // count), np.uint8)
+            content = np.frombuffer(source.encoded(number * len(source) // checked), np.uint8)
             pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 continue
@@ -136,7 +137,8 @@ def open_first(spec: str, flag: str = "", eval_images: int = 1) -> Sources:
                 raise UserError(
                     f"{flag}{alternative} holds no images{split}; put {', '.join(EXTENSIONS)} there"
                 )
-        warn_if_12_bits(opened.train)
+        if isinstance(opened.train, EncodedSource):
+            warn_if_12_bits(opened.train)
         details = f" ({opened.description})" if opened.description else ""
         return opened._replace(description=alternative + details)
     raise UserError(
@@ -174,7 +176,7 @@ def _open_folder(spec: str) -> tuple[FolderSource, FolderSource | None, str]:
     words = spec.split(":")
     for count in range(len(words), 0, -1):  # the name of a folder may contain colons
         folder, list_name = Path(":".join(words[:count])).expanduser(), ":".join(words[count:])
-        if folder.is_dir():
+        if os.path.isdir(folder):  # Path.is_dir raises for long names
             break
     else:
         raise SourceNotFoundError(f"no folder {folder.absolute()}")
@@ -218,6 +220,7 @@ def _open_tfds(spec: str) -> tuple[Source, Source | None, str]:
 
 
 def _open_shards(pattern: str) -> tuple[Source, Source | None, str]:
+    pattern = os.path.expanduser(pattern)
     val_pattern = os.path.join(os.path.dirname(pattern), VAL_FOLDER, f"*{SUFFIX}")
     train = _read_shards(pattern)
     if not glob.glob(val_pattern):
@@ -228,7 +231,7 @@ def _open_shards(pattern: str) -> tuple[Source, Source | None, str]:
 def _read_shards(pattern: str) -> Source:
     from grain.sources import ArrayRecordDataSource
 
-    paths = sorted(glob.glob(pattern))
+    paths = sorted(filter(os.path.isfile, glob.glob(pattern)))  # no broken links
     if not paths:
         raise SourceNotFoundError(f"no file matches {pattern}")
     check_shards(paths)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from glinpaint_jax.data.images import FORMATS, UNSUPPORTED
-from glinpaint_jax.data.sources import Image, SourceNotFoundError, UnusableFile, decode, digest
+from glinpaint_jax.data.sources import EncodedSource, SourceNotFoundError, UnusableFile, digest
 from glinpaint_jax.errors import UserError
 
 EXTENSIONS = tuple(FORMATS)
@@ -41,7 +41,7 @@ EVALUATION_FOLDER = re.compile(
 MASK_FOLDER = re.compile(r"(?i)(|.*?[^a-z])masks?(?![a-z])[^/]*")  # "train_masks", not "masked"
 
 
-class FolderSource:
+class FolderSource(EncodedSource):
     """Image files below a folder, in sorted order or in the order of a list file.
 
     Names are kept in a fixed-width array, as wide as the longest: compact to keep and to pickle,
@@ -58,9 +58,6 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def __getitem__(self, index: int) -> Image:
-        return decode(self.encoded(index), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         name = self.name(index)
@@ -173,12 +170,12 @@ def open_images(folder: Path, list_name: str) -> FolderSource:
     if not list_name:
         return FolderSource(folder)
     candidates = [folder / list_name, Path(list_name).expanduser()]
-    list_file = next((path for path in candidates if path.is_file()), None)
+    list_file = next(filter(os.path.isfile, candidates), None)  # Path.is_file raises for long names
     if list_file is None:
         raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
     first = next(read_list(list_file), "")
     for parent in (folder, Path("/")):
-        if not first or (parent / first).is_file():
+        if not first or os.path.isfile(parent / first):
             return FolderSource(parent, list_file)
     raise UserError(
         f"{list_file} names {first}, which is not in {folder}; its lines must be paths relative to "

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, MaskConfig
@@ -37,28 +39,28 @@ def draw_hole(
     Boxes may overlap. 'bbox' is the first, so that the local window shows a whole hole.
     """
     if config.kind == "mixed":
-        kinds, weights = [*config.kinds], np.array([*config.kinds.values()])
-        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        weights = np.array([*config.kinds.values()])
+        kind = str(rng.choice([*config.kinds], p=weights / weights.sum()))
         hole = draw_hole(dataclasses.replace(config, kind=kind), size, files, rng)
         if "mask" not in hole:  # the masks of a batch are all images or all boxes
-            hole["mask"] = masks.draw_boxes(hole["bbox"][None], size, size)
+            hole["mask"] = masks.draw_boxes(hole["bbox"][None], size)
         return hole
     if config.kind == "files":
         hole = read_hole(files.name(int(rng.integers(len(files)))))
         return with_bbox(resize_hole(hole, size, size).astype(np.uint8)[..., None])
     if config.kind in BBOX_MASK_KINDS:
-        count = rng.integers(1, config.max_holes + 1) if config.max_holes > 1 else 1
-        square = config.kind == "square"
-        boxes = [masks.random_bbox(rng, size, size, config, square=square) for _ in range(count)]
+        count = rng.integers(1, config.max_holes, endpoint=True)
+        boxes = [masks.random_bbox(rng, size, config) for _ in range(count)]
         if config.max_holes == 1:
             return {"bbox": boxes[0]}
-        return {"mask": masks.draw_boxes(np.stack(boxes), size, size), "bbox": boxes[0]}
-    shapes = {"irregular": masks.irregular_mask, "free_form": masks.free_form_mask}
-    return with_bbox(shapes.get(config.kind, masks.lama_mask)(rng, size, size, config))
+        return {"mask": masks.draw_boxes(np.stack(boxes), size), "bbox": boxes[0]}
+    return with_bbox(masks.random_shape(rng, size, config))
 
 
 def with_bbox(mask: masks.Mask) -> HoleArrays:
-    return {"mask": mask, "bbox": masks.bounding_box(mask)}
+    """The mask and the smallest box around its hole."""
+    left, top, width, height = cv2.boundingRect(mask)
+    return {"mask": mask, "bbox": np.array([top, left, height, width], np.int32)}
 
 
 def read_hole(path: str | Path, photo: np.ndarray | None = None) -> Hole:
@@ -97,9 +99,7 @@ def _warn_if_inverted(count: int, path_of: Callable[[int], str | Path]) -> None:
         _warn_once(doubts[0])
 
 
-@functools.cache  # a run opens its masks again for each evaluation
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
+_warn_once = functools.cache(warnings.warn)  # a run opens its masks again for each evaluation
 
 
 def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
@@ -128,13 +128,13 @@ def find_paired_mask(source: Source, index: int, folder: Path) -> Path:
     Accents may be in another of Unicode's forms: macOS writes another than Linux.
     """
     image = Path(source.name(index))
-    name = image.relative_to(source.folder)
-    mask = folder / name
-    for form in (str(name), *(unicodedata.normalize(form, str(name)) for form in ("NFC", "NFD"))):
+    name = str(image.relative_to(source.folder))
+    for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
         for suffix in (".png", image.suffix, *EXTENSIONS):
-            if (path := (folder / form).with_suffix(suffix)).is_file():
+            path = (folder / form).with_suffix(suffix)
+            if os.path.isfile(path):  # Path.is_file raises for long names
                 return path
     raise UserError(
-        f"image {image} has no mask {mask.with_suffix('.png')} (or {', '.join(EXTENSIONS)}); "
-        "put one there or use another --config.mask.kind"
+        f"image {image} has no mask {(folder / name).with_suffix('.png')} (or "
+        f"{', '.join(EXTENSIONS)}); put one there or use another --config.mask.kind"
     )

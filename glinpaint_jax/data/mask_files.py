@@ -17,13 +17,13 @@ from glinpaint_jax.errors import UserError
 
 BLACK, WHITE = 48, 208  # values up to BLACK count as black, from WHITE on as white
 SATURATED = 64  # difference of a pixel's channels from which it has a color
-# Measured share of tones farther than TONE_RADIUS pixels from black and white: antialiased and
-# JPEG-compressed masks under 1 %, masks blurred by 10 pixels under 15 %, scikit-image's photographs
-# over 33 % (Hubble's deep field only 2 %, but in color).
-TONE_RADIUS = 2
+NEAR = np.ones((5, 5), np.uint8)  # the pixels at most 2 away
+# Measured share of tones that are not near black or white: antialiased and JPEG-compressed masks
+# under 1 %, masks blurred by 10 pixels under 15 %, scikit-image's photographs over 33 % (Hubble's
+# deep field only 2 %, but in color).
 MAX_TONES = 0.25
 # Areas of one tone are labels, if they have several tones and each covers so much of the image.
-FLAT, MIN_LABELED = np.ones((5, 5), np.uint8), 0.001
+MIN_LABELED = 0.001
 MAX_COLORED = 0.1  # of the mask's black or of its white, whichever is rarer
 # A mask with few tones equals some photographs by chance, such as a night sky.
 MIN_COPIED = 0.01
@@ -93,11 +93,10 @@ def _find_reason(
     if colored > MAX_COLORED * rarer:
         return "is colored"
     # Erosion leaves the tones that are far from black and white.
-    kernel = np.ones((2 * TONE_RADIUS + 1,) * 2, np.uint8)
-    share = cv2.erode(toned.view(np.uint8), kernel).mean()
+    share = cv2.erode(toned.view(np.uint8), NEAR).mean()
     if share > MAX_TONES:
         return f"has wide areas of gray ({share:.0%}), as a photograph has"
-    flat = cv2.erode(red, FLAT) == cv2.dilate(red, FLAT)
+    flat = cv2.erode(red, NEAR) == cv2.dilate(red, NEAR)
     levels, counts = np.unique(np.minimum(red, WHITE)[flat & (red > BLACK)], return_counts=True)
     levels = levels[counts > MIN_LABELED * red.size]
     if len(levels) > 1:

@@ -6,7 +6,7 @@ workers, processes or devices. To resume after n examples, start at number n.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import grain
@@ -34,6 +34,7 @@ from glinpaint_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]  # of stacked examples
+Crop = tuple[slice, slice]  # rows and columns
 
 EVAL_SEED = 2017
 MAX_EXAMPLES = 2**48  # length of an "endless" stream
@@ -119,8 +120,7 @@ class MakeExample(grain.transforms.RandomMap):
 
     def __init__(self, source: Source, config: Config, *, augment: bool = True):
         self._source = source
-        self._size = config.image_size
-        self._data = config.data
+        self._size, self._data = config.image_size, config.data
         self._flip = augment and config.data.horizontal_flip
         self._mask_folder = paired_mask_folder(source, config.mask)
         self._draw_hole = None if self._mask_folder else hole_drawer(config.mask, config.image_size)
@@ -145,8 +145,8 @@ class MakeExample(grain.transforms.RandomMap):
     def _make(self, index: int, rng: np.random.Generator) -> Example:
         image, mask = self._crop(index, rng)
         if self._flip and rng.integers(2):
-            image = np.ascontiguousarray(image[:, ::-1])
-            mask = mask if mask is None else np.ascontiguousarray(mask[:, ::-1])
+            image = image[:, ::-1]
+            mask = mask if mask is None else mask[:, ::-1]
         return {"image": image} | (self._draw_hole(rng) if mask is None else with_bbox(mask))
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, masks.Mask | None]:
@@ -160,11 +160,11 @@ class MakeExample(grain.transforms.RandomMap):
         path = find_paired_mask(self._source, index, self._mask_folder)
         hole = read_hole(path, image)
         for _ in range(MAX_CROPS):
-            crop = draw_crop(*image.shape[:2], self._size, self._data, rng)
-            cut = resize_hole(hole, *crop.resized)[crop.slices]
+            resized, crop = draw_crop(*image.shape[:2], self._size, self._data, rng)
+            cut = resize_hole(hole, *resized)[crop]
             mask = resize_hole(cut, self._size, self._size)[..., None].astype(np.uint8)
             if mask.any():
-                return take_crop(image, crop, self._size), mask
+                return take_crop(image, resized, crop, self._size), mask
         raise UnusableFile(f"{path}: none of {MAX_CROPS} random crops shows its hole")
 
 
@@ -172,46 +172,38 @@ def crop_and_resize(
     image: UInt8[np.ndarray, "h w 3"], size: int, config: DataConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Takes a random crop as MMagic or the paper does; see `draw_crop`."""
-    return take_crop(image, draw_crop(*image.shape[:2], size, config, rng), size)
-
-
-class Crop(NamedTuple):
-    """A part of an image that was resized to `resized` (height, width)."""
-
-    resized: tuple[int, int]
-    slices: tuple[slice, slice]
+    resized, crop = draw_crop(*image.shape[:2], size, config, rng)
+    return take_crop(image, resized, crop, size)
 
 
 def draw_crop(
     height: int, width: int, size: int, config: DataConfig, rng: np.random.Generator
-) -> Crop:
-    """Draws a crop of an image of this height and width.
+) -> tuple[tuple[int, int], Crop]:
+    """Returns the (height, width) that an image is resized to, and a crop of the resized image.
 
     crop_then_resize: min(crop_size, side) of each side, at random, resized to `size` (an image
     smaller than the crop loses its aspect, as in MMagic). resize_then_crop: the short side
     resized to a random length in [size, crop_size], then a random crop.
     """
+    side = config.crop_size
     if config.crop == "resize_then_crop":
         scale = rng.integers(size, config.crop_size + 1) / min(height, width)
         height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    crop = size if config.crop == "resize_then_crop" else config.crop_size
-    crop_height, crop_width = min(crop, height), min(crop, width)
+        side = size
+    crop_height, crop_width = min(side, height), min(side, width)
     top = rng.integers(height - crop_height + 1)
     left = rng.integers(width - crop_width + 1)
-    slices = slice(top, top + crop_height), slice(left, left + crop_width)
-    return Crop((height, width), slices)
+    return (height, width), (slice(top, top + crop_height), slice(left, left + crop_width))
 
 
 def take_crop(
-    image: UInt8[np.ndarray, "h w 3"], crop: Crop, size: int
+    image: UInt8[np.ndarray, "h w 3"], resized: tuple[int, int], crop: Crop, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Cuts the crop out of an image and resizes it to `size`."""
-    if image.shape[:2] != crop.resized:
-        image = cv2.resize(image, crop.resized[::-1], interpolation=cv2.INTER_LINEAR)
-    image = image[crop.slices]
-    if image.shape[:2] != (size, size):
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image)
+    """Resizes an image, cuts the crop out of it and resizes that to `size`."""
+    if image.shape[:2] != resized:
+        image = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_LINEAR)
+    # Always copies, so that no example keeps a whole image in memory.
+    return cv2.resize(image[crop], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 class FailureLog:
@@ -235,8 +227,7 @@ class FailureLog:
         for failure in failures:
             if failure not in self._failures:
                 self._failures[failure] = None
-                count = f"{len(self._failures)} of {self._read} so far"
-                self._log(f"skipped, {failure} ({count})")
+                self._log(f"skipped, {failure} ({len(self._failures)} of {self._read} so far)")
         if len(self._failures) > max(MAX_FAILED, MAX_FAILED_SHARE * self._read):
             raise UserError(
                 f"{len(self._failures)} of {self._read} images cannot be used: over "

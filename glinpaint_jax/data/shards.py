@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 
 from glinpaint_jax.data.folders import FolderSource
-from glinpaint_jax.data.sources import RecordSource, UnusableFile, decode
+from glinpaint_jax.data.sources import EncodedSource, UnusableFile, decode
 from glinpaint_jax.data.workers import start_worker
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import report_unwritable, write_atomically
@@ -32,10 +32,8 @@ SUFFIX = ".array_record"
 SHARD = re.compile(r"records-\d+-of-(\d+)\.array_record")
 MANIFEST = "manifest.json"
 VAL_FOLDER = "val"
-JPEG_QUALITY = 95
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-EncodedSource = FolderSource | RecordSource  # `encoded(i)` returns the bytes of an image
 Entry = dict[str, Any]  # of a finished shard: file, count, bytes, rejected
 
 
@@ -52,13 +50,13 @@ class Plan(NamedTuple):
     shards: int
     max_side: int
 
-    def file(self, number: int) -> str:
-        return shard_name(number, self.shards)
-
-    def span(self, number: int) -> range:
-        """Indices of the shard's records in the source."""
-        start, stop = (k * self.images // self.shards for k in (number, number + 1))
-        return range(start, stop)
+    def spans(self) -> dict[str, range]:
+        """The indices of each shard's images in the source, by its file's name."""
+        images, shards = self.images, self.shards
+        return {
+            shard_name(k, shards): range(k * images // shards, (k + 1) * images // shards)
+            for k in range(shards)
+        }
 
 
 def prepare(
@@ -68,15 +66,16 @@ def prepare(
     entries = _read_finished(folder, plan)
     if entries:
         log(f"{len(entries)} of {plan.shards} shards are finished and kept")
-    todo = [number for number in range(plan.shards) if plan.file(number) not in entries]
+    todo = {name: span for name, span in plan.spans().items() if name not in entries}
     with report_unwritable(folder), _open_pool(max(1, min(workers, len(todo)))) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         _write_manifest(folder, plan, entries)
         tasks = []
-        for number in todo:
-            images = _images_of(source, plan.span(number))
-            path = folder / plan.file(number)
-            tasks.append(pool.submit(write_shard, path, plan.max_side, *images))
+        for name, span in todo.items():
+            images, indices = source, span
+            if isinstance(source, FolderSource):  # the names of a shard alone are quick to pickle
+                images, indices = source.only(span), range(len(span))
+            tasks.append(pool.submit(write_shard, folder / name, plan.max_side, images, indices))
         for task in as_completed(tasks):
             entry = task.result()
             entries[entry["file"]] = entry
@@ -89,8 +88,8 @@ def prepare(
 def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that ignore signals and end with this one."""
     # Not forked: threads of ArrayRecord or TFDS may hold locks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, start_worker, (0, workers))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, start_worker, (0, workers))
     try:
         yield pool
     except KeyboardInterrupt:  # do not wait for the shards that are being written
@@ -104,13 +103,6 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _images_of(source: EncodedSource, span: range) -> tuple[EncodedSource, range]:
-    """A source of the images of `span`, and their indices there: for a folder, only their names."""
-    if isinstance(source, FolderSource):
-        return source.only(span), range(len(span))
-    return source, span
 
 
 def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range) -> Entry:
@@ -141,7 +133,8 @@ def write_shard(path: Path, max_side: int, source: EncodedSource, indices: range
 def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
     """Returns the image file's own bytes, or shrinks it if a side exceeds `max_side` (0: never).
 
-    A shrunk image is upright; PNG stays PNG, all else becomes JPEG. Raises UnusableFile.
+    A shrunk image is upright; PNG stays PNG, all else becomes JPEG of OpenCV's default quality, 95.
+    Raises UnusableFile.
     """
     encoded = source.encoded(index)
     pixels = decode(encoded, source.name(index))
@@ -152,8 +145,7 @@ def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     suffix = ".png" if encoded.startswith(PNG_START) else ".jpg"
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
-    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _write_manifest(folder: Path, plan: Plan, entries: dict[str, Entry]) -> None:
@@ -163,11 +155,17 @@ def _write_manifest(folder: Path, plan: Plan, entries: dict[str, Entry]) -> None
 
 def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
     """Returns the entries of finished shards. Raises UserError if `folder` holds others."""
+    shards = [path for path in folder.glob("*" + SUFFIX) if path.is_file()]
+    sizes = {path.name: path.stat().st_size for path in shards}
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        entries = {entry["file"]: (entry["bytes"], entry) for entry in manifest["entries"]}
+        finished = {
+            entry["file"]: entry
+            for entry in manifest["entries"]
+            if sizes.get(entry["file"]) == entry["bytes"]
+        }
     except (FileNotFoundError, NotADirectoryError):
-        if any(folder.glob("*" + SUFFIX)):
+        if shards:
             raise UserError(
                 f"{folder} holds other {SUFFIX} files, which would be trained on too; pass another "
                 "--output"
@@ -184,11 +182,7 @@ def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
                 f"{folder} holds shards with another {what}: {found!r}, not {wanted!r}; pass the "
                 "same source and flags or another --output, or remove that folder"
             )
-    return {name: entry for name, (size, entry) in entries.items() if _size(folder / name) == size}
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+    return finished
 
 
 def check_shards(paths: list[str]) -> None:
@@ -199,13 +193,13 @@ def check_shards(paths: list[str]) -> None:
     for folder in sorted({Path(path).parent for path in paths}):
         found = {Path(path).name for path in paths if Path(path).parent == folder}
         counts = [int(match[1]) for match in map(SHARD.fullmatch, found) if match]
-        expected = {shard_name(number, max(counts)) for number in range(max(counts, default=0))}
-        if counts and found > expected:
-            raise UserError(
-                f"{folder / min(found - expected)} is no shard of `prepare`; move it away"
-            )
+        if not counts:
+            continue
+        expected = {shard_name(number, max(counts)) for number in range(max(counts))}
         if missing := expected - found:
             raise UserError(
                 f"{folder / min(missing)} is missing or left out by the pattern; use all shards, "
                 f"or run `prepare` again with --output {folder}"
             )
+        if foreign := found - expected:
+            raise UserError(f"{folder / min(foreign)} is no shard of `prepare`; move it away")

@@ -36,7 +36,7 @@ class SourceNotFoundError(UserError):
 
 
 class UnusableFile(Exception):  # noqa: N818
-    """An image that cannot be decoded, or no mask; the message gives its name and the reason."""
+    """A file that is no image or no usable mask; the message gives its name and the reason."""
 
 
 def decode(encoded: bytes | np.ndarray, name: str) -> Image:
@@ -74,13 +74,12 @@ class PhotoSource:
     def __init__(self, names: tuple[str, ...], length: int | None = None):
         self._names = names
         self._length = length or len(names)
-        self._images = [_read_photo(name) for name in names]
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Image:
-        return self._images[index % len(self._images)]
+        return _read_photo(self._names[index % len(self._names)])
 
     def name(self, index: int) -> str:
         return f"scikit-image {self._names[index % len(self._names)]}"
@@ -89,7 +88,14 @@ class PhotoSource:
         return digest(repr((self._names, self._length)).encode())
 
 
-class RecordSource:
+class EncodedSource:
+    """A source of encoded images: `encoded(i)` returns the bytes of an image."""
+
+    def __getitem__(self, index: int) -> Image:
+        return decode(self.encoded(index), self.name(index))
+
+
+class RecordSource(EncodedSource):
     """Encoded images in ArrayRecord files or a TensorFlow dataset.
 
     `identity` is what its fingerprint is made of.
@@ -103,9 +109,6 @@ class RecordSource:
 
     def __len__(self) -> int:
         return len(self._records)
-
-    def __getitem__(self, index: int) -> Image:
-        return decode(self.encoded(index), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         try:

@@ -125,8 +125,8 @@ def draw_masks(batch: HostBatch) -> UInt8[np.ndarray, "b h w 1"]:
     """Returns the batch's masks (1 = hole), or draws its boxes."""
     if "mask" in batch:
         return batch["mask"]
-    height, width = batch["image"].shape[1:3]
-    return np.stack([draw_boxes(box[None], height, width) for box in batch["bbox"]])
+    size = batch["image"].shape[1]
+    return np.stack([draw_boxes(box[None], size) for box in batch["bbox"]])
 
 
 def picture_rows(host_batch: HostBatch, completed: Array) -> PictureRows:

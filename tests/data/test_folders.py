@@ -229,6 +229,7 @@ def test_lists_of_every_form_are_followed(text, encoding, tmp_path):
         (b"b.PNG\n\nabbey\n", "line 3: 'abbey' does not start with the path of an image"),
         ("b.PNG\nb.PNG".encode("utf-16-le"), "line 2: "),
         (b"D:\\x\\b.PNG\n", "train.txt names D:/x/b.PNG, which is not in {0}; its lines"),
+        (b"x" * 300 + b".png\n", "x.png, which is not in {0}; its lines"),  # too long for a file
     ],
 )
 def test_lists_that_cannot_be_followed_are_named(content, expected, tmp_path):

@@ -24,8 +24,7 @@ def write_all(folder, spec, shards=2, max_side=0):
     plan = Plan(spec, len(source), "", shards, max_side)
     folder.mkdir(exist_ok=True)
     return [
-        write_shard(folder / plan.file(number), max_side, source, plan.span(number))
-        for number in range(shards)
+        write_shard(folder / name, max_side, source, span) for name, span in plan.spans().items()
     ]
 
 
@@ -149,6 +148,11 @@ def prepared(tmp_path_factory):
     return folder / "shards"
 
 
+def replace_by_broken_link(path):
+    path.unlink()
+    path.symlink_to("/nowhere")
+
+
 SHARD = "records-00001-of-00003.array_record"
 
 
@@ -156,19 +160,21 @@ SHARD = "records-00001-of-00003.array_record"
     ("change", "pattern", "expected"),
     [
         (lambda x: (x / SHARD).unlink(), "*", f"{SHARD} is missing .*--output .*/shards$"),
+        (lambda x: replace_by_broken_link(x / SHARD), "*", f"{SHARD} is missing"),
         (lambda x: os.truncate(x / SHARD, 9), "*", "one of the files .* is damaged"),
         (lambda x: shutil.copy(x / SHARD, x / "a.array_record"), "*", "a.array_record is no shard"),
         (lambda x: None, "*[01]-of*", "records-00002-of-00003.* left out by the pattern"),
         (lambda x: (x / SHARD).rename(x / "a.array_record"), "*", f"{SHARD} is missing"),
     ],
-    ids=["missing", "cut", "doubled", "pattern", "renamed"],
+    ids=["missing", "broken link", "cut", "doubled", "pattern", "renamed"],
 )
 def test_missing_doubled_and_damaged_shards_are_rejected(
-    change, pattern, expected, prepared, tmp_path
+    change, pattern, expected, prepared, tmp_path, monkeypatch
 ):
     folder = tmp_path / "shards"
     shutil.copytree(prepared, folder)
-    assert len(open_first(f"array_record:{folder}/*.array_record").train) == 27
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_first("array_record:~/shards/*.array_record").train) == 27
     change(folder)
     with pytest.raises(UserError, match=expected) as error:
         open_sources(f"array_record:{folder}/{pattern}.array_record", "", 5)
