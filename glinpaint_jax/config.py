@@ -5,7 +5,6 @@ A file in configs/ defines `get_config() -> Config`; --config.model.width=32 cha
 
 import ast
 import contextlib
-import copy
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -23,8 +22,7 @@ LOWER_IS_BETTER = ("l1", "patches")
 CROPS = ("crop_then_resize", "resize_then_crop")
 BBOX_MASK_KINDS = ("square", "rectangle")
 STROKE_MASK_KINDS = ("irregular", "free_form")
-LAMA_MASK_KINDS = ("thin", "medium", "thick")  # with numbers of their own
-MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, *LAMA_MASK_KINDS, "files")
+MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "thin", "medium", "thick", "files")
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
 LOGS = ("tensorboard", "wandb")
@@ -176,16 +174,12 @@ class Config:
     def validate(self) -> "Config":
         """Returns self. Raises UserError for the first invalid value."""
         check_bounds(self)
-        for config in (self, *map(self.with_masks, self.evaluation_masks().values())):
-            for holds, path, allowed in (*config._rules(), *config._mask_rules()):
+        for mask in (self.mask, *self.evaluation_masks().values()):
+            config = dataclasses.replace(self, mask=mask)
+            for holds, path, allowed in config._rules():
                 if not holds:
                     raise invalid(path, get_value(config, path), allowed)
         return self
-
-    def with_masks(self, mask: MaskConfig) -> "Config":
-        config = copy.copy(self)
-        config.mask = mask
-        return config
 
     def evaluation_masks(self) -> dict[str, MaskConfig]:
         """The masks of evaluations by name, such as thin, or the name of a folder."""
@@ -195,10 +189,8 @@ class Config:
             if kind == "training" and not folder:
                 masks[kind] = self.mask
             elif kind in MASK_KINDS and kind != "mixed" and bool(folder) == needs_folder:
-                masks[Path(folder).name or kind] = mask = copy.copy(self.mask)
-                mask.kind = kind
-                if folder:
-                    mask.folder, mask.list = folder, ""
+                mask = dataclasses.replace(self.mask, kind=kind, folder=folder, list="")
+                masks[Path(folder).name or kind] = mask
         if len(masks) < len(entries):
             kinds = ", ".join(kind for kind in MIXABLE_MASK_KINDS if kind != "files")
             allowed = f"different ones of training, {kinds}, files:FOLDER and paired:FOLDER"
@@ -225,11 +217,9 @@ class Config:
         yield end <= phases.discriminator_end, "phases.discriminator_end", late
         large = f"at least image_size, {size}, with data.crop=resize_then_crop"
         yield data.crop_size >= size or not resized_first, "data.crop_size", large
-
-    def _mask_rules(self) -> Iterator[tuple[bool, str, str]]:
         mask, kinds = self.mask, set(self.mask.kinds)
         if kinds & set(BBOX_MASK_KINDS):
-            room = self.image_size - 2 * mask.margin - 1
+            room = size - 2 * mask.margin - 1
             fitting = f"at most image_size - 2 * mask.margin - 1 = {room}"
             yield mask.max_size <= room, "mask.max_size", fitting
             smaller = f"less than twice mask.max_size, {2 * mask.max_size}, or no hole is left"
@@ -352,8 +342,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Missing fields get their defaults."""
     config = Config()
     fields = {path: value for path, value in flatten(values).items() if path not in REMOVED_FIELDS}
-    unknown = fields.keys() - dict(settings()).keys()
-    if unknown:
+    if unknown := fields.keys() - dict(settings()).keys():
         names = ", ".join(sorted(unknown))
         raise UserError(f"the saved config has fields that this version does not know: {names}")
     for path, value in fields.items():

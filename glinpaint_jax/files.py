@@ -6,11 +6,11 @@ appears whole or not at all, and a bucket has no locks.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -88,26 +88,21 @@ def describe(error: Exception) -> str:
     return reason[:MAX_REASON].rstrip(": ")
 
 
-def report_unwritable(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Turns an OSError while writing `path` into a UserError."""
-    return _report(f"cannot write {path}", path)
-
-
-def report_unreadable(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Turns an OSError while reading `path` into a UserError."""
-    return _report(f"cannot read {path}", path)
-
-
 @contextlib.contextmanager
-def _report(message: str, path: Path) -> Iterator[None]:
+def _report(verb: str, path: Path) -> Iterator[None]:
+    """Turns an OSError while reading or writing `path` into a UserError."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and not in_bucket(path):
+        if not isinstance(error, OSError) and not in_bucket(path):  # a bucket's are of many types
             raise
-        raise UserError(f"{message}: {describe(error)}") from None  # a bucket's are of many types
+        raise UserError(f"cannot {verb} {path}: {describe(error)}") from None
+
+
+report_unreadable = functools.partial(_report, "read")
+report_unwritable = functools.partial(_report, "write")
 
 
 def cache_folder() -> Path:
@@ -117,17 +112,15 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yields a hidden path beside `path`; a file or folder written there replaces `path`.
+    """Yields a hidden path beside `path`; a file written there replaces `path`.
 
     If anything fails, removes it instead. Only on disk.
     """
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             temporary.unlink()
 
@@ -147,10 +140,6 @@ def dump_json(content: Any, **options: Any) -> str:
     return json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), **options)
 
 
-def can_append(path: Path) -> bool:
-    return not in_bucket(path)
-
-
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -165,22 +154,23 @@ def check_folder_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Locks `path` and writes the owner into it; the lock ends with the process.
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Locks `workdir` and writes the owner into its lock; the lock ends with the process.
 
     Warns if the file system has no locks. Does nothing in a bucket.
     """
-    if in_bucket(path):
+    if in_bucket(workdir):
         yield
         return
+    path = workdir / LOCK
     with report_unwritable(path):
         opened = path.open("a+")
     with opened as file:
         try:
             _flock(file, path, exclusive=True)
-        except (OSError, ModuleNotFoundError) as error:
+        except OSError as error:
             warnings.warn(
-                f"cannot lock {path.parent} ({describe(error)}); make sure no second run uses it",
+                f"cannot lock {workdir} ({describe(error)}); make sure no second run uses it",
                 stacklevel=3,
             )
         with contextlib.suppress(OSError):  # if the disk is full, a later write reports it
@@ -188,10 +178,10 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-def require_unlocked(path: Path) -> None:
-    """Raises UserError if another process holds the lock of `lock_file`."""
-    # A new workdir, no locks, or a bucket.
-    with contextlib.suppress(OSError, ModuleNotFoundError), path.open() as file:
+def require_unlocked(workdir: Path) -> None:
+    """Raises UserError if another process has locked `workdir`."""
+    path = workdir / LOCK
+    with contextlib.suppress(OSError), path.open() as file:  # a new workdir, no locks, or a bucket
         _flock(file, path, exclusive=False)
 
 
@@ -229,26 +219,22 @@ def find_damage(folder: Path) -> str | None:
 
     Ignores files that are not listed: file managers and syncing tools add theirs.
     """
+    name = MANIFEST_NAME
     with report_unreadable(folder):
         try:
-            return _compare_with_manifest(folder)
+            *lines, rest = (folder / name).read_bytes().decode().split("\n")
+            listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+            if rest or not listed or len(listed) < len(lines):
+                return f"{MANIFEST_NAME} is incomplete"
+            for name, digest in listed.items():
+                if checksum(folder / name) != digest:
+                    return f"{name} does not match its checksum"
+        except FileNotFoundError:
+            if name == MANIFEST_NAME:
+                return f"it has no {name}, which is written last"
+            return f"{name} is missing"
         except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
             if in_bucket(folder):
                 raise
             return f"{folder.name} cannot be read: {describe(error)}"
-
-
-def _compare_with_manifest(folder: Path) -> str | None:
-    try:
-        *lines, rest = (folder / MANIFEST_NAME).read_bytes().decode().split("\n")
-    except FileNotFoundError:
-        return f"it has no {MANIFEST_NAME}, which is written last"
-    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    if rest or not listed or len(listed) < len(lines):
-        return f"{MANIFEST_NAME} is incomplete"
-    for name, digest in listed.items():
-        if not (folder / name).exists():
-            return f"{name} is missing"
-        if checksum(folder / name) != digest:
-            return f"{name} does not match its checksum"
     return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from glinpaint_jax.commands import cli
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import LOCK, as_path, in_bucket, require_unlocked
+from glinpaint_jax.files import as_path, in_bucket, require_unlocked
 
 INTERRUPTED = "interrupted; rerun the command to resume from the newest checkpoint"
 
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.profile and in_bucket(workdir):
         raise UserError(f"--profile needs a workdir on disk, not {workdir}")
     # Before joining: a second process with the number of a joined one would end the first run.
-    require_unlocked(workdir / LOCK)
+    require_unlocked(workdir)
     cli.start(arguments)
     from glinpaint_jax.training.loop import train
 

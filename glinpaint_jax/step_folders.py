@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glinpaint_jax.files import find_damage
+from glinpaint_jax.files import find_damage, report_unreadable
 
 FOLDER = "checkpoints"  # in a workdir; holds one folder per step
 
 
 def steps_in(workdir: Path) -> list[int]:
     """Lists the steps of the checkpoints in `workdir`."""
-    try:
-        names = [path.name for path in (workdir / FOLDER).iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    folder = workdir / FOLDER
+    with report_unreadable(folder):
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     return sorted(int(name) for name in names if name.isdigit())
 
 

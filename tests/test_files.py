@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import hashlib
 import itertools
 import re
@@ -9,7 +11,14 @@ import pytest
 from glinpaint_jax import errors
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import MANIFEST_NAME, as_path, find_damage, lock_file, write_manifest
+from glinpaint_jax.files import (
+    MANIFEST_NAME,
+    as_path,
+    find_damage,
+    lock_workdir,
+    require_unlocked,
+    write_manifest,
+)
 from tests.helpers.programs import assert_rejected, run_here
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
@@ -58,10 +67,13 @@ def test_what_other_programs_add_to_a_folder_is_ignored(folder):
 
 
 def test_where_no_files_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    def fail(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", fail)  # as on Lustre without the mount option `flock`
     warned = pytest.warns(UserWarning, match=r"cannot lock .* make sure no second run uses it")
-    with warned, lock_file(tmp_path / "lock"):
-        pass
+    with warned, lock_workdir(tmp_path):
+        require_unlocked(tmp_path)
 
 
 ANYWHERE = "must be on disk or gs://BUCKET/FOLDER; mount any other bucket, for example `mount-s3 "

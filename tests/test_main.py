@@ -55,6 +55,7 @@ def test_evaluate_prints_a_table_and_writes_json(finished_run, tmp_path):
     [
         ("train --config=configs/places.py", ["data/Places", "places365_small", "source=photos"]),
         ("train --config=demo --workdir=/proc/run", ["cannot write /proc/run"]),
+        (f"train --config=demo --workdir={'x' * 300}", ["cannot read x", "File name too long"]),
         ("evaluate --method=smooth", ["pass --checkpoint, or --config with"]),
         ("evaluate --checkpoint=/nowhere", ["/nowhere", "no checkpoint"]),
         ("paint", ["paint", "--help"]),

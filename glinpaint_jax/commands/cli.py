@@ -38,7 +38,10 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
 
     Ctrl-C prints the command's INTERRUPTED, if it has one, and exits with status 130.
     """
-    open_closed_streams()
+    # If a standard stream is closed, the next file would get its messages.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     # grain's workers leave shared memory to this process's resource tracker, which frees it but
     # warns about it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
@@ -59,13 +62,6 @@ def run(command: ModuleType, program: str, arguments: list[str]) -> None:
     except Exception:
         traceback.print_exc()
         _exit(1)
-
-
-def open_closed_streams() -> None:
-    """Opens standard streams that are closed, or the next file would get their messages."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _exit(status: int) -> NoReturn:
@@ -139,14 +135,14 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--config", type=find_config, metavar="FILE", help=help)
     groups = {}
     for path, setting in settings():
-        section = ".".join(["config", *path.split(".")[:-1]])
+        section = f"config.{path}".rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         kind = type(setting.default)
         groups[section].add_argument(
             f"--config.{path}",
             default=argparse.SUPPRESS,
-            help=_describe(setting).replace("%", "%%"),
+            help=_describe(setting),
             metavar=kind.__name__.upper(),
             **({"nargs": "?", "const": "true"} if kind is bool else {}),
         )
@@ -201,7 +197,7 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
 
 def find_config(spec: str) -> Path:
     """Returns the file of one of our configs, by name, or else `spec`. An existing file wins."""
-    return Path(spec) if Path(spec).is_file() else our_configs().get(spec, Path(spec))
+    return Path(spec) if os.path.isfile(spec) else our_configs().get(spec, Path(spec))
 
 
 def our_configs() -> dict[str, Path]:
@@ -211,7 +207,7 @@ def our_configs() -> dict[str, Path]:
 
 def read_config(path: Path) -> Config:
     """Runs a config file. Raises UserError, with the line, if it has no usable get_config()."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike path.is_file(), accepts a name that is too long
         raise UserError(
             f"no config file {str(path)!r}; pass a file or one of {', '.join(our_configs())}"
         )

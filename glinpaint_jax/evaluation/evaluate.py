@@ -1,5 +1,6 @@
 """Scores whatever fills holes on a set of images with fixed crops and holes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,7 +44,7 @@ def evaluation_sets(sources: Sources, config: Config) -> dict[str, tuple[Source,
     masks = config.evaluation_masks()
     is_plain = [*masks] == ["training"]
     return {
-        name if is_plain else f"{name}_{kind}": (source, config.with_masks(mask))
+        name if is_plain else f"{name}_{kind}": (source, dataclasses.replace(config, mask=mask))
         for name, source in sources.evaluation.items()
         for kind, mask in masks.items()
     }

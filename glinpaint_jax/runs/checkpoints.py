@@ -214,6 +214,4 @@ def attempt(function: Callable[..., None], *arguments: Any) -> Exception | None:
 
 
 def max_of_processes(number: int) -> int:
-    if jax.process_count() == 1:
-        return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())

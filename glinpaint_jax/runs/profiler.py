@@ -1,6 +1,7 @@
 """Traces a few steps of a run, for Perfetto and XProf."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,12 @@ WARM_UP = 3  # steps before the trace: the first ones are slower
 
 def traced(batches: Iterator, workdir: Path, steps: int, log: Callable[[str], Any]) -> Iterator:
     """Yields `batches`; meanwhile traces `steps` steps into `workdir`, or all that are left."""
-    # When a batch is asked for, the step of STEPS_IN_FLIGHT + 1 batches ago has finished.
-    end, is_tracing = WARM_UP + steps + STEPS_IN_FLIGHT, False
+    yield from islice(batches, WARM_UP)
+    jax.profiler.start_trace(workdir / FOLDER, create_perfetto_trace=True)
     try:
-        for number, batch in enumerate(batches):
-            if number == WARM_UP:
-                jax.profiler.start_trace(workdir / FOLDER, create_perfetto_trace=True)
-                is_tracing = True
-            if number == end:
-                break
-            yield batch
+        # When a batch is asked for, the step of STEPS_IN_FLIGHT + 1 batches ago has finished.
+        yield from islice(batches, steps + STEPS_IN_FLIGHT)
     finally:
-        if is_tracing:
-            jax.profiler.stop_trace()
-            log(f"wrote a trace of {steps} steps to {workdir / FOLDER}")
-    yield batch
+        jax.profiler.stop_trace()
+        log(f"wrote a trace of {steps} steps to {workdir / FOLDER}")
     yield from batches

@@ -37,35 +37,33 @@ class Progress:
     def add(self, step: int, phase: str, metrics: Metrics) -> None:
         """Takes the metrics of the step just dispatched; `step` counts from 1."""
         self._in_flight.append((step, phase, metrics))
-        if len(self._in_flight) > STEPS_IN_FLIGHT:
-            self._finish_oldest()
+        self._fetch_all_but(STEPS_IN_FLIGHT)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Waits for the steps in flight, and excludes what follows from the speed."""
-        while self._in_flight:
-            self._finish_oldest()
+        self._fetch_all_but(0)
         paused_at = time.perf_counter()
         yield
         self._start += time.perf_counter() - paused_at
 
     def close(self) -> None:
         """Waits for the steps in flight and reports the remaining metrics."""
-        while self._in_flight:
-            self._finish_oldest()
+        self._fetch_all_but(0)
         if self._finished:
             self._report()
 
-    def _finish_oldest(self) -> None:
-        step, phase, metrics = self._in_flight.popleft()
-        metrics = jax.device_get(metrics)
-        self._finished.append((step, phase, metrics))
-        if metrics["skipped"]:
-            self._note_skipped(step, metrics)
-        else:
-            self._skipped_in_a_row = 0
-        if step % self._config.log_every == 0:
-            self._report()
+    def _fetch_all_but(self, newest: int) -> None:
+        while len(self._in_flight) > newest:
+            step, phase, metrics = self._in_flight.popleft()
+            metrics = jax.device_get(metrics)
+            self._finished.append((step, phase, metrics))
+            if metrics["skipped"]:
+                self._note_skipped(step, metrics)
+            else:
+                self._skipped_in_a_row = 0
+            if step % self._config.log_every == 0:
+                self._report()
 
     def _report(self) -> None:
         step, phase, _ = self._finished[-1]
@@ -75,8 +73,7 @@ class Progress:
             name: float(np.mean([metrics[name] for metrics in kept if name in metrics]))
             for name in names
         }
-        skipped = len(self._finished) - len(kept)
-        if skipped:
+        if skipped := len(self._finished) - len(kept):
             means["skipped"] = float(skipped)
         now = time.perf_counter()
         seconds = (now - self._start) / len(self._finished)  # per step
@@ -106,20 +103,13 @@ class Progress:
 
 def advise(config: Config, step: int) -> str:
     """How to go on with a lower learning rate: here, or in a new run in the same phase."""
-    rates = config.optimizer.learning_rate, config.optimizer.discriminator_learning_rate
-    names = "learning_rate", "discriminator_learning_rate"
-    lower = " ".join(
-        f"--config.optimizer.{name}={rate / 2:g}"
-        for name, rate in zip(names, rates, strict=True)
-        if rate
-    )
-    phases = config.phases
-    completion, discriminator = (
-        max(0, end - step) for end in (phases.completion_end, phases.discriminator_end)
-    )
+    optimizer, phases = config.optimizer, config.phases
+    lower = f"--config.optimizer.learning_rate={optimizer.learning_rate / 2:g}"
+    if own_rate := optimizer.discriminator_learning_rate:
+        lower += f" --config.optimizer.discriminator_learning_rate={own_rate / 2:g}"
     return (
         f"rerun the command with --accept-changed-config {lower}. A new run with "
         "--config.init_from would begin with the first phase; to begin here, it needs "
-        f"--config.phases.completion_end={completion} "
-        f"--config.phases.discriminator_end={discriminator}"
+        f"--config.phases.completion_end={max(0, phases.completion_end - step)} "
+        f"--config.phases.discriminator_end={max(0, phases.discriminator_end - step)}"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config, to_dict
-from glinpaint_jax.files import can_append, describe, dump_json, write_atomically
+from glinpaint_jax.files import describe, dump_json, in_bucket, write_atomically
 from glinpaint_jax.runs.writers import WRITERS, GrowingFile
 
 METRICS_FILE = "metrics.jsonl"
@@ -31,7 +31,7 @@ class Reporter:
 
     `start_step` is the step the run resumes from: records of later steps are dropped, since those
     steps are repeated. Records that cannot be written cause one warning and are written with the
-    next one; pictures are lost. Where files cannot be appended to, only `flush` writes records.
+    next one; pictures are lost. A bucket cannot append, so there only `flush` writes records.
     """
 
     def __init__(self, workdir: Path, start_step: int, config: Config, *, active: bool):
@@ -78,7 +78,7 @@ class Reporter:
         path = self._workdir / "samples" / f"step_{step:06d}.png"
         with self._warn_on_error():
             for writer in self._writers:
-                writer.write_images(step, {"samples": picture})
+                writer.write_samples(step, picture)
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
@@ -101,7 +101,7 @@ class Reporter:
         self._metrics.add(to_line({"step": step, "phase": phase} | numbers))
         for writer in self._writers:
             writer.write_scalars(step, numbers)
-        if can_append(self._workdir):
+        if not in_bucket(self._workdir):
             self.flush()
 
     @contextlib.contextmanager
@@ -109,13 +109,12 @@ class Reporter:
         """Warns once instead of ending the run; only failed checkpoints end it."""
         try:
             yield
+            self._has_failed = False
         except Exception as error:  # a bucket's errors are of many types
             if not self._has_failed:
                 reason = describe(error)
                 self.log(f"cannot write records to {self._workdir}: {reason}; training continues")
             self._has_failed = True
-        else:
-            self._has_failed = False
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
@@ -142,6 +141,5 @@ def mosaic(rows: UInt8[np.ndarray, "r c h w 3"]) -> UInt8[np.ndarray, "height wi
     rows = rows.repeat(factor, axis=2).repeat(factor, axis=3)
     padding = ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0))
     padded = np.pad(rows, padding, constant_values=255)
-    r, c, h, w, _ = padded.shape
-    joined = padded.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, 3)
+    joined = np.concatenate([np.concatenate(row, axis=1) for row in padded])
     return np.pad(joined, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=255)

@@ -11,12 +11,7 @@ import orbax.checkpoint as ocp
 from glinpaint_jax.config import Config, differences, from_dict
 from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import (
-    absolute,
-    report_unreadable,
-    report_unwritable,
-    write_atomically,
-)
+from glinpaint_jax.files import absolute, report_unreadable, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
 from glinpaint_jax.step_folders import FOLDER, newest_complete_step, read_json
 
@@ -60,8 +55,7 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     there are steps but none is complete.
     """
     step = _recover(workdir, log) if jax.process_index() == 0 else None
-    step = max_of_processes(-1 if step is None else step)
-    return None if step < 0 else step
+    return max_of_processes(step or 0) or None
 
 
 def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
@@ -72,7 +66,7 @@ def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     with report_unreadable(newest_path):
         newest = newest_path.read_bytes() if newest_path.exists() else None
     # If only the first save of a run was interrupted, nothing is lost.
-    nothing_lost = newest == b"0\n" if newest is not None else not damaged
+    nothing_lost = newest == b"0\n" or (newest is None and not damaged)
     damaged |= dict.fromkeys(interrupted, "its save was interrupted")
     if step is None and not nothing_lost:
         found = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
@@ -109,12 +103,10 @@ def restore(
     step_path = absolute(workdir / FOLDER / str(step))
     with report_unreadable(step_path):
         saved, data = from_dict(read_json(step_path / "config")), read_json(step_path / "data")
-    notes = (
-        check_config_changes(saved, config, "config" in accepted),
-        check_data_changes(saved, data, config, source, "data" in accepted),
-    )
-    for note in filter(None, notes):
-        if jax.process_index() == 0:
+    config_note = check_config_changes(saved, config, "config" in accepted)
+    data_note = check_data_changes(saved, data, config, source, "data" in accepted)
+    for note in (config_note, data_note):
+        if note and jax.process_index() == 0:
             log(note)
     with report_unreadable(step_path), ocp.StandardCheckpointer() as reader:
         state = reader.restore(step_path / "state", abstract_state)

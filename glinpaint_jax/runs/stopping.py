@@ -30,7 +30,6 @@ class Stop:
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
         self._asked_at: float | None = None  # time.monotonic()
-        self._is_agreed = False
         self._any = jax.jit(
             jnp.max, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh)
         )
@@ -55,12 +54,9 @@ class Stop:
         is_asked = self._asked_at is not None
         if jax.process_count() == 1:
             return is_asked
-        if not self._is_agreed:
-            mine = np.full(self._mesh.local_mesh.devices.size, is_asked, np.int32)
-            self._answers.append(self._any(to_global({"asked": mine}, self._mesh)["asked"]))
-            if len(self._answers) > STEPS_IN_FLIGHT:
-                self._is_agreed = bool(self._answers.popleft())
-        return self._is_agreed
+        mine = np.full(self._mesh.local_mesh.devices.size, is_asked, np.int32)
+        self._answers.append(self._any(to_global({"asked": mine}, self._mesh)["asked"]))
+        return len(self._answers) > STEPS_IN_FLIGHT and bool(self._answers.popleft())
 
     def interrupting(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns the function, but a call raises EvaluationStopped once the run is to stop."""

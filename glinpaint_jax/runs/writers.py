@@ -1,7 +1,7 @@
 """Where a run's records go besides metrics.jsonl: TensorBoard, Weights & Biases.
 
-A writer has `write_scalars`, `write_images`, `flush` and `close`, as those of clu.metric_writers,
-which cannot be imported without TensorFlow.
+A writer has `write_scalars`, `write_samples`, `flush` and `close`. Those of clu.metric_writers
+cannot be imported without TensorFlow.
 """
 
 import io
@@ -19,7 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from glinpaint_jax.errors import UserError, import_extra
-from glinpaint_jax.files import can_append, describe, in_bucket, write_atomically
+from glinpaint_jax.files import describe, in_bucket, write_atomically
 
 WANDB_ID = "wandb_id"  # in a workdir: the run that a resumed one continues
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -29,27 +29,26 @@ class GrowingFile:
     """A file that is appended to. Keeps its content, to write it again if the file is damaged."""
 
     def __init__(self, path: Path, content: bytes):
-        self._path, self._content, self._has_news = path, bytearray(content), False
-        self._size = -1  # bytes of the file as it was left
+        self._path, self._content = path, bytearray(content)
+        self._size = len(content)  # bytes of the file, if it is as it was left
 
     def add(self, content: bytes) -> None:
         self._content += content
-        self._has_news = True
 
     def flush(self) -> None:
         """Writes what is new, or everything if the file is not as it was left."""
-        if not self._has_news:
+        path, news = self._path, self._content[self._size :]
+        if not news:
             return
-        path = self._path
-        if can_append(path) and path.exists() and path.stat().st_size == self._size:
+        if not in_bucket(path) and path.exists() and path.stat().st_size == self._size:
             with path.open("ab") as file:
-                file.write(self._content[self._size :])
+                file.write(news)
         else:
             write_atomically(path, bytes(self._content))
-        self._size, self._has_news = len(self._content), False
+        self._size = len(self._content)
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(GrowingFile):
     """An event file. Records of steps after `start_step` in others are hidden: they are repeated.
 
     TensorBoard's own EventFileWriter writes in a thread, which prints a traceback if the disk is
@@ -60,26 +59,21 @@ class TensorBoardWriter:
         start = encode_event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         version = encode_event(file_version="brain.Event:2")
         path = workdir / f"events.out.tfevents.{time.time_ns()}"  # read by name
-        self._file = GrowingFile(path, version + start)
+        super().__init__(path, version + start)
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         values = [Summary.Value(tag=tag, simple_value=number) for tag, number in scalars.items()]
-        self._file.add(encode_event(step=step, summary=Summary(value=values)))
+        self.add(encode_event(step=step, summary=Summary(value=values)))
 
-    def write_images(self, step: int, images: dict[str, Picture]) -> None:
-        values = []
-        for tag, picture in images.items():
-            jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
-            height, width, _ = picture.shape
-            image = Summary.Image(encoded_image_string=jpeg, height=height, width=width)
-            values.append(Summary.Value(tag=tag, image=image))
-        self._file.add(encode_event(step=step, summary=Summary(value=values)))
-
-    def flush(self) -> None:
-        self._file.flush()
+    def write_samples(self, step: int, picture: Picture) -> None:
+        jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
+        height, width, _ = picture.shape
+        image = Summary.Image(encoded_image_string=jpeg, height=height, width=width)
+        values = [Summary.Value(tag="samples", image=image)]
+        self.add(encode_event(step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
-        self._file.flush()
+        self.flush()
 
 
 def encode_event(**fields: Any) -> bytes:
@@ -120,9 +114,8 @@ class WandbWriter:
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         self._records.append({"step": step} | scalars)
 
-    def write_images(self, step: int, images: dict[str, Picture]) -> None:
-        pictures = {tag: self._wandb.Image(picture) for tag, picture in images.items()}
-        self._records.append({"step": step} | pictures)
+    def write_samples(self, step: int, picture: Picture) -> None:
+        self._records.append({"step": step, "samples": self._wandb.Image(picture)})
 
     def flush(self) -> None:
         while self._records:

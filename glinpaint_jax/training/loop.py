@@ -26,7 +26,7 @@ from glinpaint_jax.evaluation.evaluate import (
     evaluation_sets,
     make_generator_completion,
 )
-from glinpaint_jax.files import LOCK, lock_file, report_unwritable, write_atomically
+from glinpaint_jax.files import lock_workdir, report_unwritable, write_atomically
 from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.processes import require_same
@@ -72,7 +72,7 @@ def train(
     with contextlib.ExitStack() as closing:
         stop = closing.enter_context(stop_on_signals(mesh))
         if is_first:
-            closing.enter_context(lock_file(workdir / LOCK))
+            closing.enter_context(lock_workdir(workdir))
 
         newest = recover_newest_step(workdir, log)
         if newest is None:

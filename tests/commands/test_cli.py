@@ -105,7 +105,7 @@ def test_a_broken_config_file_is_named_with_the_line(content, expected, tmp_path
 def test_our_configs_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("--config=demo") == load(f"--config={ROOT}/configs/demo.py")
-    for spec in ("place", tmp_path):
+    for spec in ("place", tmp_path, "x" * 300):
         with pytest.raises(UserError, match=rf"no config file '{spec}'; pass a .* one of .*places"):
             load(f"--config={spec}")
     text = (ROOT / "configs" / "demo.py").read_text().replace("num_steps=2300", "num_steps=7")

@@ -121,7 +121,7 @@ def test_in_a_bucket_whole_files_are_written_by_flush(tmp_path, monkeypatch):
     open_path = Path.open
     monkeypatch.setattr(Path, "open", open_file)
     for module in (report, writers):
-        monkeypatch.setattr(module, "can_append", lambda path: False)
+        monkeypatch.setattr(module, "in_bucket", lambda path: True)
     reporter = Reporter(tmp_path, 0, make_small_config(), active=True)
     train(reporter, 1, 2)
     assert recorded(tmp_path) == []
