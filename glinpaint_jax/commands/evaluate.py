@@ -19,7 +19,7 @@ in the hole, and the error of the whole image.
 """
 
 import argparse
-import copy
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,8 @@ def score(
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.evaluation import evaluate, pictures
+    from glinpaint_jax.evaluation import evaluate
+    from glinpaint_jax.evaluation.pictures import read_result
     from glinpaint_jax.parallel import make_mesh
     from glinpaint_jax.processes import require_same
 
@@ -126,20 +127,20 @@ def score(
     scores = {}
     for set_name, (source, masked) in evaluate.evaluation_sets(sources, config).items():
         if arguments.export:
-            pictures.export_set(source, masked, mesh, failures, arguments.export / set_name)
+            evaluate.export_set(source, masked, mesh, failures, arguments.export / set_name)
         methods = dict(fills)
         for folder in arguments.results:
             own = folder / set_name
             own = own if own.is_dir() else folder
-            methods[str(folder)] = pictures.read_results(own, source, mesh)
-        if arguments.output:
-            for number, name in enumerate(methods):
-                folder = arguments.output / set_name / (str(number) if len(methods) > 1 else "")
-                methods[name] = pictures.with_pictures(methods[name], source, folder)
-        scores[set_name] = {
-            name: evaluate.evaluate(completion, source, masked, mesh, failures)[0]
-            for name, completion in methods.items()
-        }
+            read = functools.partial(read_result, own, source)
+            methods[str(folder)] = evaluate.make_host_completion(read, mesh)
+        scores[set_name] = {}
+        for number, (name, completion) in enumerate(methods.items()):
+            output = arguments.output and arguments.output / set_name
+            if output and len(methods) > 1:
+                output /= str(number)
+            found, _ = evaluate.evaluate(completion, source, masked, mesh, failures, output)
+            scores[set_name][name] = found
     return scores
 
 
@@ -159,11 +160,10 @@ def make_fills(
 
     fills = {}
     for spec, weights in loaded:
-        own = copy.deepcopy(config)
-        if "config.mask.fill" not in vars(arguments):
-            own.mask.fill = weights.config.mask.fill
+        is_changed = "config.mask.fill" in vars(arguments)
+        fill = (config if is_changed else weights.config).mask.fill
         generator, _ = make_networks(weights.config)
-        completion = evaluate.make_generator_completion(own, generator, mesh)
+        completion = evaluate.make_generator_completion(generator, fill, mesh)
         name = "model" if len(loaded) == 1 else spec
         variables = jax.device_put(weights.generator, replicated(mesh))
         fills[f"{name}, step {weights.step}"] = completion(variables)

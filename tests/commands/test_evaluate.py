@@ -97,8 +97,8 @@ def test_pictures_overwrite_nothing(name, folder):
 def test_holes_have_the_color_that_the_network_was_trained_with(
     flag, expected, folder, monkeypatch
 ):
-    def note_fill(config, *_):
-        used.append(config.mask.fill)
+    def note_fill(_, fill, mesh):
+        used.append(fill)
         raise UserError("enough")
 
     used = []
