@@ -34,7 +34,6 @@ OFFICIAL = {  # the files of MMagic and of the paper's authors, by our names
     "iizuka_freeform": IIZUKA_URL + "completionnet_places2_freeform.t7",
     "iizuka_celeba": IIZUKA_URL + "completionnet_celeba.t7",
 }
-HUB_SCHEME = "hf://"
 HUB_REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the weights
 BUNDLED = "small"  # the name of the weights that come with the package
@@ -56,7 +55,7 @@ def locate(spec: str | Path) -> Path:
     not exist.
     """
     text = str(spec)
-    if text.startswith(HUB_SCHEME):
+    if text.startswith("hf://"):
         return _locate_in_hub(text)
     if "://" in text and not text.startswith("gs://"):
         return _locate_url(text)

@@ -29,11 +29,10 @@ LOG_NAMES = (
     "builtins.getattr",
     "numpy.dtype",
     "numpy.ndarray",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
 )
 
 
