@@ -67,13 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments) if arguments.config else None
-    scores_file, output = arguments.json, arguments.output
+    scores_file = arguments.json
     if scores_file and (scores_file.is_dir() or not scores_file.absolute().parent.is_dir()):
         raise UserError(f"--json={scores_file} must be a file in an existing folder")
-    for flag, folder in (("output", output), ("export", arguments.export)):
+    for flag, folder in (("output", arguments.output), ("export", arguments.export)):
         if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--{flag}={folder} exists and is not empty; choose another folder")
-    if config is None and not arguments.checkpoint:
+    others = arguments.method or arguments.results or arguments.export
+    if not arguments.checkpoint and not (config and others):
         raise UserError("pass --checkpoint, or --config with --method, --results or --export")
     cli.start(arguments)
     import jax

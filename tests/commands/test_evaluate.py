@@ -183,3 +183,8 @@ PARTS = ("images", "masks", "originals")
 def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, folder):
     with pytest.raises(UserError, match=r"--json=.* must be a file in an existing folder"):
         run(folder, f"--json={folder / name}")
+
+
+def test_nothing_to_score_is_reported(folder):
+    with pytest.raises(UserError, match="pass --checkpoint, or --config with --method, --results"):
+        evaluate_with(folder)
