@@ -34,7 +34,6 @@ OFFICIAL = {  # the files of MMagic and of the paper's authors, by our names
     "iizuka_freeform": IIZUKA_URL + "completionnet_places2_freeform.t7",
     "iizuka_celeba": IIZUKA_URL + "completionnet_celeba.t7",
 }
-HUB_SCHEME = "hf://"
 HUB_REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 HUB_WEIGHTS = "model.safetensors"  # the file of a repository that holds the weights
 BUNDLED = "small"  # the name of the weights that come with the package
@@ -56,7 +55,7 @@ def locate(spec: str | Path) -> Path:
     not exist.
     """
     text = str(spec)
-    if text.startswith(HUB_SCHEME):
+    if text.startswith("hf://"):
         return _locate_in_hub(text)
     if "://" in text and not text.startswith("gs://"):
         return _locate_url(text)
@@ -86,34 +85,27 @@ def checksum_in(name: str) -> str:
 def find_fault(path: Path, name: str = "") -> str:
     """Says why a file cannot be the weight file `name`, in a few words; "" if it can be."""
     with report_unreadable(path):
-        if not _is_whole(path):
+        if find_format(path) is None:
             return "it is not a weight file (.pth, .safetensors or .t7), or is damaged"
         digits = checksum_in(name)
         found = checksum(path)[: len(digits)] if digits else ""
     return f"it has sha256 {found}..., not the one in its name" if found != digits else ""
 
 
-def is_safetensors(path: Path) -> bool:
+def find_format(path: Path) -> str | None:
+    """Returns pth, safetensors or t7; None if the file is none of them or visibly damaged."""
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
-
-
-def is_torch7(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8) == b"\3\0\0\0\1\0\0\0"  # the first object is a table
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file looks like safetensors or torch.save from the first to the last byte."""
-    if is_safetensors(path):
-        try:
-            with safetensors.safe_open(path, framework="np"):
-                return True
-        except safetensors.SafetensorError:
-            return False
-    with path.open("rb") as file:
-        is_pickle = file.read(2) == b"\x80\x02"  # before PyTorch 1.6; nothing marks its end
-        return is_pickle or is_torch7(path) or zipfile.is_zipfile(file)
+        start = file.read(9)
+        if start[:8] == b"\3\0\0\0\1\0\0\0":  # the first object is a table
+            return "t7"
+        if start[8:] != b"{":  # else 8 bytes of length, then JSON
+            # Files of PyTorch before 1.6 are pickles; nothing marks their end.
+            return "pth" if start[:2] == b"\x80\x02" or zipfile.is_zipfile(file) else None
+    try:
+        with safetensors.safe_open(path, framework="np"):
+            return "safetensors"
+    except safetensors.SafetensorError:
+        return None
 
 
 def hide_secrets(text: str) -> str:
@@ -192,12 +184,11 @@ def _receive(url: str, path: Path, name: str) -> str:
         with requests.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as file:
             if not response.ok:
                 return f"the server answered {response.status_code} {response.reason}".rstrip()
-            size, received = response.raw.length_remaining, 0
+            size = response.raw.length_remaining
             with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
                 for chunk in response.iter_content(CHUNK):
-                    received += file.write(chunk)
-                    bar.update(len(chunk))
-                    if received > MAX_BYTES:
+                    bar.update(file.write(chunk))
+                    if file.tell() > MAX_BYTES:
                         return f"it is larger than {MAX_BYTES / 1e9:g} GB, the most allowed"
     except requests.RequestException as error:
         root = error

@@ -19,7 +19,7 @@ in the hole, and the error of the whole image.
 """
 
 import argparse
-import copy
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -67,13 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments) if arguments.config else None
-    scores_file, output = arguments.json, arguments.output
+    scores_file = arguments.json
     if scores_file and (scores_file.is_dir() or not scores_file.absolute().parent.is_dir()):
         raise UserError(f"--json={scores_file} must be a file in an existing folder")
-    for flag, folder in (("output", output), ("export", arguments.export)):
+    for flag, folder in (("output", arguments.output), ("export", arguments.export)):
         if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--{flag}={folder} exists and is not empty; choose another folder")
-    if config is None and not arguments.checkpoint:
+    others = arguments.method or arguments.results or arguments.export
+    if not arguments.checkpoint and not (config and others):
         raise UserError("pass --checkpoint, or --config with --method, --results or --export")
     cli.start(arguments)
     import jax
@@ -112,7 +113,8 @@ def score(
 
     from glinpaint_jax.data.datasets import open_sources
     from glinpaint_jax.data.pipeline import FailureLog
-    from glinpaint_jax.evaluation import evaluate, pictures
+    from glinpaint_jax.evaluation import evaluate
+    from glinpaint_jax.evaluation.pictures import read_result
     from glinpaint_jax.parallel import make_mesh
     from glinpaint_jax.processes import require_same
 
@@ -126,20 +128,20 @@ def score(
     scores = {}
     for set_name, (source, masked) in evaluate.evaluation_sets(sources, config).items():
         if arguments.export:
-            pictures.export_set(source, masked, mesh, failures, arguments.export / set_name)
+            evaluate.export_set(source, masked, mesh, failures, arguments.export / set_name)
         methods = dict(fills)
         for folder in arguments.results:
             own = folder / set_name
             own = own if own.is_dir() else folder
-            methods[str(folder)] = pictures.read_results(own, source, mesh)
-        if arguments.output:
-            for number, name in enumerate(methods):
-                folder = arguments.output / set_name / (str(number) if len(methods) > 1 else "")
-                methods[name] = pictures.with_pictures(methods[name], source, folder)
-        scores[set_name] = {
-            name: evaluate.evaluate(completion, source, masked, mesh, failures)[0]
-            for name, completion in methods.items()
-        }
+            read = functools.partial(read_result, own, source)
+            methods[str(folder)] = evaluate.make_host_completion(read, mesh)
+        scores[set_name] = {}
+        for number, (name, completion) in enumerate(methods.items()):
+            output = arguments.output and arguments.output / set_name
+            if output and len(methods) > 1:
+                output /= str(number)
+            found, _ = evaluate.evaluate(completion, source, masked, mesh, failures, output)
+            scores[set_name][name] = found
     return scores
 
 
@@ -159,11 +161,10 @@ def make_fills(
 
     fills = {}
     for spec, weights in loaded:
-        own = copy.deepcopy(config)
-        if "config.mask.fill" not in vars(arguments):
-            own.mask.fill = weights.config.mask.fill
+        is_changed = "config.mask.fill" in vars(arguments)
+        fill = (config if is_changed else weights.config).mask.fill
         generator, _ = make_networks(weights.config)
-        completion = evaluate.make_generator_completion(own, generator, mesh)
+        completion = evaluate.make_generator_completion(generator, fill, mesh)
         name = "model" if len(loaded) == 1 else spec
         variables = jax.device_put(weights.generator, replicated(mesh))
         fills[f"{name}, step {weights.step}"] = completion(variables)

@@ -1,8 +1,8 @@
 """Scores whatever fills holes on a set of images with fixed crops and holes."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,29 +10,26 @@ import numpy as np
 from clu import metrics as clu_metrics
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config
 from glinpaint_jax.data.datasets import Sources
-from glinpaint_jax.data.masks import Mask, draw_boxes
-from glinpaint_jax.data.pipeline import FailureLog, eval_batches
+from glinpaint_jax.data.masks import Mask
+from glinpaint_jax.data.pipeline import Batch, FailureLog, eval_batches
 from glinpaint_jax.data.sources import Image, Source
 from glinpaint_jax.evaluation import metrics
+from glinpaint_jax.evaluation.pictures import PictureRows, draw_masks, picture_rows, save_pictures
 from glinpaint_jax.models.generator import Generator
 from glinpaint_jax.models.inputs import make_inputs, to_pixel_range
-from glinpaint_jax.models.networks import complete
-from glinpaint_jax.parallel import batch_sharding, replicated, to_global
+from glinpaint_jax.models.networks import Color, complete
+from glinpaint_jax.parallel import batch_sharding, to_global
 
 EVAL_BATCH = 16  # images per device; does not affect results
 GRAY = 128
 
-HostBatch = dict[str, np.ndarray]
 GlobalBatch = dict[str, Array]
 # One batch, given on the host and on the devices -> completed images on the devices, float
 # [b, h, w, 3] in 0..255.
-CompleteBatch = Callable[[HostBatch, GlobalBatch], Array]
-# A process's images of a batch: masked (white), completed and original.
-PictureRows = UInt8[np.ndarray, "3 b h w 3"]
+CompleteBatch = Callable[[Batch, GlobalBatch], Array]
 # Means over the images whose `mask` is 1; this is clu's mask, not the hole.
 MeanScores = clu_metrics.Collection.create(
     **{name: clu_metrics.Average.from_output(name) for name in metrics.NAMES}
@@ -51,57 +48,52 @@ def evaluation_sets(sources: Sources, config: Config) -> dict[str, tuple[Source,
 
 
 def evaluate(
-    complete_batch: CompleteBatch, source: Source, config: Config, mesh: Mesh, failures: FailureLog
+    complete_batch: CompleteBatch,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    failures: FailureLog,
+    folder: Path | None = None,
 ) -> tuple[dict[str, float], PictureRows]:
     """Returns the mean of each of metrics.NAMES over the images of `source`.
 
     Also returns this process's pictures of the first batch. Uses at most config.data.eval_images
     images, evenly spaced. Exact for any number of images and devices: padding in the last batch
-    does not count.
+    does not count. Writes a PNG of each image to `folder`, if given: masked, completed and
+    original, side by side without a gap.
     """
-    score = make_score(config.mask.fill, mesh)
-    totals = rows = None
+    totals = None
     for host_batch, batch in iterate_batches(source, config, mesh, failures):
         completed = complete_batch(host_batch, batch)
-        rows = picture_rows(host_batch, completed) if rows is None else rows
         scores = score(completed, batch)
-        totals = scores if totals is None else totals.merge(scores)
-    return {name: float(value) for name, value in totals.compute().items()}, rows
+        if totals is None:
+            totals, first_rows = scores, picture_rows(host_batch, completed)
+        else:
+            totals = totals.merge(scores)
+        if folder:
+            rows = picture_rows(host_batch, completed)
+            save_pictures(np.concatenate(rows, axis=2), host_batch, source, folder)
+    return {name: float(value) for name, value in totals.compute().items()}, first_rows
 
 
-@functools.lru_cache
-def make_score(
-    fill: tuple[float, float, float], mesh: Mesh
-) -> Callable[[Array, GlobalBatch], MeanScores]:
-    """Makes a jitted function: completed images and their batch -> `MeanScores`.
-
-    Cached, so that evaluating again compiles nothing.
-    """
-
-    def score(completed: Array, batch: GlobalBatch) -> MeanScores:
-        inputs = make_inputs(batch, fill)
-        scores = metrics.all_scores(completed, to_pixel_range(inputs.image), inputs.mask)
-        return MeanScores.single_from_model_output(**scores, mask=batch["valid"])
-
-    return jax.jit(score, in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))
+@jax.jit
+def score(completed: Array, batch: GlobalBatch) -> MeanScores:
+    inputs = make_inputs(batch, fill=(0.0, 0.0, 0.0))  # no score sees the fill
+    scores = metrics.all_scores(completed, to_pixel_range(inputs.image), inputs.mask)
+    return MeanScores.single_from_model_output(**scores, mask=batch["valid"])
 
 
 def make_generator_completion(
-    config: Config, generator: Generator, mesh: Mesh
+    generator: Generator, fill: Color, mesh: Mesh
 ) -> Callable[[Any], CompleteBatch]:
     """Makes a function: generator variables -> `CompleteBatch`. All share one compiled program."""
 
     def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
-        inputs = make_inputs(batch, config.mask.fill)
-        completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
+        inputs = make_inputs(batch, fill)
+        completed = complete(generator, variables, inputs.image, inputs.mask, fill)
         return to_pixel_range(completed)
 
-    jitted = jax.jit(
-        complete_pixels,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=batch_sharding(mesh),
-    )
-
+    jitted = jax.jit(complete_pixels, out_shardings=batch_sharding(mesh))
     return lambda variables: lambda _, batch: jitted(variables, batch)
 
 
@@ -111,7 +103,7 @@ def make_host_completion(fill: Callable[[int, Image, Mask], Image], mesh: Mesh) 
     Without a valid pixel, the image becomes gray: OpenCV would return its input, others fail.
     """
 
-    def complete_batch(host_batch: HostBatch, _: GlobalBatch) -> Array:
+    def complete_batch(host_batch: Batch, _: GlobalBatch) -> Array:
         batch = zip(host_batch["record"], host_batch["image"], draw_masks(host_batch), strict=True)
         filled = [
             np.full_like(image, GRAY) if mask.all() else fill(int(record), image, mask)
@@ -122,24 +114,21 @@ def make_host_completion(fill: Callable[[int, Image, Mask], Image], mesh: Mesh) 
     return complete_batch
 
 
-def draw_masks(batch: HostBatch) -> UInt8[np.ndarray, "b h w 1"]:
-    """Returns the batch's masks (1 = hole), or draws its boxes."""
-    if "mask" in batch:
-        return batch["mask"]
-    size = batch["image"].shape[1]
-    return np.stack([draw_boxes(box[None], size) for box in batch["bbox"]])
-
-
-def picture_rows(host_batch: HostBatch, completed: Array) -> PictureRows:
-    local = np.concatenate([np.asarray(shard.data) for shard in completed.addressable_shards])
-    image = host_batch["image"]
-    masked = np.where(draw_masks(host_batch), np.uint8(255), image)
-    return np.stack([masked, np.rint(local).astype(np.uint8), image])
+def export_set(
+    source: Source, config: Config, mesh: Mesh, failures: FailureLog, folder: Path
+) -> None:
+    """Writes the fixed crops with white holes, the masks and the originals, with equal names."""
+    for batch, _ in iterate_batches(source, config, mesh, failures):
+        image, mask = batch["image"], draw_masks(batch)
+        masked = np.where(mask, np.uint8(255), image)
+        pictures = {"images": masked, "masks": 255 * mask[..., 0], "originals": image}
+        for name, one in pictures.items():
+            save_pictures(one, batch, source, folder / name)
 
 
 def iterate_batches(
     source: Source, config: Config, mesh: Mesh, failures: FailureLog
-) -> Iterator[tuple[HostBatch, GlobalBatch]]:
+) -> Iterator[tuple[Batch, GlobalBatch]]:
     """Yields the batches of an evaluation set, with the record number of each image."""
     images = min(config.data.eval_images, len(source))
     per_device = min(EVAL_BATCH, -(-images // mesh.devices.size))

@@ -25,38 +25,28 @@ OUTSIDE = 1e6  # above all projections, so that sorting puts it last
 
 
 def l1_error(completed: Image, image: Image, mask: Mask) -> PerImage:
-    """Mean absolute error over the hole (mask 1), in percent of the value range."""
+    """Mean absolute error where the mask is 1, in percent of the value range."""
     error = jnp.sum(jnp.abs(completed - image) / 255 * mask, axis=(1, 2, 3))
     return 100 * error / (3 * jnp.sum(mask, axis=(1, 2, 3)))
 
 
-def psnr(completed: Image, image: Image) -> PerImage:
-    """Peak signal-to-noise ratio of the whole image, in dB; infinite for equal images."""
-    return _to_decibels(jnp.mean(jnp.square(completed - image), axis=(1, 2, 3)))
-
-
-def _to_decibels(mse: PerImage) -> PerImage:
+def psnr(completed: Image, image: Image, mask: Mask) -> PerImage:
+    """Peak signal-to-noise ratio where the mask is 1, in dB; infinite for equal images."""
+    mse = jnp.sum(jnp.square(completed - image) * mask, axis=(1, 2, 3))
+    mse /= 3 * jnp.sum(mask, axis=(1, 2, 3))
     return 20 * jnp.log10(255 / jnp.sqrt(mse))
 
 
-def ssim(completed: Image, image: Image) -> PerImage:
+def ssim(completed: Image, image: Image, mask: Mask) -> PerImage:
     """Structural similarity (Wang et al. 2004), averaged over channels.
 
-    Uses an 11x11 Gaussian window, only where it fits into the image, and biased variances. Images
-    must be at least 11x11.
+    Uses 11x11 Gaussian windows whose centers have mask 1, only where they fit into the image, and
+    biased variances. Images must be at least 11x11.
     """
-    return jnp.mean(_ssim_maps(completed, image)[0], axis=(1, 2, 3))
-
-
-def in_hole(completed: Image, image: Image, mask: Mask) -> dict[str, PerImage]:
-    """PSNR and SSIM of the hole's pixels alone; its windows for SSIM may reach beyond it."""
-    mse = jnp.sum(jnp.square(completed - image) * mask, axis=(1, 2, 3))
-    mse /= 3 * jnp.sum(mask, axis=(1, 2, 3))
     border = SSIM_WINDOW // 2
     centers = mask[:, border:-border, border:-border]
-    ssim = jnp.sum(_ssim_maps(completed, image)[0] * centers, axis=(1, 2, 3))
-    ssim /= jnp.maximum(3 * jnp.sum(centers, axis=(1, 2, 3)), 1)
-    return {"psnr_hole": _to_decibels(mse), "ssim_hole": ssim}
+    total = jnp.sum(_ssim_maps(completed, image)[0] * centers, axis=(1, 2, 3))
+    return total / jnp.maximum(3 * jnp.sum(centers, axis=(1, 2, 3)), 1)
 
 
 def ms_ssim(completed: Image, image: Image) -> PerImage:
@@ -109,14 +99,16 @@ def patch_distance(completed: Image, image: Image, mask: Mask) -> PerImage:
 
 def all_scores(completed: Image, image: Image, mask: Mask) -> dict[str, PerImage]:
     """The scores NAMES; the first three are MMagic's."""
+    everywhere = jnp.ones_like(mask)
     return {
         "l1": l1_error(completed, image, mask),
-        "psnr": psnr(completed, image),
-        "ssim": ssim(completed, image),
+        "psnr": psnr(completed, image, everywhere),
+        "ssim": ssim(completed, image, everywhere),
         "ms_ssim": ms_ssim(completed, image),
         "patches": patch_distance(completed, image, mask),
-        "l1_image": l1_error(completed, image, jnp.ones_like(mask)),
-        **in_hole(completed, image, mask),
+        "l1_image": l1_error(completed, image, everywhere),
+        "psnr_hole": psnr(completed, image, mask),
+        "ssim_hole": ssim(completed, image, mask),
     }
 
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.files import replace_atomically, report_unwritable
-from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.interop.weight_files import pth_bytes, read_weights, safetensors_bytes
 from glinpaint_jax.models.generator import STRIDE
 from glinpaint_jax.models.networks import Weights, make_complete_function
@@ -30,15 +29,18 @@ TOLERANCE = 1e-4  # largest allowed difference from JAX
 LEVEL = 1 / 255 + TOLERANCE  # of pixels
 PLATFORMS = ("cpu", "cuda", "tpu")  # a stablehlo file runs on all of them
 TEST_SHAPES = ((1, 64, 96), (2, 132, 204))  # batch, height, width
+# Of image and mask, to trace PyTorch with. There are two of each, since tracing would fix a batch
+# size of 1, and they are large enough for the smooth fill's coarsest level to be more than one
+# pixel.
+TRACED_SHAPES = ((2, 3, 132, 200), (2, 1, 132, 200))
 
 # Image in 0..1 and mask, 1 = hole -> completed image. Arrays are NHWC and RGB.
 Complete = Callable[[np.ndarray, np.ndarray], Any]
 
 
 class Format(NamedTuple):
-    packages: tuple[str, ...]  # that must be installed
-    to_bytes: Callable[[Weights], bytes]  # makes the file's content
-    load: Callable[[Weights, Path], Complete]  # reads the file
+    write: Callable[[Weights, Path], Complete]  # writes the file, reads it, returns its function
+    packages: tuple[str, ...] = ()  # that must be installed
     tolerance: float = TOLERANCE
 
 
@@ -67,8 +69,7 @@ def write_compared(weights: Weights, kind: str, path: Path) -> float:
     """Writes `path` and returns its difference from JAX; raises UserError if it is too large."""
     tolerance = FORMATS[kind].tolerance
     with _quiet():
-        path.write_bytes(FORMATS[kind].to_bytes(weights))
-        difference = find_difference(weights, FORMATS[kind].load(weights, path))
+        difference = find_difference(weights, FORMATS[kind].write(weights, path))
     if not difference <= tolerance:  # `not <=`, so that NaN fails
         raise UserError(
             f"the {kind} file differs from JAX by {difference:.1e}, at most {tolerance:.0e} is "
@@ -91,73 +92,68 @@ def find_difference(weights: Weights, complete: Complete) -> float:
     return float(np.max(differences))  # NaN if any is
 
 
-def load_safetensors(weights: Weights, path: Path) -> Complete:
-    """Needs no PyTorch."""
+def write_safetensors(weights: Weights, path: Path) -> Complete:
+    path.write_bytes(safetensors_bytes(weights))
     return jax.jit(make_complete_function(read_weights(path)))
 
 
-def load_pth(weights: Weights, path: Path) -> Complete:
-    """The PyTorch generator, which takes all its weights or raises an error."""
+def write_pth(weights: Weights, path: Path) -> Complete:
+    from glinpaint_jax.interop.torch_module import CompletionModule
+
+    path.write_bytes(pth_bytes(weights))
+    return _run_torch(CompletionModule(read_weights(path)))
+
+
+def write_torchscript(weights: Weights, path: Path) -> Complete:
+    """The file that IOPaint loads; its mask may have any number type."""
     import torch
 
-    from glinpaint_jax.interop.torch_module import CompletionModule, load_generator
+    from glinpaint_jax.interop.torch_module import CompletionModule
 
-    state = torch.load(path, weights_only=True)["state_dict"]
-    generator = load_generator(weights.config, state)
-    return _from_torch(CompletionModule(generator, weights.config))
-
-
-def torchscript_bytes(weights: Weights) -> bytes:
-    """Makes the file that IOPaint loads; its mask may have any number type."""
-    import torch
-
-    module, (image, mask) = _make_torch_module(weights)
+    module, (image, mask) = CompletionModule(weights), map(torch.zeros, TRACED_SHAPES)
     with torch.no_grad():
         # No check: it takes most of the time, and the file is compared with JAX.
         traced = torch.jit.trace(module, (image, mask.long()), check_trace=False)
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # given a path, torch would write its name into the file
     torch.jit.save(traced, buffer)
-    return buffer.getvalue()
+    path.write_bytes(buffer.getvalue())
+    return _run_torch(torch.jit.load(path))
 
 
-def load_torchscript(weights: Weights, path: Path) -> Complete:
+def write_onnx(weights: Weights, path: Path) -> Complete:
+    """A file with inputs `image`, `mask` and output `completed`: float32, symbolic sizes."""
     import torch
 
-    return _from_torch(torch.jit.load(path))
+    from glinpaint_jax.interop.torch_module import CompletionModule
 
-
-def onnx_bytes(weights: Weights) -> bytes:
-    """Makes a file with inputs `image`, `mask` and output `completed`: float32, symbolic sizes."""
-    import torch
-
+    examples = map(torch.zeros, TRACED_SHAPES)
     batch, h, w = (torch.export.Dim(name) for name in ("batch", "h", "w"))
     sizes = {0: batch, 2: STRIDE * h, 3: STRIDE * w}
-    return _export_onnx(*_make_torch_module(weights), sizes).SerializeToString()
+    return _on_nchw(_write_onnx(CompletionModule(weights), examples, sizes, path))
 
 
-def pipeline_bytes(weights: Weights, half: bool = False) -> bytes:
-    """Makes a file with the same names for pixels; with `half`, its kernels are float16."""
-    import onnx
+def write_pipeline(weights: Weights, path: Path, half: bool = False) -> Complete:
+    """A file with the same names for pixels; with `half`, its kernels are float16."""
     import torch
 
     from glinpaint_jax.interop.torch_module import PipelineModule
 
-    completion, _ = _make_torch_module(weights)
-    module = PipelineModule(completion.generator, weights.config)
-    examples = [torch.zeros(shape, dtype=torch.uint8) for shape in ((133, 201, 3), (133, 201))]
+    examples = (torch.zeros(shape, dtype=torch.uint8) for shape in ((133, 201, 3), (133, 201)))
     sizes = {0: torch.export.Dim("height"), 1: torch.export.Dim("width")}
-    model = _export_onnx(module, examples, sizes)
-    for tensor in model.graph.initializer if half else ():
-        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
-        if array.ndim < 4 or array.dtype != np.float32:
-            continue
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
-        cast = onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
-        model.graph.node.insert(0, cast)
-    return model.SerializeToString()
+    run = _write_onnx(PipelineModule(weights), examples, sizes, path, half)
+
+    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        pixels, holes = np.rint(255 * image).astype("u1"), (255 * mask[..., 0]).astype("u1")
+        return np.float32([run(*pair) for pair in zip(pixels, holes, strict=True)]) / 255
+
+    return complete
 
 
-def _export_onnx(module: Any, examples: Any, sizes: dict[int, Any]) -> Any:
+def _write_onnx(
+    module: Any, examples: Iterator[Any], sizes: dict[int, Any], path: Path, half: bool = False
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Writes the module to `path`; returns what onnxruntime makes of the file."""
+    import onnxruntime
     import torch
 
     program = torch.onnx.export(
@@ -171,69 +167,56 @@ def _export_onnx(module: Any, examples: Any, sizes: dict[int, Any]) -> Any:
     )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: half of a small file
-    return program.model_proto
-
-
-def load_onnx(weights: Weights, path: Path, pipeline: bool = False) -> Complete:
-    import onnxruntime
-
+    model = program.model_proto
+    if half:
+        _halve_kernels(model.graph)
+    path.write_bytes(model.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: it warns of constants in loops
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        inputs = {"image": image.transpose(0, 3, 1, 2), "mask": mask.transpose(0, 3, 1, 2)}
-        return session.run(None, inputs)[0].transpose(0, 2, 3, 1)
-
-    def complete_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        arrays = zip(np.rint(255 * image), 255 * mask[..., 0], strict=True)
-        inputs = [{"image": rgb.astype("u1"), "mask": hole.astype("u1")} for rgb, hole in arrays]
-        return np.float32([session.run(None, each)[0] for each in inputs]) / 255
-
-    return complete_pixels if pipeline else complete
+    return lambda image, mask: session.run(None, {"image": image, "mask": mask})[0]
 
 
-def stablehlo_bytes(weights: Weights) -> bytes:
-    """Makes the file that jax.export.deserialize reads."""
+def _halve_kernels(graph: Any) -> None:
+    """Stores kernels in float16, and casts them back to compute with."""
+    import onnx
+
+    for tensor in graph.initializer:
+        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        if array.ndim < 4 or array.dtype != np.float32:
+            continue
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
+        cast = onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        graph.node.insert(0, cast)
+
+
+def write_stablehlo(weights: Weights, path: Path) -> Complete:
+    """The file that jax.export.deserialize reads."""
     b, h, w = jax.export.symbolic_shape(f"b, {STRIDE}*h, {STRIDE}*w")
     arguments = [jax.ShapeDtypeStruct((b, h, w, channels), np.float32) for channels in (3, 1)]
     exported = jax.export.export(jax.jit(make_complete_function(weights)), platforms=PLATFORMS)
-    return bytes(exported(*arguments).serialize())
-
-
-def load_stablehlo(weights: Weights, path: Path) -> Complete:
+    path.write_bytes(exported(*arguments).serialize())
     return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
-def _make_torch_module(weights: Weights) -> tuple[Any, tuple[Any, Any]]:
-    """Returns the module to export, and an image and mask to trace it with.
-
-    There are two of each, since tracing would fix a batch size of 1, and they are large enough for
-    the smooth fill's coarsest level to be more than one pixel.
-    """
+def _run_torch(module: Any) -> Complete:
     import torch
 
-    from glinpaint_jax.interop.torch_module import CompletionModule, load_generator
-
-    state = {key: torch.from_numpy(array) for key, array in to_state_dict(weights).items()}
-    generator = load_generator(weights.config, state)
-    module = CompletionModule(generator, weights.config).eval()
-    return module, (torch.zeros(2, 3, 132, 200), torch.zeros(2, 1, 132, 200))
-
-
-def _from_torch(module: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def complete(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         # PyTorch's masks are often integers.
-        completed = module(_to_torch(image), _to_torch(mask).long())
-        return completed.numpy().transpose(0, 2, 3, 1)
+        return module(torch.from_numpy(image), torch.from_numpy(mask).long()).numpy()
 
-    return complete
+    return _on_nchw(complete)
 
 
-def _to_torch(array: np.ndarray) -> Any:
-    import torch
+def _on_nchw(complete: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Complete:
+    """Makes a function of NHWC arrays from one of NCHW arrays."""
 
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+    def complete_nhwc(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        arrays = (np.ascontiguousarray(x.transpose(0, 3, 1, 2)) for x in (image, mask))
+        return complete(*arrays).transpose(0, 2, 3, 1)
+
+    return complete_nhwc
 
 
 @contextmanager
@@ -250,13 +233,12 @@ def _quiet() -> Iterator[None]:
 
 
 ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
-LOAD_PIXELS = partial(load_onnx, pipeline=True)
 FORMATS = {
-    "mmagic": Format(("torch",), pth_bytes, load_pth),
-    "safetensors": Format((), safetensors_bytes, load_safetensors),
-    "torchscript": Format(("torch",), torchscript_bytes, load_torchscript),
-    "onnx": Format(ONNX, onnx_bytes, load_onnx),
-    "onnx-pipeline": Format(ONNX, pipeline_bytes, LOAD_PIXELS, LEVEL),
-    "onnx-pipeline-float16": Format(ONNX, partial(pipeline_bytes, half=True), LOAD_PIXELS, LEVEL),
-    "stablehlo": Format((), stablehlo_bytes, load_stablehlo),
+    "mmagic": Format(write_pth, ("torch",)),
+    "safetensors": Format(write_safetensors),
+    "torchscript": Format(write_torchscript, ("torch",)),
+    "onnx": Format(write_onnx, ONNX),
+    "onnx-pipeline": Format(write_pipeline, ONNX, LEVEL),
+    "onnx-pipeline-float16": Format(partial(write_pipeline, half=True), ONNX, LEVEL),
+    "stablehlo": Format(write_stablehlo),
 }

@@ -6,8 +6,8 @@ orders its inputs channels first. Running variances are unbiased on both sides.
 """
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,7 +19,7 @@ from glinpaint_jax.models.generator import DECODER
 from glinpaint_jax.models.networks import Weights, abstract_variables
 
 # PyTorch keeps a batch counter beside each running variance; nothing is computed from it.
-COUNTER = "num_batches_tracked"
+VARIANCE, COUNTER = "running_var", "num_batches_tracked"
 CONFIG = "glinpaint_jax_config"  # the key of the config in the meta of our own files
 # Parts of our names -> parts of MMagic's keys.
 RENAMED = {
@@ -32,76 +32,47 @@ RENAMED = {
     ".mean": ".running_mean",
     ".var": ".running_var",
 }
+TRANSPOSED = {layer.name for layer in DECODER if layer.transposed}
+ArrayPath = tuple[str, ...]  # such as generator, params, encoder, enc1, conv, kernel
 
 
-class Layout(NamedTuple):
-    """How a flax array becomes PyTorch's: indexed, then its axes permuted.
-
-    With `channels`, its first axis is a flattened [side, side, channels], which PyTorch flattens
-    channels first.
-    """
-
-    axes: tuple[int, ...]
-    index: Any = ...
-    channels: int = 0
-
-    def to_torch(self, array: Any) -> Any:
-        if self.channels:
-            side = math.isqrt(len(array) // self.channels)
-            array = array.reshape(side, side, self.channels, -1)
-        moved = array[self.index].transpose(self.axes)
-        return moved.reshape(len(moved), -1) if self.channels else moved
-
-    def to_flax(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The inverse, to `shape`: numbers all elements and sees where each one goes."""
-        destinations = self.to_torch(np.arange(weight.size).reshape(shape))
-        array = np.empty(weight.size, weight.dtype)
-        array[destinations] = weight
-        return array.reshape(shape)
+def to_torch(array: np.ndarray, path: ArrayPath) -> np.ndarray:
+    """Returns the array at `path` of our networks in PyTorch's layout."""
+    _, _, *modules, _ = path
+    if array.ndim == 1:
+        return array[::-1] if "dec7" in modules else array
+    if modules == ["fc"]:
+        return array.T
+    if array.ndim == 2:  # a branch's: [side * side * channels, 2 * channels]
+        channels = array.shape[1] // 2
+        side = math.isqrt(len(array) // channels)
+        kernel = array.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
+        return kernel.reshape(len(kernel), -1)
+    if not TRANSPOSED.isdisjoint(modules):
+        return array[::-1, ::-1].transpose(2, 3, 0, 1)
+    if "enc1" in modules:  # RGB and mask
+        array = array[:, :, np.array([2, 1, 0, 3])]
+    elif "conv1" in modules:
+        array = array[:, :, ::-1]
+    elif "dec7" in modules:
+        array = array[..., ::-1]
+    return array.transpose(3, 2, 0, 1)
 
 
-VECTOR = Layout((0,))
-BGR_VECTOR = Layout((0,), np.s_[::-1])
-LINEAR = Layout((1, 0))
-CONV = Layout((3, 2, 0, 1))
-CONV_OF_BGR = Layout((3, 2, 0, 1), np.s_[:, :, ::-1])
-CONV_OF_BGR_AND_MASK = Layout((3, 2, 0, 1), np.s_[:, :, np.array([2, 1, 0, 3])])
-CONV_TO_BGR = Layout((3, 2, 0, 1), np.s_[..., ::-1])
-TRANSPOSED_CONV = Layout((2, 3, 0, 1), np.s_[::-1, ::-1])
+def to_flax(weight: np.ndarray, path: ArrayPath, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `to_torch`, to `shape`: numbers all elements and sees where each one goes."""
+    destinations = to_torch(np.arange(weight.size).reshape(shape), path)
+    array = np.empty(weight.size, weight.dtype)
+    array[destinations] = weight
+    return array.reshape(shape)
 
 
-CONVS = {"enc1": CONV_OF_BGR_AND_MASK, "conv1": CONV_OF_BGR, "dec7": CONV_TO_BGR}
-CONVS |= {layer.name: TRANSPOSED_CONV for layer in DECODER if layer.transposed}
-
-
-class Entry(NamedTuple):
-    """One array: its path and shape in our networks, its layout and MMagic's key."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    layout: Layout
-    key: str
-
-
-def make_entries(config: Config, networks: Collection[str]) -> list[Entry]:
-    """Lists the arrays of the networks, generator or discriminator."""
-    abstract = dict(zip(("generator", "discriminator"), abstract_variables(config), strict=True))
-    branch_channels = GLOBAL_BRANCH[-1].features(config.model.width)
-    entries = []
-    for path, leaf in flatten_dict({name: abstract[name] for name in networks}).items():
-        network, _, *modules, name = path  # _: params or batch_stats
-        key = ".".join([network, *modules, name])
-        for ours, theirs in RENAMED.items():
-            key = key.replace(ours, theirs)
-        if leaf.ndim == 4:
-            layout = next((CONVS[module] for module in modules if module in CONVS), CONV)
-        elif leaf.ndim == 2:
-            is_last = modules == ["fc"]
-            layout = LINEAR if is_last else Layout((3, 2, 0, 1), channels=branch_channels)
-        else:
-            layout = BGR_VECTOR if "dec7" in modules else VECTOR
-        entries.append(Entry(path, leaf.shape, layout, key))
-    return entries
+def to_key(path: ArrayPath) -> str:
+    network, _, *rest = path  # _: params or batch_stats
+    key = ".".join([network, *rest])
+    for ours, theirs in RENAMED.items():
+        key = key.replace(ours, theirs)
+    return key
 
 
 def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
@@ -109,11 +80,12 @@ def to_state_dict(weights: Weights) -> dict[str, np.ndarray]:
     networks = {"generator": weights.generator}
     if weights.discriminator is not None:
         networks["discriminator"] = weights.discriminator
-    arrays, state = flatten_dict(networks), {}
-    for path, _, layout, key in make_entries(weights.config, networks):
-        state[key] = np.array(layout.to_torch(arrays[path]), order="C")
-        if counter := _counter_key(key):
-            state[counter] = np.array(weights.step, np.int64)
+    state = {}
+    for path, array in flatten_dict(networks).items():
+        key = to_key(path)
+        state[key] = np.array(to_torch(array, path), order="C")
+        if key.endswith(VARIANCE):
+            state[key.replace(VARIANCE, COUNTER)] = np.array(weights.step, np.int64)
     return state
 
 
@@ -124,17 +96,18 @@ def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None
     """
     meta = meta or {}
     config = _infer_config(state, meta)
-    names = ["generator"]
-    if any(key.startswith("disc.") for key in state):
-        names.append("discriminator")
     try:
-        entries = make_entries(config, names)
+        generator, discriminator = abstract_variables(config)
     except OverflowError:
         raise UserError(f"image_size={config.image_size} in its config is too large") from None
-    _check_keys(state, entries)
+    networks = {"generator": generator}
+    if any(key.startswith("disc.") for key in state):
+        networks["discriminator"] = discriminator
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(networks).items()}
+    _check_keys(state, shapes)
 
     networks = unflatten_dict(
-        {path: layout.to_flax(state[key], shape) for path, shape, layout, key in entries}
+        {path: to_flax(state[to_key(path)], path, shape) for path, shape in shapes.items()}
     )
     step = meta.get("iter", 0)
     return Weights(
@@ -145,13 +118,14 @@ def from_state_dict(state: Mapping[str, np.ndarray], meta: dict[str, Any] | None
     )
 
 
-def _check_keys(state: Mapping[str, np.ndarray], entries: list[Entry]) -> None:
+def _check_keys(state: Mapping[str, np.ndarray], shapes: dict[ArrayPath, tuple[int, ...]]) -> None:
     expected = {}
-    for _, shape, layout, key in entries:
-        torch_shape = layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    for path, shape in shapes.items():
+        key = to_key(path)
+        torch_shape = to_torch(np.broadcast_to(np.float32(0), shape), path).shape
         expected[key] = (np.dtype(np.float32), torch_shape)
-        if counter := _counter_key(key):
-            expected[counter] = (np.dtype(np.int64), ())
+        if key.endswith(VARIANCE):
+            expected[key.replace(VARIANCE, COUNTER)] = (np.dtype(np.int64), ())
 
     problems = [f"{key} is missing" for key in expected if key not in state]
     problems += [f"{key!r} is unknown" for key in state if key not in expected]
@@ -163,11 +137,6 @@ def _check_keys(state: Mapping[str, np.ndarray], entries: list[Entry]) -> None:
             problems.append(f"{key} is not finite")
     if problems:
         raise UserError("these weights do not fit Global&Local: " + "; ".join(sorted(problems)))
-
-
-def _counter_key(key: str) -> str | None:
-    """The key of the batch counter beside a running variance; None for other keys."""
-    return key.replace("running_var", COUNTER) if key.endswith(".running_var") else None
 
 
 def _infer_config(state: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Config:

@@ -4,6 +4,7 @@ Tensors are NCHW. Like MMagic's, it reads and writes BGR in [-1, 1]. Exported fi
 `CompletionModule`, which wraps it: RGB in 0..1, and it fills the hole itself.
 """
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import no_type_check
@@ -14,10 +15,11 @@ from torch._higher_order_ops import while_loop
 from torch.nn import functional
 
 from glinpaint_jax.config import Config
+from glinpaint_jax.interop.mmagic import to_state_dict
 from glinpaint_jax.models import smooth
 from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER, STRIDE
 from glinpaint_jax.models.layers import Layer
-from glinpaint_jax.models.networks import padding_color
+from glinpaint_jax.models.networks import Weights, padding_color
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -178,12 +180,13 @@ class CompletionModule(nn.Module):
     of any number type, 1 = hole; sides are multiples of 4. Pixels outside the hole stay unchanged.
     """
 
-    def __init__(self, generator: Generator, config: Config):
+    def __init__(self, weights: Weights):
         super().__init__()
-        self.generator = generator
-        self.smooth_fill = SmoothFill() if config.model.base == "smooth" else None
-        fill = torch.tensor(config.mask.fill[::-1]).reshape(1, 3, 1, 1)
+        self.generator = load_generator(weights)
+        self.smooth_fill = SmoothFill() if weights.config.model.base == "smooth" else None
+        fill = torch.tensor(weights.config.mask.fill[::-1]).reshape(1, 3, 1, 1)
         self.register_buffer("fill", (fill - 127.5) / 127.5)
+        self.eval()
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         hole = (mask > 0.5).type_as(image)
@@ -221,12 +224,10 @@ class PipelineModule(CompletionModule):
         return torch.where(hole, torch.where(is_gray, gray, filled).to(torch.uint8), image)
 
 
-def load_generator(config: Config, state: dict[str, Tensor]) -> Generator:
-    """Builds the generator with an MMagic state dict's weights, in evaluation mode.
-
-    Raises RuntimeError unless the keys match exactly.
-    """
-    prefix, generator = "generator.", Generator(config)
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    generator.load_state_dict(own, strict=True)
+def load_generator(weights: Weights) -> Generator:
+    """Builds the generator with these weights, in evaluation mode."""
+    prefix, generator = "generator.", Generator(weights.config)
+    state = to_state_dict(dataclasses.replace(weights, discriminator=None))
+    state = {key.removeprefix(prefix): torch.from_numpy(array) for key, array in state.items()}
+    generator.load_state_dict(state, strict=True)
     return generator.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import glinpaint_jax
 from glinpaint_jax.config import to_dict
-from glinpaint_jax.downloads import find_fault, hide_secrets, is_safetensors, is_torch7
+from glinpaint_jax.downloads import find_fault, find_format, hide_secrets
 from glinpaint_jax.errors import UserError, import_extra
 from glinpaint_jax.interop.mmagic import CONFIG, from_state_dict, to_state_dict
 from glinpaint_jax.interop.torch7 import read_torch7
@@ -29,11 +29,10 @@ LOG_NAMES = (
     "builtins.getattr",
     "numpy.dtype",
     "numpy.ndarray",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
 )
 
 
@@ -56,9 +55,10 @@ def read_weights(path: Path) -> Weights:
     if fault := find_fault(path):
         raise UserError(f"{path}: {fault}")
     try:
-        if is_torch7(path):
+        kind = find_format(path)
+        if kind == "t7":
             return read_torch7(path.read_bytes())
-        state, meta = _read_safetensors(path) if is_safetensors(path) else _read_pth(path)
+        state, meta = _read_pth(path) if kind == "pth" else _read_safetensors(path)
         named = ((str(name).removeprefix("module."), value) for name, value in state.items())
         arrays = {key: _to_array(key, value) for key, value in named if key.startswith(NETWORKS)}
         if not arrays:

@@ -130,7 +130,7 @@ def run_steps(
     progress = Progress(
         reporter, config, functools.partial(describe_images, sources.train, config, first)
     )
-    completion_with = make_generator_completion(config, make_networks(config)[0], mesh)
+    completion_with = make_generator_completion(make_networks(config)[0], config.mask.fill, mesh)
     for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
         batch = to_global(failures.take(next(batches)), mesh)

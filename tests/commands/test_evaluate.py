@@ -97,8 +97,8 @@ def test_pictures_overwrite_nothing(name, folder):
 def test_holes_have_the_color_that_the_network_was_trained_with(
     flag, expected, folder, monkeypatch
 ):
-    def note_fill(config, *_):
-        used.append(config.mask.fill)
+    def note_fill(_, fill, mesh):
+        used.append(fill)
         raise UserError("enough")
 
     used = []
@@ -183,3 +183,8 @@ PARTS = ("images", "masks", "originals")
 def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, folder):
     with pytest.raises(UserError, match=r"--json=.* must be a file in an existing folder"):
         run(folder, f"--json={folder / name}")
+
+
+def test_nothing_to_score_is_reported(folder):
+    with pytest.raises(UserError, match="pass --checkpoint, or --config with --method, --results"):
+        evaluate_with(folder)

@@ -12,11 +12,11 @@ from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.data.pipeline import FailureLog, eval_batches
 from glinpaint_jax.evaluation import metrics
 from glinpaint_jax.evaluation.evaluate import (
-    draw_masks,
     evaluate,
     make_generator_completion,
     make_host_completion,
 )
+from glinpaint_jax.evaluation.pictures import draw_masks
 from glinpaint_jax.models.networks import make_networks
 from tests.helpers.configs import make_small_config
 from tests.helpers.networks import make_weights
@@ -71,7 +71,7 @@ def test_generator_completions_change_only_the_hole(mesh8, mesh1):
     generator, _ = make_networks(config)
     variables, scores = make_weights(config).generator, []
     for mesh in (mesh8, mesh1):
-        complete_batch = make_generator_completion(config, generator, mesh)(variables)
+        complete_batch = make_generator_completion(generator, config.mask.fill, mesh)(variables)
         source = open_held_out(config)
         means, rows = evaluate(complete_batch, source, config, mesh, no_failures())
         scores.append(means)

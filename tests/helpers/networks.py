@@ -36,7 +36,7 @@ def torch_networks(weights):
     discriminator, prefix = Discriminator(weights.config), "disc."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     discriminator.load_state_dict(own)
-    networks = load_generator(weights.config, state), discriminator.eval().requires_grad_(False)
+    networks = load_generator(weights), discriminator.eval().requires_grad_(False)
     return [network.to(dtype) for network in networks]
 
 
