@@ -25,16 +25,10 @@ from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.photos import (
-    check_storable,
-    output_format,
-    read_pair,
-    write_photo,
-)
+from glinpaint_jax.inference.photos import check_storable, encode_photo, output_format, read_pair
 
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
-
 
 SECONDS_PER_LINE = 30  # of progress
 
@@ -62,20 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     blends = ("auto", *KINDS)
     add("--blend", choices=blends, default="auto", help="what hides seams; auto: as needed [auto]")
     add("--scale", default="auto", help="auto shrinks holes larger than in training [auto]")
-    add(
-        "--attempt",
-        type=int,
-        default=0,
-        metavar="N",
-        help="without --checkpoint: another result, 1 to 4 [0]",
-    )
-    add(
-        "--max-megapixels",
-        type=number(1),
-        default=MAX_PIXELS // 10**6,
-        metavar="N",
-        help="larger photographs are rejected [200]",
-    )
+    attempts = "without --checkpoint: another result, 1 to 4 [0]"
+    add("--attempt", type=int, default=0, metavar="N", help=attempts)
+    most, larger = MAX_PIXELS // 10**6, "larger photographs are rejected [200]"
+    add("--max-megapixels", type=number(1), default=most, metavar="N", help=larger)
     add("--tile", type=int, default=512, metavar="N", help="largest hole computed at once [512]")
 
 
@@ -97,24 +81,23 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(failures[0])
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    failed = len(failures)
     if jobs:
         check_folder_writable(jobs[0].output.parent)  # the same for all
         start()
-        completer = cli.load_completer(arguments, tile=arguments.tile).with_options(
-            arguments.blend, arguments.scale, attempt=arguments.attempt
-        )
+        names = ("tile", "blend", "scale", "attempt")
+        options = {name: getattr(arguments, name) for name in names}
+        completer = cli.load_completer(arguments, **options)
     for job in show_progress(jobs):
         try:
             complete_file(completer, job, arguments)
         except UserError as error:
             if count == 1:
                 raise
-            failed += 1
+            failures.append(str(error))
             tqdm.write(f"error: {error}", file=sys.stderr)
     before = f", {skipped} of them before" * bool(skipped)
-    print(f"{count - failed} of {count} images completed{before}: {arguments.output}")
-    if failed:
+    print(f"{count - len(failures)} of {count} images completed{before}: {arguments.output}")
+    if failures:
         sys.exit(1)
 
 
@@ -140,10 +123,8 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
         if mask is not None and mask.is_dir():
             raise UserError(f"--image is a file, --mask={mask} is a folder; both must be the same")
         return [Job(image, mask, output / image.name if os.path.isdir(output) else output)], []
-    failures = [
-        unsupported(path, path.suffix[1:].upper()) for path in _files_in(image, UNSUPPORTED)
-    ]
-    images = _files_in(image, FORMATS)
+    images, others = _files_in(image, FORMATS), _files_in(image, UNSUPPORTED)
+    failures = [unsupported(path, path.suffix[1:].upper()) for path in others]
     if mask is not None and mask.is_dir():
         jobs, unpaired = pair_masks(images, mask, output)
         failures += unpaired
@@ -151,13 +132,10 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
         jobs = [Job(path, mask, output / path.name) for path in images]
     if not jobs and not failures:
         raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
-    if others := {*_shown(image)} - {*_files_in(image, (*FORMATS, *UNSUPPORTED))}:
-        folders = sum(path.is_dir() for path in others)
-        print(
-            f"left out of {image}: {folders} folders, {len(others) - folders} files that are no "
-            "images",
-            file=sys.stderr,
-        )
+    if left_out := {*_shown(image)} - {*images, *others}:
+        folders = sum(path.is_dir() for path in left_out)
+        counts = f"{folders} folders, {len(left_out) - folders} files that are no images"
+        print(f"left out of {image}: {counts}", file=sys.stderr)
     return jobs, failures
 
 
@@ -243,12 +221,13 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
         may_invert = doubt.endswith("inverted?") and not arguments.invert_mask
         advice = " If so, pass --invert-mask." if may_invert else ""
         print(f"warning: {mask or image}: {doubt}{advice}", file=sys.stderr)
+    if not hole.any() and output.suffix.lower() == image.suffix.lower():
+        content = image.read_bytes()
+    else:
+        filled = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
+        content = encode_photo(filled, output, arguments.quality)
     with report_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        if not hole.any() and output.suffix.lower() == image.suffix.lower():
-            write_atomically(output, image.read_bytes())
-            return
-    filled = photo.with_hole_filled(completer.fill(photo.rgb, hole), hole)
-    write_photo(filled, output, arguments.quality)
+        write_atomically(output, content)
     if advice := completer.advice(hole):
         print(f"note: {output}: {advice}", file=sys.stderr)

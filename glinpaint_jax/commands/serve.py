@@ -28,13 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_method_argument(parser)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all [127.0.0.1]")
     add("--port", type=number(1, 65535), default=7860, help="[7860]")
-    add(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name of this server besides localhost and addresses, such as a proxy's; repeatable",
-    )
+    names = "a name of this server besides localhost and addresses, such as a proxy's; repeatable"
+    add("--allow-host", action="append", default=[], metavar="NAME", help=names)
     megapixels = number(1, 1000)
     add("--max-megapixels", type=megapixels, default=50, metavar="N", help="of a photograph [50]")
     add("--max-megabytes", type=number(1, 1000), default=50, metavar="N", help="of a file [50]")

@@ -8,7 +8,7 @@ import warnings
 import cv2
 import numpy as np
 
-from glinpaint_jax.inference.boxes import label_holes
+from glinpaint_jax.inference.boxes import box_around, grow, label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 
 KINDS = ("none", "telea-poisson")
@@ -37,19 +37,17 @@ def blend(completed: Image, hole: Hole, kind: str) -> Image:
         if height * width > MAX_BLENDED:
             warnings.warn(f"a hole of {width}x{height} pixels is too large to blend", stacklevel=2)
             continue
-        rows = slice(max(0, box.top - MARGIN), box.bottom + MARGIN)
-        columns = slice(max(0, box.left - MARGIN), box.right + MARGIN)
-        this_hole = labels[rows, columns] == label
-        result = _blend_one(completed[rows, columns], this_hole)
-        blended[rows, columns][this_hole] = result[this_hole]
+        crop = grow(box, MARGIN, hole.shape).slices
+        this_hole = labels[crop] == label
+        result = _blend_one(completed[crop], this_hole)
+        blended[crop][this_hole] = result[this_hole]
     return blended
 
 
 def _blend_one(completed: Image, hole: Hole) -> Image:
     """Blends one hole. `completed` is cropped to MARGIN pixels around it, or the image's border."""
-    y, x = np.nonzero(hole)
-    height, width = hole.shape
-    distances = (y.min(), height - 1 - y.max(), x.min(), width - 1 - x.max())
+    box, (height, width) = box_around(hole), hole.shape
+    distances = (box.top, height - box.bottom, box.left, width - box.right)
     top, bottom, left, right = (
         0 if distance >= MARGIN else min(length, MIRRORED)
         for distance, length in zip(distances, (height, height, width, width), strict=True)

@@ -28,14 +28,15 @@ class Box(NamedTuple):
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def moved(self, down: int, right: int) -> "Box":
+        return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
-def box_around(hole: Hole, box: Box | None = None, margin: int = 0) -> Box:
-    """The smallest box around the hole's pixels, in `box` only, and `margin` pixels around it."""
-    top, left, *_ = box or (0, 0)
-    part = hole[box.slices] if box else hole
-    column, row, width, height = cv2.boundingRect(part.view(np.uint8))
-    top, left = top + row, left + column
-    return grow(Box(top, left, top + height, left + width), margin, hole.shape)
+
+def box_around(hole: Hole, within: Box | None = None) -> Box:
+    """The smallest box around the hole's pixels that are `within` a box."""
+    within = within or Box(0, 0, *hole.shape)
+    left, top, width, height = cv2.boundingRect(hole[within.slices].view(np.uint8))
+    return Box(top, left, top + height, left + width).moved(within.top, within.left)
 
 
 def grow(box: Box, pixels: int, shape: tuple[int, int]) -> Box:
@@ -56,9 +57,8 @@ def label_holes(hole: Hole, gap: int = 0) -> tuple[Int32[np.ndarray, "h w"], lis
     _, found = cv2.connectedComponents(cv2.dilate(part.view(np.uint8), reach))
     found[~part] = 0
     labels[box.slices] = found
-    top, left = box.top, box.left
     return labels, [
-        Box(top + rows.start, left + columns.start, top + rows.stop, left + columns.stop)
+        Box(rows.start, columns.start, rows.stop, columns.stop).moved(box.top, box.left)
         for rows, columns in ndimage.find_objects(found)
     ]
 
@@ -68,10 +68,8 @@ def group_holes(hole: Hole, gap: int, cell: int) -> list[Box]:
 
     Looks only at cells of cell x cell pixels, which takes less time and memory than `label_holes`.
     """
-    height, width = (-(-side // cell) for side in hole.shape)
-    padded = np.zeros((height * cell, width * cell), bool)
-    padded[: hole.shape[0], : hole.shape[1]] = hole
-    coarse = padded.reshape(height, cell, width, cell).any(axis=(1, 3))
+    padded = np.pad(hole, [(0, -side % cell) for side in hole.shape])
+    coarse = padded.reshape(-1, cell, padded.shape[1] // cell, cell).any(axis=(1, 3))
     _, groups = label_holes(coarse, -(-gap // cell))
     return [Box(*(cell * edge for edge in group)) for group in groups]
 

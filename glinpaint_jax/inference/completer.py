@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,18 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from glinpaint_jax.data.images import MAX_PIXELS
 from glinpaint_jax.downloads import BUNDLED_FOLDER
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.inference.blend import KINDS, blend
 from glinpaint_jax.inference.boxes import group_holes, grow
-from glinpaint_jax.inference.methods import CLASSICAL, METHODS, fill_without_weights
+from glinpaint_jax.inference.methods import CLASSICAL, METHODS
 from glinpaint_jax.inference.patches import ATTEMPTS, Check, fill_with_patches
 from glinpaint_jax.inference.photos import Hole, Image, PhotoInput, read_pair
 from glinpaint_jax.inference.regions import cut, plan_regions
-from glinpaint_jax.inference.scale import describe_size, enlarge, large_holes, shrink, trained_size
+from glinpaint_jax.inference.scale import enlarge, hole_sizes, large_holes, shrink, trained_size
 from glinpaint_jax.inference.smooth import fill_dots, smooth_fill_photo
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE, Generator
 from glinpaint_jax.models.inputs import bbox_mask, fill_hole, to_pixel_range, to_unit_range
@@ -36,6 +36,9 @@ from glinpaint_jax.models.networks import Variables, Weights, make_networks, pre
 from glinpaint_jax.weights import load_weights
 
 MIN_TILE = 16
+# Fast marching (Telea 2004) and fluid dynamics (Bertalmio 2001), looking at RADIUS pixels.
+OPENCV, RADIUS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}, 3
+MUCH_LARGER = 2  # times the largest hole of the training: filled at a quarter of the size or less
 CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
 
@@ -81,23 +84,15 @@ class Completer:
             if method not in METHODS:
                 raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
             if method not in CLASSICAL:
-                weights = bundled_weights()
-        self._tile, self._method = tile, method
-        self._trained_size, self._is_smooth = None, False
-        self._attempt, self._max_pixels = self._check_attempt(attempt), max_megapixels * 10**6
-        has_seam = weights is not None and weights.config.model.base == "none"
-        self.default_blend = "telea-poisson" if has_seam else "none"
-        self._blend, self._scale = check_blend(blend), check_scale(scale)
+                weights = load_weights(BUNDLED_FOLDER)
+        self._tile, self._method, self._max_pixels = tile, method, max_megapixels * 10**6
+        self._set_options(blend, scale, attempt)
+        self._generator = None
         if weights is not None:
-            self._prepare_generator(weights)
-            self._trained_size = trained_size(weights.config)
-
-    def _prepare_generator(self, weights: Weights) -> None:
-        # As exports do, whatever the precision of the training.
-        generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
-        self._is_smooth = generator.base == "smooth"
-        self._variables = jax.device_put(weights.generator)
-        self._generator, self._fill_color = generator, weights.config.mask.fill
+            # As exports do, whatever the precision of the training.
+            self._config = dataclasses.replace(weights.config, precision="float32")
+            self._generator, _ = make_networks(self._config)
+            self._variables = jax.device_put(weights.generator)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "Completer":
@@ -107,25 +102,23 @@ class Completer:
         """
         return cls(load_weights(path), **options)
 
-    def _check_attempt(self, attempt: int) -> int:
+    def with_options(
+        self, blend: str, scale: int | float | str, attempt: int = 0, check: Check = bool
+    ) -> "Completer":
+        """Returns a completer with other options that shares these weights."""
+        other = copy.copy(self)
+        other._set_options(blend, scale, attempt)
+        other._check = check
+        return other
+
+    def _set_options(self, blend: str, scale: int | float | str, attempt: int) -> None:
+        if blend not in ("auto", *KINDS):
+            raise UserError(f"blend={blend!r} must be one of auto, {', '.join(KINDS)}")
         if attempt not in range(len(ATTEMPTS) + 1):
             raise UserError(f"attempt={attempt!r} must be in 0..{len(ATTEMPTS)}")
         if attempt and self._method not in ("auto", "patches"):
             raise UserError(f"attempt={attempt} needs method auto or patches")
-        return attempt
-
-    def with_options(
-        self,
-        blend: str,
-        scale: int | float | str,
-        attempt: int = 0,
-        check: Check = bool,
-    ) -> "Completer":
-        """Returns a completer with other options that shares these weights."""
-        other = copy.copy(self)
-        other._blend, other._scale = check_blend(blend), check_scale(scale)
-        other._attempt, other._check = self._check_attempt(attempt), check
-        return other
+        self._blend, self._scale, self._attempt = blend, parse_scale(scale), attempt
 
     @overload
     def __call__(self, image: PhotoInput, mask: MaskInput) -> PIL.Image.Image: ...
@@ -154,70 +147,71 @@ class Completer:
 
     def advice(self, hole: Hole) -> str | None:
         """Returns one line if a network fills much larger holes than in training, or None."""
-        if self._trained_size is None or self._uses_patches:
+        if self._generator is None or self._uses_patches:
             return None
-        return describe_size(hole, self._trained_size)
+        size, largest = hole_sizes(hole)[1].max(initial=0), trained_size(self._config)
+        if size <= MUCH_LARGER * largest:
+            return None
+        return (
+            f"a hole is about {size} pixels wide, the network learned to fill up to {largest}: "
+            "expect a soft smudge; smaller holes help, and the method auto keeps texture"
+        )
 
     def fill(self, image: Image, hole: Hole) -> Image:
         """Returns a copy of `image` with its hole (True) filled and blended."""
         check_process()
-        completed, left = self._fill_with_patches(*self._fill_dots(image, hole))
+        base = self._generator and self._generator.base
+        if base == "smooth" and self._method != "patches":
+            completed, left = fill_dots(image, hole)
+        else:
+            completed, left = image.copy(), hole
+        if self._uses_patches:
+            plain = self._method == "auto"
+            completed, left = fill_with_patches(completed, left, self._attempt, plain, self._check)
         for crop in self._independent_crops(left):
             self._check()
-            filled = self.fill_unscaled(*self._fill_large(completed[crop], left[crop]))
+            filled = self._fill_at_scale(completed[crop], left[crop])
             np.copyto(completed[crop], filled, where=left[crop][..., None])
-        return blend(completed, hole, self.default_blend if self._blend == "auto" else self._blend)
-
-    def _fill_dots(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
-        """Fills dots, if the generator corrects a smooth fill; returns the holes that are left."""
-        if self._is_smooth and self._method != "patches":
-            return fill_dots(image, hole)
-        return image.copy(), hole
-
-    def _fill_with_patches(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
-        """Fills what patches can, if the method uses them; returns the holes that are left."""
-        if not self._uses_patches:
-            return image, hole
-        plain = self._method == "auto"
-        return fill_with_patches(image, hole, self._attempt, plain, self._check)
+        kind = self._blend
+        if kind == "auto":
+            kind = "telea-poisson" if base == "none" else "none"
+        return blend(completed, hole, kind)
 
     def _independent_crops(self, hole: Hole) -> list[tuple[slice, slice]]:
         """Crops that hold all holes, and for each what its fill depends on: its surroundings."""
         if not hole.any():
             return []
-        scales = [scale for scale, _ in self._large(hole)]
+        scales = [scale for scale, _ in self._groups_to_shrink(hole)]
         reach = math.ceil((RECEPTIVE_RADIUS + STRIDE) / min(scales, default=1))
         reach += -reach % STRIDE  # so that crops start at multiples of it
         return [grow(box, reach, hole.shape).slices for box in group_holes(hole, reach, CELL)]
 
-    def _large(self, hole: Hole) -> list[tuple[float, Hole]]:
-        """The holes that are filled at a smaller scale, the smallest first."""
+    def _groups_to_shrink(self, hole: Hole) -> list[tuple[float, Hole]]:
+        """The holes that are filled at a smaller scale, the smallest scale first."""
         if self._scale != "auto":
             return [(self._scale, hole)] if self._scale < 1 else []
-        return large_holes(hole, self._trained_size) if self._trained_size else []
+        return large_holes(hole, trained_size(self._config)) if self._generator else []
 
-    def _fill_large(self, image: Image, hole: Hole) -> tuple[Image, Hole]:
-        """Fills holes that are too large at their working scale; returns the holes that are left.
-
-        The largest come first, so that the others are filled with these completed.
-        """
-        for scale, group in self._large(hole):
-            small_image, small_hole = shrink(image, hole, scale)
-            small = self.fill_unscaled(small_image, small_hole)
-            image = enlarge(small, image, group)
-            hole = hole & ~group
-        return image, hole
+    def _fill_at_scale(self, image: Image, hole: Hole) -> Image:
+        """Fills the largest holes first, so that the others are filled with these completed."""
+        for scale, group in self._groups_to_shrink(hole):
+            small = self.fill_unscaled(*shrink(image, hole, scale))
+            image, hole = enlarge(small, image, group), hole & ~group
+        return self.fill_unscaled(image, hole)
 
     def fill_unscaled(self, image: Image, hole: Hole) -> Image:
         """Returns a copy of `image` with its hole filled at scale 1, without blending."""
-        if self._method in CLASSICAL:
-            return fill_without_weights(image, hole, self._method)
+        if self._method == "smooth":
+            return np.rint(smooth_fill_photo(image, hole)).clip(0, 255).astype(np.uint8)
+        if self._method in OPENCV:
+            return cv2.inpaint(image, hole.astype(np.uint8), RADIUS, OPENCV[self._method])
         completed = image.copy()
         for kept, prediction in self.predictions(image, hole):
-            np.copyto(
-                completed[kept], np.rint(prediction), where=hole[kept][..., None], casting="unsafe"
-            )
-        if hole.any() and is_gray(image, ~hole):
+            here = hole[kept]
+            completed[kept][here] = np.rint(prediction[here])
+        valid = image[~hole]
+        is_gray = len(valid) > 0 and (valid == valid[:, :1]).all()
+        if hole.any() and is_gray:  # networks know only colors
             completed[hole] = cv2.cvtColor(completed[hole][None], cv2.COLOR_RGB2GRAY)[0, :, None]
         return completed
 
@@ -225,15 +219,15 @@ class Completer:
         self, image: Image, hole: Hole
     ) -> Iterator[tuple[tuple[slice, slice], Float[np.ndarray, "kept_h kept_w 3"]]]:
         """Yields the parts of the image with holes, and the generator's output there in 0..255."""
-        if self._is_smooth:
+        generator, fill = self._generator, self._config.mask.fill
+        if generator.base == "smooth":
             image = smooth_fill_photo(image, hole)
-        predict_pixels = make_predict(self._generator, self._fill_color)
-        for region in plan_regions(hole, self._tile):
+        for crop, kept in plan_regions(hole, self._tile):
             self._check()
-            (pixels, size), (mask, _) = cut(image, region.crop), cut(hole, region.crop)
+            (pixels, size), (mask, _) = cut(image, crop), cut(hole, crop)
             batch = pixels[None], mask[None], np.array([size])
-            prediction = np.asarray(predict_pixels(self._variables, *batch))[0]
-            yield region.kept.slices, prediction[region.kept_in_crop]
+            prediction = predict_pixels(generator, fill, self._variables, *batch)
+            yield kept.slices, np.asarray(prediction)[0][kept.moved(-crop.top, -crop.left).slices]
 
 
 @functools.cache
@@ -251,51 +245,32 @@ def check_process() -> None:
         )
 
 
-@functools.cache
-def bundled_weights() -> Weights:
-    """The small network; cached, since several methods need it."""
-    return load_weights(BUNDLED_FOLDER)
-
-
-@functools.lru_cache
-def make_predict(
-    generator: Generator, fill: tuple[float, float, float]
-) -> Callable[[Variables, Array, Array, Array], Array]:
-    """Makes a jitted function: variables, uint8 or float pixels, hole, size -> output in 0..255.
+@functools.partial(jax.jit, static_argnames=("generator", "fill"))
+def predict_pixels(
+    generator: Generator,
+    fill: tuple[float, float, float],
+    variables: Variables,
+    pixels: Array,
+    hole: Array,
+    size: Array,
+) -> Array:
+    """Returns the generator's output, 0..255, for uint8 or float pixels.
 
     `size` [b, 2] is the height and width of the upper left part of each that is image.
-
-    Cached, so that completers with the same architecture share their compiled programs.
     """
-
-    def predict_pixels(variables: Variables, pixels: Array, hole: Array, size: Array) -> Array:
-        image = to_unit_range(pixels.astype(jnp.float32))
-        inside = bbox_mask(jnp.pad(size, ((0, 0), (2, 0))), *hole.shape[1:])
-        mask = hole.astype(jnp.float32)[..., None]
-        if generator.base != "smooth":  # else filled before, since a region may cut the hole
-            image = fill_hole(image, mask, fill)
-        return to_pixel_range(predict(generator, variables, image, mask, inside))
-
-    return jax.jit(predict_pixels)
+    image = to_unit_range(pixels.astype(jnp.float32))
+    inside = bbox_mask(jnp.pad(size, ((0, 0), (2, 0))), *hole.shape[1:])
+    mask = hole.astype(jnp.float32)[..., None]
+    if generator.base != "smooth":  # else filled before, since a region may cut the hole
+        image = fill_hole(image, mask, fill)
+    return to_pixel_range(predict(generator, variables, image, mask, inside))
 
 
-def check_blend(kind: str) -> str:
-    if kind not in ("auto", *KINDS):
-        raise UserError(f"blend={kind!r} must be one of auto, {', '.join(KINDS)}")
-    return kind
-
-
-def check_scale(scale: int | float | str) -> int | float | str:
-    """Returns "auto" or a number, also from text; raises UserError unless above 0 and up to 1."""
+def parse_scale(scale: int | float | str) -> float | str:
+    """Returns "auto" or a number above 0 and up to 1, also from text."""
+    if scale == "auto":
+        return scale
     with contextlib.suppress(TypeError, ValueError):
-        number = scale if scale == "auto" else float(scale)
-        if number == "auto" or 0 < number <= 1:
-            return number
+        if 0 < float(scale) <= 1:
+            return float(scale)
     raise UserError(f"scale={scale!r} must be auto or a number above 0 and up to 1")
-
-
-def is_gray(image: Image, where: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether some pixels are there, and all of them are gray: networks know only colors."""
-    red, green, blue = cv2.split(image)
-    colored = (red != green) | (green != blue)
-    return bool(where.any() and not (colored & where).any())

@@ -52,33 +52,27 @@ def read_metadata(
     `upright` is the image after its orientation has been applied; `source` is its path or content,
     if it has one.
     """
-    names = ("icc_profile", "dpi", "xmp", "comment")
-    metadata = {name: upright.info[name] for name in names if upright.info.get(name)}
-    # A resolution of 0/0 in a TIFF file is NaN, which no format can store.
-    if not all(math.isfinite(value) and value > 0 for value in metadata.get("dpi", ())):
-        del metadata["dpi"]
-    if exif := _read_exif(image, upright):
-        metadata["exif"] = exif
-    if iptc := _read_iptc(image):
-        metadata["iptc"] = iptc
-    lost = []
-    if "xmp" in metadata:
-        metadata["xmp"], lost = _without_claims(metadata["xmp"])
-    if image.format == "MPO" and not lost:
-        lost = ["further pictures"]
-    texts = dict(getattr(image, "text", {}))
-    for name in (XMP_CHUNK, EXIF_CHUNK):  # kept above, with the orientation reset
-        texts.pop(name, None)
-    if texts:
-        metadata["text"] = texts
-    chunks = {}
+    info, texts, chunks = upright.info, getattr(image, "text", {}), {}
     if image.format in ("PNG", "WEBP") and isinstance(source, str | Path | io.BytesIO):
         chunks = dict(_read_chunks(source))
-    if colors := {name: chunks[name] for name in COLOR_CHUNKS if name in chunks}:
-        metadata["colors"] = colors
-    if image.format in LOSSLESS or b"VP8L" in chunks:
-        metadata["lossless"] = True
-    return metadata, lost
+    xmp, lost = _without_claims(info.get("xmp", b""))
+    if image.format == "MPO" and not lost:
+        lost = ["further pictures"]
+    dpi = info.get("dpi", ())
+    # A resolution of 0/0 in a TIFF file is NaN, which no format can store.
+    has_dpi = all(math.isfinite(value) and value > 0 for value in dpi)
+    metadata = {
+        "icc_profile": info.get("icc_profile"),
+        "dpi": dpi if has_dpi else None,
+        "xmp": xmp,
+        "comment": info.get("comment"),
+        "exif": _read_exif(image, upright),
+        "iptc": _read_iptc(image),
+        "text": {name: texts[name] for name in texts if name not in (XMP_CHUNK, EXIF_CHUNK)},
+        "colors": {name: chunks[name] for name in COLOR_CHUNKS if name in chunks},
+        "lossless": image.format in LOSSLESS or b"VP8L" in chunks,
+    }
+    return {name: value for name, value in metadata.items() if value}, lost
 
 
 def _read_exif(image: PIL.Image.Image, upright: PIL.Image.Image) -> bytes | None:

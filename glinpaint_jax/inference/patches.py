@@ -6,7 +6,6 @@ with the photograph's own grain is better.
 """
 
 import functools
-import itertools
 import threading
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from jaxtyping import Float
 
 from glinpaint_jax.inference.boxes import grow, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole, Image
-from glinpaint_jax.inference.regions import Region
 from glinpaint_jax.inference.scale import enlarge, hole_sizes, large_holes, shrink
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
@@ -71,15 +69,14 @@ def _fill_tiles(
 ) -> tuple[Image, Hole]:
     seed, (sides, pixels) = ATTEMPTS[attempt]
     image, left = image.copy(), hole.copy()
-    boxes = label_holes(hole, GAP)[1]
-    for tile in itertools.chain.from_iterable(split_box(box, TILE, hole) for box in boxes):
+    for tile in [tile for box in label_holes(hole, GAP)[1] for tile in split_box(box, TILE, hole)]:
         check()
         size = int(hole_sizes(np.pad(hole[tile.slices], 1))[1].max())  # a long scratch is thin
         reach = max(min(pixels, MANY * size), NEAR[1], round(sides * size))
-        region = Region(grow(tile, reach, hole.shape), tile)
-        crop = region.crop.slices
-        known, here = ~left[crop], np.zeros(region.crop.size, bool)
-        here[region.kept_in_crop] = hole[tile.slices]
+        context = grow(tile, reach, hole.shape)
+        crop = context.slices
+        known, here = ~left[crop], np.zeros(context.size, bool)
+        here[tile.moved(-context.top, -context.left).slices] = hole[tile.slices]
         if _count_patches(known) < MIN_PATCHES:
             continue
         if plain and is_plain(image[crop], known, here):

@@ -27,16 +27,10 @@ from glinpaint_jax.data.mask_files import (
     resize_hole,
 )
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import report_unwritable, write_atomically
 from glinpaint_jax.inference.metadata import Metadata, Tag, read_metadata, save_options
 
 Image = UInt8[np.ndarray, "h w 3"]
-TURNED = {  # by orientation: what makes the stored pixels upright, if it swaps their sides
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap an image's sides
 OPAQUE = ("JPEG", "BMP")  # cannot hold alpha
 
 
@@ -53,12 +47,12 @@ class Photo:
     @property
     def rgb(self) -> Image:
         """The pixels without alpha; gray images have three equal channels."""
-        return np.array(self.image.convert(self.image.mode.removesuffix("A")).convert("RGB"))
+        return np.array(self.image.convert("RGB"))
 
     def with_hole_filled(self, completed: Image, hole: Hole) -> "Photo":
         """Takes the colors in the hole from `completed`; other pixels and alpha are unchanged."""
-        filled = PIL.Image.fromarray(completed).convert(self.image.mode.removesuffix("A"))
-        if self.image.mode.endswith("A"):
+        filled = PIL.Image.fromarray(completed).convert(self.image.mode)
+        if "A" in self.image.mode:
             filled.putalpha(self.image.getchannel("A"))
         image = self.image.copy()
         image.paste(filled, mask=PIL.Image.fromarray(hole))
@@ -81,19 +75,22 @@ def read_pair(
     `dilate` pixels, in this order. Raises UserError for what cannot be completed.
     """
     photo = read_photo(image, max_pixels)
+    names = [_name(image, "the image"), _name(mask, "its mask")]
+    hole = _read_hole(mask, photo, names[0], max_pixels)
     if mask is None:
-        photo, hole = split_alpha(photo, _name(image, "the image"))
-    else:
-        hole = _read_hole(mask, photo, max_pixels)
-    stored = TURNED.get(photo.orientation)
-    turned = stored is not None and hole.shape == photo.image.size != hole.shape[::-1]
+        opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
+        photo = dataclasses.replace(photo, image=opaque)
+    is_sideways = photo.orientation in SIDEWAYS
+    turned = is_sideways and hole.shape == photo.image.size != hole.shape[::-1]
     if turned:
-        hole = np.array(PIL.Image.fromarray(hole).transpose(stored))
+        stored = PIL.Image.fromarray(hole)
+        stored.getexif()[Tag.Orientation] = photo.orientation
+        hole = np.array(PIL.ImageOps.exif_transpose(stored))
     sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
     if sizes[0] != sizes[1] and not resize:
         raise UserError(
-            f"{_name(image, 'the image')} is {sizes[0]}, {_name(mask, 'its mask')} {sizes[1]}; "
-            "make them the same size, or stretch the mask (--resize-mask)"
+            f"{names[0]} is {sizes[0]}, {names[1]} {sizes[1]}; make them the same size, or stretch "
+            "the mask (--resize-mask)"
         )
     hole = resize_hole(~hole if invert else hole, photo.image.height, photo.image.width)
     hole = dilate_hole(hole, dilate)
@@ -105,13 +102,19 @@ def read_pair(
     return photo, hole, "; ".join(filter(None, doubts)) or None
 
 
-def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
+def _read_hole(source: Any, photo: Photo, name: str, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
+    """Reads a mask or, if it is None, the alpha of a photograph of that name."""
+    if source is None:
+        if "A" not in photo.image.mode:
+            raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
+        return np.array(photo.image.getchannel("A")) < 255
     source = _as_input(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
+            advice = "mask > 0.5" if source.ndim == 2 else "mask[..., 0]"
             raise UserError(
                 f"the mask is {source.dtype} {source.shape}, must be bool [h, w], True = hole, or "
-                f"uint8 [h, w], white = hole; pass {_as_hole(source)}, for example"
+                f"uint8 [h, w], white = hole; pass {advice}, for example"
             )
         if source.dtype == bool:
             return source
@@ -140,11 +143,7 @@ def _as_rgb(array: np.ndarray) -> str:
         return "np.dstack(3 * [image])"
     if len(shape) == 3 and shape[0] == 3:
         return "image.transpose(1, 2, 0)"
-    return "np.repeat(image, 3, axis=-1)" if shape[-1] == 1 else "image[..., :3]"
-
-
-def _as_hole(array: np.ndarray) -> str:
-    return "mask > 0.5" if array.ndim == 2 else "mask[..., 0]"
+    return "np.repeat(image, 3, axis=-1)" if shape[-1:] == (1,) else "image[..., :3]"
 
 
 def _name(source: Any, otherwise: str) -> str:
@@ -190,13 +189,6 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
     return Photo(upright, file_format, metadata, image.getexif().get(Tag.Orientation, 1), lost)
 
 
-def write_photo(photo: Photo, path: Path, quality: int) -> None:
-    """Writes what `encode_photo` returns, atomically."""
-    content = encode_photo(photo, path, quality)
-    with report_unwritable(path):
-        write_atomically(path, content)
-
-
 def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     """Returns the content of a file in the format of the path's suffix.
 
@@ -226,18 +218,6 @@ def output_format(path: Path) -> str:
 def check_storable(photo: Photo, path: Path) -> str:
     """Returns the format of the path's suffix; raises UserError if it cannot store the photo."""
     file_format = output_format(path)
-    if file_format in OPAQUE and photo.image.mode in ("LA", "RGBA"):
+    if file_format in OPAQUE and "A" in photo.image.mode:
         raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
     return file_format
-
-
-def split_alpha(photo: Photo, name: Any) -> tuple[Photo, Bool[np.ndarray, "h w"]]:
-    """Returns the photo without alpha, and a hole where it is not fully opaque.
-
-    Raises UserError, with the photo's name, if it has no alpha.
-    """
-    if photo.image.mode not in ("LA", "RGBA"):
-        raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
-    hole = np.array(photo.image.getchannel("A")) < 255
-    opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
-    return dataclasses.replace(photo, image=opaque), hole

@@ -5,11 +5,9 @@ crop gives the same result as the whole image if it starts at a multiple of STRI
 far around the hole, or to the image's border.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from glinpaint_jax.inference.boxes import Box, box_around, group_holes, split_box
+from glinpaint_jax.inference.boxes import Box, box_around, group_holes, grow, split_box
 from glinpaint_jax.inference.photos import Hole
 from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 
@@ -18,47 +16,26 @@ from glinpaint_jax.models.generator import RECEPTIVE_RADIUS, STRIDE
 SIZE_STEP = 128
 
 
-class Region(NamedTuple):
-    """A crop to compute and the box of it to keep, both in image coordinates.
+def plan_regions(hole: Hole, tile: int) -> list[tuple[Box, Box]]:
+    """Returns crops to compute, which may extend beyond the image, and the box of each to keep.
 
-    The crop may extend beyond the image.
-    """
-
-    crop: Box
-    kept: Box
-
-    @property
-    def kept_in_crop(self) -> tuple[slice, slice]:
-        top, left = self.kept.top - self.crop.top, self.kept.left - self.crop.left
-        height, width = self.kept.size
-        return slice(top, top + height), slice(left, left + width)
-
-
-def plan_regions(hole: Hole, tile: int) -> list[Region]:
-    """Returns regions whose `kept` boxes cover all holes; no side of a box exceeds `tile`.
-
-    Holes closer than the receptive radius share regions, because their crops would overlap.
+    The boxes to keep cover all holes; no side exceeds `tile`. Holes closer than the receptive
+    radius share regions, because their crops would overlap.
     """
     regions = []
     for group in group_holes(hole, RECEPTIVE_RADIUS - 2 * STRIDE, STRIDE):
         for square in split_box(group, tile, hole):
             kept = box_around(hole, square)
-            regions.append(Region(crop_around(kept, hole.shape), kept))
+            regions.append((crop_around(kept, hole.shape), kept))
     return regions
 
 
 def crop_around(box: Box, shape: tuple[int, int]) -> Box:
     """A square that holds the box and the receptive radius around it, as far as the image goes."""
-    top, height = _reach(box.top, box.bottom, shape[0])
-    left, width = _reach(box.left, box.right, shape[1])
-    side = -(-max(height, width) // SIZE_STEP) * SIZE_STEP
+    top, left, bottom, right = grow(box, RECEPTIVE_RADIUS, shape)
+    top, left = top // STRIDE * STRIDE, left // STRIDE * STRIDE
+    side = -(-max(bottom - top, right - left) // SIZE_STEP) * SIZE_STEP
     return Box(top, left, top + side, left + side)
-
-
-def _reach(start: int, end: int, length: int) -> tuple[int, int]:
-    """Where a crop starts, and how long it must be."""
-    start = max(0, start - RECEPTIVE_RADIUS) // STRIDE * STRIDE
-    return start, min(length, end + RECEPTIVE_RADIUS) - start
 
 
 def cut(array: np.ndarray, crop: Box) -> tuple[np.ndarray, tuple[int, int]]:

@@ -3,19 +3,16 @@
 A generator knows nothing about larger holes: in their middle it sees no photograph at all.
 """
 
-import math
-
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 from scipy import ndimage
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config
-from glinpaint_jax.inference.boxes import box_around, label_holes
+from glinpaint_jax.inference.boxes import box_around, grow, label_holes
 from glinpaint_jax.inference.photos import Hole, Image
 from glinpaint_jax.inference.smooth import smooth_fill_photo
 
-MUCH_LARGER = 2  # times the largest hole of the training: filled at a quarter of the size or less
 SmallImage = UInt8[np.ndarray, "small_h small_w 3"]
 
 
@@ -33,38 +30,24 @@ def trained_size(config: Config) -> int:
 def hole_sizes(hole: Hole) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " holes"]]:
     """Labels the holes 1.. and returns the side of the largest square in each.
 
-    A square at the border may extend beyond it: nothing is known there either.
+    A square at the border may extend beyond it: nothing is known there either. A hole that covers
+    the whole image has size 0: no scale would show the generator any photograph.
     """
     labels, boxes = label_holes(hole)
-    part = box_around(hole, margin=1).slices  # elsewhere, all distances are 0
+    if not boxes or hole.all():
+        return labels, np.zeros(len(boxes), np.int32)
+    part = grow(box_around(hole), 1, hole.shape).slices  # elsewhere, all distances are 0
     distance = cv2.distanceTransform(np.ascontiguousarray(hole[part]).view(np.uint8), cv2.DIST_C, 3)
     radii = ndimage.maximum(distance, labels[part], np.arange(1, len(boxes) + 1))
     return labels, np.asarray(2 * radii - 1, np.int32)
 
 
-def describe_size(hole: Hole, largest: int) -> str | None:
-    """Returns what to expect of a network that fills much larger holes than `largest`, or None."""
-    if not hole.any() or hole.all():
-        return None
-    if (size := hole_sizes(hole)[1].max()) <= MUCH_LARGER * largest:
-        return None
-    return (
-        f"a hole is about {size} pixels wide, the network learned to fill up to {largest}: "
-        "expect a soft smudge; smaller holes help, and the method auto keeps texture"
-    )
-
-
 def large_holes(hole: Hole, largest: int) -> list[tuple[float, Hole]]:
-    """Groups the holes larger than `largest` by working scale: 1/2, 1/4 ..., the smallest first.
-
-    A hole that covers the whole image has no working scale and is left out.
-    """
-    if not hole.any() or hole.all():
-        return []
+    """Groups the holes larger than `largest` by working scale: 1/2, 1/4 ..., the smallest first."""
     labels, sizes = hole_sizes(hole)
-    halvings = np.array([max(0, math.ceil(math.log2(size / largest))) for size in sizes.tolist()])
+    halvings = np.ceil(np.log2(np.maximum(sizes / largest, 1)))
     part, groups = box_around(hole).slices, []
-    for k in sorted(set(halvings.tolist()) - {0}, reverse=True):
+    for k in np.unique(halvings[halvings > 0])[::-1].tolist():
         group = np.zeros_like(hole)
         group[part] = np.isin(labels[part], np.flatnonzero(halvings == k) + 1)
         groups.append((0.5**k, group))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import cv2
 import jax
 import numpy as np
 from jax import Array
@@ -32,16 +31,13 @@ def smooth_fill_photo(image: Shaped[np.ndarray, "h w 3"], hole: Hole) -> Float[n
 
 def fill_dots(image: Image, hole: Hole) -> tuple[Image, Hole]:
     """Fills dots of up to DOT x DOT pixels smoothly; returns the holes that are left."""
-    image, left = image.copy(), hole.copy()
-    part = left[box_around(hole).slices]
-    if part.size:
-        stacked = cv2.connectedComponentsWithStats(np.ascontiguousarray(part).view(np.uint8))
-        _, labels, stats, _ = stacked
-        sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
-        part[(sides <= DOT)[labels]] = False
-    for crop, mask, values in _fill_crops(image, hole & ~left):
+    labels, boxes = label_holes(hole)
+    is_dot = np.array([False, *(max(box.size) <= DOT for box in boxes)])
+    image, dots, part = image.copy(), np.zeros_like(hole), box_around(hole).slices
+    dots[part] = is_dot[labels[part]]
+    for crop, mask, values in _fill_crops(image, dots):
         np.copyto(image[crop], np.rint(values).astype(np.uint8), where=mask)
-    return image, left
+    return image, hole & ~dots
 
 
 def _fill_crops(

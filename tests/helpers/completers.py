@@ -16,7 +16,7 @@ def draw_hole(height, width, *boxes):
 class Whitener(Completer):
     """Fills holes with white."""
 
-    default_blend, _trained_size, _max_pixels = "none", None, 10**9
+    _generator, _max_pixels = None, 10**9
 
     def __init__(self):
         pass

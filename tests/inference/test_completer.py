@@ -156,9 +156,10 @@ def test_wrong_options_are_rejected(options, message, weights):
         (PHOTO[..., :1], HOLE, r"pass np\.repeat\(image, 3, axis=-1\)"),
         (np.dstack([PHOTO, PHOTO[..., 0]]), HOLE, r"pass image\[\.\.\., :3\]"),
         (PHOTO.transpose(2, 0, 1), HOLE, r"pass image\.transpose\(1, 2, 0\)"),
+        (np.uint8(7), HOLE, r"image is uint8 \(\), must be uint8 \[h, w, 3\]"),
         (PHOTO.tolist(), HOLE, "must be paths, PIL images or arrays, not list; .*one by one"),
     ],
-    ids=["float mask", "3-d mask", "float", "gray", "1 channel", "RGBA", "CHW", "list"],
+    ids=["float mask", "3-d mask", "float", "gray", "1 channel", "RGBA", "CHW", "scalar", "list"],
 )
 def test_other_inputs_are_rejected(image, mask, message, completer):
     with pytest.raises(glinpaint_jax.UserError, match=message):

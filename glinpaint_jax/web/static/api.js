@@ -47,12 +47,8 @@ async function refuse({ status, response }) {
 export async function openPhoto(file, signal, tell) {
   const plain = await isPlain(file) && await decode(file);
   const image = plain || await decode((await send("preview", { photo: file }, signal, tell)).response);
-  return describe(file, image, !plain);
-}
-
-function describe(file, image, converted) {
   const { naturalWidth: width, naturalHeight: height } = image;
-  return { kind: "photo", opened: false, file, image, converted, width, height };
+  return { kind: "photo", opened: true, file, image, converted: !plain, width, height };
 }
 
 // Browsers disagree about the orientation in EXIF data of PNG and WebP. Most show no TIFF.
@@ -86,5 +82,6 @@ export async function complete(photo, fields, signal, tell) {
   const size = Number(header("X-File-Bytes")) || response.size;
   const file = new File([response.slice(0, size)], decodeURIComponent(name), { type: response.type });
   const image = await decode(photo.converted ? response.slice(size) : file);
-  return { ...describe(file, image, photo.converted), summary: decodeURIComponent(header("X-Summary")) };
+  const summary = decodeURIComponent(header("X-Summary"));
+  return { ...photo, opened: false, saved: false, file, image, summary };
 }

@@ -14,8 +14,7 @@ export class History {
 
   get canUndo() { return this.length > 1; }
   get canRedo() { return this.length < this.entries.length; }
-  undo() { if (this.canUndo) this.length--; }
-  redo() { if (this.canRedo) this.length++; }
+  move(steps) { this.length += steps; } // -1: undo, 1: redo
 
   get done() { return this.entries.slice(0, this.length); }
   get photo() { return this.done.findLast((entry) => entry.kind === "photo"); }

@@ -117,7 +117,7 @@ function open(file) {
   return wait(`Opening ${file.name}`, async (signal, tell) => {
     const photo = await openPhoto(await read(file), signal, tell);
     check(file, photo.width * photo.height / 1e6, server.megapixels, "megapixels");
-    add({ ...photo, opened: true });
+    add(photo);
     sheet.fit();
   });
 }
@@ -131,7 +131,7 @@ function openMask(file, old = null, stretch = old?.stretch ?? 0) {
     const fields = { photo: history.photo.file, mask: old?.file ?? await read(file), dilate_mask, ...options };
     const { response } = await send("mask", fields, signal, tell);
     const image = await createImageBitmap(response);
-    if (old) history.undo();
+    if (old) history.move(-1);
     add({ kind: "mask", image, file: fields.mask, stretch });
   }, ({ cause }) => openMask(file, old, Number(cause === STRETCH)));
 }
@@ -184,9 +184,9 @@ function showResult(hole, number) {
   });
 }
 
-function move(direction) {
+function move(steps) {
   if (brush.stroke) return;
-  history[direction]();
+  history.move(steps);
   refresh();
 }
 
@@ -252,8 +252,8 @@ listen("click", {
   download: () => save(history.photo.file, [history.photo]),
   brush: () => setTool(false),
   eraser: () => setTool(true),
-  undo: () => move("undo"),
-  redo: () => move("redo"),
+  undo: () => move(-1),
+  redo: () => move(1),
   clear: () => add({ kind: "clear" }),
   previous: () => showResult(history.photo.hole, history.photo.number - 1),
   another: () => showResult(history.photo.hole, history.photo.number + 1),

@@ -56,14 +56,14 @@ export class Sheet {
 
   // The mask as a PNG: white on black.
   async toFile(width, height, name) {
-    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const canvas = new OffscreenCanvas(width, height);
     const context = canvas.getContext("2d");
     context.drawImage(this.canvas, 0, 0, width, height);
     tint(context, "white");
     context.globalCompositeOperation = "destination-over";
     context.fillStyle = "black";
     context.fillRect(0, 0, width, height);
-    return new File([await new Promise((done) => canvas.toBlob(done))], name);
+    return new File([await canvas.convertToBlob()], name);
   }
 
   toSheet(x, y) { return [(x - this.x) / this.scale, (y - this.y) / this.scale]; }
