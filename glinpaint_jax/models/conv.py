@@ -71,22 +71,17 @@ def _transpose_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 
 def _transpose_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """The gradients of the convolution with the flipped kernel, which is the adjoint."""
+    """The adjoint is the convolution with the flipped kernel, so its gradients are these."""
     x, kernel = residuals
 
     def adjoint(pixels: Array, kernel: Array) -> Array:
-        return conv2d(pixels, kernel, stride=2, padding=1)
+        return conv2d(pixels, kernel[::-1, ::-1].swapaxes(2, 3), stride=2, padding=1)
 
-    x_gradient, pull_back = jax.vjp(adjoint, gradient, flip_kernel(kernel))
-    return x_gradient, flip_kernel(pull_back(x)[1])
+    x_gradient, pull_back = jax.vjp(adjoint, gradient, kernel)
+    return x_gradient, pull_back(x)[1]
 
 
 conv_transpose_4x4_stride2.defvjp(_transpose_forward, _transpose_backward)
-
-
-def flip_kernel(kernel: Array) -> Array:
-    """Reverses both spatial axes and swaps input and output channels; its own inverse."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def hide_flips(kernel: Array) -> Array:
