@@ -58,7 +58,7 @@ def evaluate(
     images, evenly spaced. Exact for any number of images and devices: padding in the last batch
     does not count.
     """
-    score = make_score(config.mask.fill, mesh)
+    score = make_score(mesh)
     totals = rows = None
     for host_batch, batch in iterate_batches(source, config, mesh, failures):
         completed = complete_batch(host_batch, batch)
@@ -69,16 +69,14 @@ def evaluate(
 
 
 @functools.lru_cache
-def make_score(
-    fill: tuple[float, float, float], mesh: Mesh
-) -> Callable[[Array, GlobalBatch], MeanScores]:
+def make_score(mesh: Mesh) -> Callable[[Array, GlobalBatch], MeanScores]:
     """Makes a jitted function: completed images and their batch -> `MeanScores`.
 
     Cached, so that evaluating again compiles nothing.
     """
 
     def score(completed: Array, batch: GlobalBatch) -> MeanScores:
-        inputs = make_inputs(batch, fill)
+        inputs = make_inputs(batch)
         scores = metrics.all_scores(completed, to_pixel_range(inputs.image), inputs.mask)
         return MeanScores.single_from_model_output(**scores, mask=batch["valid"])
 
@@ -91,7 +89,7 @@ def make_generator_completion(
     """Makes a function: generator variables -> `CompleteBatch`. All share one compiled program."""
 
     def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
-        inputs = make_inputs(batch, config.mask.fill)
+        inputs = make_inputs(batch)
         completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
         return to_pixel_range(completed)
 
