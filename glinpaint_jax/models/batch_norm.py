@@ -27,7 +27,7 @@ class BatchNormRelu(nn.Module):
     The last axis of x holds the `features` channels of a pixel, or of the pixels of a block.
 
     The images may be those of several batches, image by image: the first of each, then the second
-    of each. So no device needs another's. Each of these `parts` is normalized by its own
+    of each, so no device needs another's. Each of these `parts` is normalized by its own
     statistics; the running statistics see one after another.
     """
 

@@ -1,7 +1,7 @@
 """The paper's two convolutions on NHWC arrays, plain first; then what some compilers need.
 
-The special forms give the same numbers. Why each exists was read in programs compiled for eight
-H200s or v5es (`scripts/benchmarks/compile_steps.py`), or timed on a CPU.
+The special forms give the same numbers. The reason for each was found in programs compiled for
+eight H200s or v5es (`scripts/benchmarks/compile_steps.py`), or by timing on a CPU.
 """
 
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def _conv_forward(x: Array, kernel: Array, *shape: int) -> tuple[Array, tuple[Ar
 def _conv_backward(
     stride: int, dilation: int, padding: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    """In forms that suit the platform."""
+    """The gradients, in the form that suits the platform."""
     shape = stride, dilation, padding
 
     def gradients_of(function: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:

@@ -17,6 +17,11 @@ class Inputs(NamedTuple):
     mask: Float[Array, "b h w 1"]
     bbox: Int[Array, "b 4"]
 
+    def window_origins(self, window: int) -> Int[Array, "b 2"]:
+        """(top, left) of the window centered on each bbox, clamped inside the image."""
+        centered = self.bbox[:, :2] - (window - self.bbox[:, 2:]) // 2
+        return jnp.clip(centered, 0, self.image.shape[1] - window)
+
 
 def to_unit_range(pixels: Array) -> Array:
     """0..255 -> [-1, 1]."""
@@ -67,12 +72,6 @@ def fill_hole(
 def composite(prediction: Array, image: Array, mask: Array) -> Array:
     """Takes the prediction in the hole, the image elsewhere."""
     return image * (1 - mask) + prediction * mask
-
-
-def window_origins(bbox: Int[Array, "b 4"], window: int, image_size: int) -> Int[Array, "b 2"]:
-    """(top, left) of the window centered on each bbox, clamped inside the image on all sides."""
-    centered = bbox[:, :2] - (window - bbox[:, 2:]) // 2
-    return jnp.clip(centered, 0, image_size - window)
 
 
 def cut_windows(

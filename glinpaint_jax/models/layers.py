@@ -16,9 +16,7 @@ from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 # Kaiming normal, fan_out, ReLU (MMagic). For transposed kernels PyTorch computes fan_out from the
 # first axis, the input channels.
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(
-    2.0, "fan_out", "normal", in_axis=-1, out_axis=-2
-)
+TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Layer(NamedTuple):

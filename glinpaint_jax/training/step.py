@@ -16,15 +16,8 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.inputs import (
-    Inputs,
-    composite,
-    cut_windows,
-    fill_hole,
-    make_inputs,
-    window_origins,
-)
-from glinpaint_jax.models.networks import Variables, make_networks
+from glinpaint_jax.models.inputs import Inputs, composite, cut_windows, fill_hole, make_inputs
+from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.models.platforms import row_major, separate
 from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
@@ -50,7 +43,8 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     def compile(step: Callable[..., tuple[TrainState, Metrics]]) -> Step:
         @jax.default_matmul_precision(config.matmul_precision)
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return step(config, state, make_inputs(batch))
+            state, metrics = step(config, state, make_inputs(batch))
+            return next_state(config, state), metrics
 
         run.__name__ = step.__name__  # in profiles
         return jax.jit(
@@ -80,7 +74,7 @@ def completion_step(
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
     generator, terms = apply_gradients(config, state, "generator", gradients, batch_stats, terms)
-    return next_state(config, state.replace(generator=generator)), terms
+    return state.replace(generator=generator), terms
 
 
 def discriminator_step(
@@ -91,8 +85,7 @@ def discriminator_step(
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
     batch_stats, _ = select_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
-    state = state.replace(generator=generator, discriminator=discriminator)
-    return next_state(config, state), terms
+    return state.replace(generator=generator, discriminator=discriminator), terms
 
 
 def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
@@ -110,7 +103,7 @@ def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[Train
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
-        origins = window_origins(inputs.bbox, config.local_size, config.image_size)
+        origins = inputs.window_origins(config.local_size)
         windows = cut_windows(completed, origins, config.local_size)
         logits, discriminator_stats = discriminator_forward(
             config, discriminator, completed, windows
@@ -130,15 +123,14 @@ def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[Train
     generator, terms = apply_gradients(config, state, "generator", gradients, batch_stats, terms)
     terms["skipped"] = jnp.maximum(terms["skipped"], discriminator_terms["skipped"])
     state = state.replace(generator=generator, discriminator=discriminator)
-    return next_state(config, state), discriminator_terms | terms
+    return state, discriminator_terms | terms
 
 
 def generator_forward(config: Config, network: NetworkState, inputs: Inputs) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config, blocks=config.pixel_blocks == "on")
     masked_image = fill_hole(inputs.image, inputs.mask, config.mask.fill, config.model.base)
-    arrays = masked_image, inputs.mask
-    return apply_in_microbatches(config, generator, network.variables, *arrays)
+    return apply_in_microbatches(config, generator, network, masked_image, inputs.mask)
 
 
 def discriminator_forward(
@@ -146,14 +138,13 @@ def discriminator_forward(
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    arrays = images, windows
-    return apply_in_microbatches(config, discriminator, network.variables, *arrays, parts=parts)
+    return apply_in_microbatches(config, discriminator, network, images, windows, parts=parts)
 
 
 def apply_in_microbatches(
-    config: Config, network: nn.Module, variables: Variables, *arrays: Array, parts: int = 1
+    config: Config, module: nn.Module, network: NetworkState, *arrays: Array, parts: int = 1
 ) -> tuple[Array, Any]:
-    """Applies a network to config.microbatches parts of the batch, one after another.
+    """Applies `module` to config.microbatches parts of the batch, one after another.
 
     Image i belongs to microbatch i % microbatches, so all images of a device stay there; `parts`
     images of BatchNormRelu go together. Returns the outputs and the mean of the running statistics.
@@ -161,16 +152,17 @@ def apply_in_microbatches(
     is that of one.
     """
     count, options = config.microbatches, {"parts": parts} if parts > 1 else {}
-    forward = partial(network.apply, variables, train=True, mutable=["batch_stats"], **options)
+    forward = partial(module.apply, network.variables, mutable=["batch_stats"], **options)
     if count == 1:
-        outputs, variables = forward(*arrays)
+        outputs, variables = forward(*arrays, train=True)
         return outputs, variables["batch_stats"]
 
     def split(x: Array) -> Array:
         groups = x.reshape(-1, count, parts, *x.shape[1:]).swapaxes(0, 1)
         return groups.reshape(count, -1, *x.shape[1:])
 
-    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # a loop has no CSE
+    # A loop has no CSE.
+    run = jax.checkpoint(lambda part: forward(*part, train=True), prevent_cse=False)
     outputs, variables = lax.map(run, jax.tree.map(split, arrays))
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
     groups = outputs.reshape(count, -1, parts, *outputs.shape[2:]).swapaxes(0, 1)
@@ -204,7 +196,7 @@ def update_discriminator(
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
     fake = composite(lax.stop_gradient(prediction), inputs.image, inputs.mask)
-    fake_origins = real_origins = window_origins(inputs.bbox, config.local_size, config.image_size)
+    fake_origins = real_origins = inputs.window_origins(config.local_size)
     if config.losses.random_real_window:
         key = jax.random.fold_in(state.rng, state.step)
         end = config.image_size - config.local_size + 1
@@ -233,16 +225,12 @@ def update_discriminator(
 
 @jax.named_scope("optimizer")
 def apply_gradients(
-    config: Config,
-    state: TrainState,
-    name: str,
-    gradients: Any,
-    batch_stats: Any,
-    terms: Metrics,
+    config: Config, state: TrainState, name: str, gradients: Any, batch_stats: Any, terms: Metrics
 ) -> tuple[NetworkState, Metrics]:
-    """Returns the network `name` after one optimizer step, or unchanged if not finite.
+    """Returns the network `name` after one optimizer step, and `terms` with `skipped`: 0.
 
-    The metric `skipped` is then 1, else 0.
+    If anything is not finite, the network is unchanged and `skipped` is 1.
+
     `row_major`, `separate`: the optimizer reads and writes its arrays once, in place.
     """
     network: NetworkState = getattr(state, name)

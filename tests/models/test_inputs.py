@@ -2,12 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glinpaint_jax.models.inputs import (
-    fill_hole,
-    make_inputs,
-    to_pixel_range,
-    window_origins,
-)
+from glinpaint_jax.models.inputs import Inputs, fill_hole, make_inputs, to_pixel_range
 
 
 @pytest.mark.parametrize("fill", [(127.5, 127.5, 127.5), (0.0, 51.0, 255.0)])
@@ -40,5 +35,6 @@ def test_free_form_masks_are_used_unchanged():
     ],
 )
 def test_windows_are_centered_on_the_box_and_clamped_to_the_image(bbox, origin):
-    got = window_origins(jnp.asarray([bbox], jnp.int32), 16, 64)
-    np.testing.assert_array_equal(got, [origin])
+    image, mask = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 1))
+    inputs = Inputs(image, mask, jnp.asarray([bbox], jnp.int32))
+    np.testing.assert_array_equal(inputs.window_origins(16), [origin])
