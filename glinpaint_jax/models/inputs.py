@@ -80,6 +80,8 @@ def cut_windows(
     """Cuts the square window at (top, left) out of each image."""
 
     def cut(one: Array, origin: Array) -> Array:
-        return lax.dynamic_slice(one, (*origin, 0), (window, window, one.shape[-1]))
+        return lax.dynamic_slice(
+            one, (origin[0], origin[1], jnp.zeros_like(origin[0])), (window, window, one.shape[-1])
+        )
 
     return jax.vmap(cut)(image, origins)

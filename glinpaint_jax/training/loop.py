@@ -113,14 +113,14 @@ def run_steps(
     stop: Stop,
 ) -> None:
     """Trains `state` to the last step or a request to stop. `data` is what `restore` returns."""
-    steps = compile_steps(config, mesh, int(state.step), reporter.log)
-    failures, batch_size = FailureLog(log), config.global_batch_size
-    first = data["examples"] - batch_size * int(state.step)  # the example that step 1 would have
-    progress = Progress(
-        reporter, config, functools.partial(describe_images, sources.train, config, first)
-    )
+    start, batch_size = int(state.step), config.global_batch_size
+    steps = compile_steps(config, mesh, start, reporter.log)
+    failures = FailureLog(log)
+    first = data["examples"] - batch_size * start  # the example that step 1 would have
+    name_images = functools.partial(describe_images, sources.train, config, first)
+    progress = Progress(reporter, config, name_images)
     completion_with = make_generator_completion(config, make_networks(config)[0], mesh)
-    for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
+    for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
         batch = to_global(failures.take(next(batches)), mesh)
         with jax.transfer_guard("disallow"):  # nothing else moves, except metrics when reported
