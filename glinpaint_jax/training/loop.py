@@ -114,7 +114,7 @@ def run_steps(
 ) -> None:
     """Trains `state` to the last step or a request to stop. `data` is what `restore` returns."""
     start, batch_size = int(state.step), config.global_batch_size
-    steps = compile_steps(config, mesh, start, reporter.log)
+    steps = compile_steps(config, mesh, state, reporter.log)
     failures = FailureLog(log)
     first = data["examples"] - batch_size * start  # the example that step 1 would have
     name_images = functools.partial(describe_images, sources.train, config, first)
