@@ -71,7 +71,7 @@ def _transpose_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 
 def _transpose_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """The adjoint is the convolution with the flipped kernel, so its gradients are these."""
+    """From the gradients of the adjoint, the convolution with the flipped kernel."""
     x, kernel = residuals
 
     def adjoint(pixels: Array, kernel: Array) -> Array:

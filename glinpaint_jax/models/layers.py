@@ -31,7 +31,7 @@ class Layer(NamedTuple):
     stride: int = 1
     dilation: int = 1
     transposed: bool = False
-    block_side: int = 0  # pixels, of the output's blocks if blocks.py computes the layer; 0: never
+    block_side: int = 0  # of the output, in pixels, if computed on blocks (blocks.py); 0: never
 
     def features(self, width: int) -> int:
         return int(self.width_multiple * width)
@@ -41,7 +41,7 @@ class Conv(nn.Module):
     """A row's convolution to `features` channels.
 
     Computes in `dtype`; None means the promoted type of its parameters and input. With `blocks`,
-    full resolution is in blocks of 2x2 pixels (blocks.py), the output's as the row says.
+    layers with a `block_side` return blocks of that side and, unless transposed, get blocks of 2x2.
     """
 
     layer: Layer
