@@ -42,8 +42,4 @@ def local_batch_size(global_batch_size: int, microbatches: int, mesh: Mesh) -> i
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Any:
     """Turns this process's host arrays into global arrays, split along the first axis."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)

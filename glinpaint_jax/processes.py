@@ -39,11 +39,8 @@ def start(
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-    if join or (coordinator, process_count, process_id) != (None, None, None):
-        _join(coordinator, process_count, process_id)
-
-
-def _join(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
+    if not join and (coordinator, process_count, process_id) == (None, None, None):
+        return
     if coordinator is not None:
         _check_coordinator(coordinator, listens=process_id == 0)
     # The preemption service would take SIGTERM, on which training saves and stops.
@@ -95,8 +92,7 @@ def require_same(config: Config, others: dict[str, Any]) -> None:
     client, number = global_state.client, global_state.process_id
     fields = flatten(to_dict(config)).items()
     mine = {name: value for name, value in fields if name not in PER_PROCESS_FIELDS} | others
-    versions = {"glinpaint_jax": glinpaint_jax, "jax": jax, "numpy": np}
-    mine |= {name: module.__version__ for name, module in versions.items()}
+    mine |= {module.__name__: module.__version__ for module in (glinpaint_jax, jax, np)}
     client.key_value_set(f"glinpaint_jax/{number}", json.dumps(mine), allow_overwrite=True)
     found = [
         json.loads(client.blocking_key_value_get(f"glinpaint_jax/{i}", LISTING_TIMEOUT * 1000))

@@ -35,7 +35,7 @@ RANKS = {
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
 # Lines, at most. The goal for the package is 8,500: what comes next replaces something.
-BUDGETS = {"glinpaint_jax": 9_960, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
+BUDGETS = {"glinpaint_jax": 9_540, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
 IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 

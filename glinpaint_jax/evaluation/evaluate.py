@@ -78,7 +78,7 @@ def evaluate(
 
 @jax.jit
 def score(completed: Array, batch: GlobalBatch) -> MeanScores:
-    inputs = make_inputs(batch, fill=(0.0, 0.0, 0.0))  # no score sees the fill
+    inputs = make_inputs(batch)
     scores = metrics.all_scores(completed, to_pixel_range(inputs.image), inputs.mask)
     return MeanScores.single_from_model_output(**scores, mask=batch["valid"])
 
@@ -89,7 +89,7 @@ def make_generator_completion(
     """Makes a function: generator variables -> `CompleteBatch`. All share one compiled program."""
 
     def complete_pixels(variables: Any, batch: GlobalBatch) -> Array:
-        inputs = make_inputs(batch, fill)
+        inputs = make_inputs(batch)
         completed = complete(generator, variables, inputs.image, inputs.mask, fill)
         return to_pixel_range(completed)
 

@@ -24,24 +24,24 @@ class BatchNormRelu(nn.Module):
     """PyTorch's (Sync)BatchNorm2d, then ReLU. Unlike flax's, its running variance is unbiased.
 
     Statistics are those of the global batch, at least in float32; the output has the input's type.
-    With `blocks`, x holds blocks of 2x2 pixels.
+    The last axis of x holds the `features` channels of a pixel, or of the pixels of a block.
 
     The images may be those of several batches, image by image: the first of each, then the second
-    of each. So no device needs another's. Each of these `parts` is normalized by its own
+    of each, so no device needs another's. Each of these `parts` is normalized by its own
     statistics; the running statistics see one after another.
     """
 
-    blocks: bool = False
+    features: int
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, parts: int = 1
     ) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1] // (4 if self.blocks else 1)
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        shape = (self.features,)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if not train:
             mean, var = running_mean.value[None], running_var.value[None]
             return normalize_relu(x[:, None], scale, bias, mean, var)[:, 0]
@@ -63,8 +63,6 @@ def batch_norm_relu(
     shift: Float[Array, " c"],
 ) -> tuple[Float[Array, "b parts h w cs"], Float[Array, "parts c"], Float[Array, "parts c"]]:
     """relu(scale * (x - mean) / sqrt(var + epsilon) + bias), and each part's mean and variance.
-
-    The last axis of x holds the c channels of one pixel, or those of the four pixels of a block.
 
     `shift` is an estimate of the mean; the closer, the more accurate the variance. Both come from
     sums over x - shift, so x is read once and devices synchronize once.

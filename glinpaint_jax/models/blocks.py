@@ -20,7 +20,7 @@ def to_blocks(x: Float[Array, "b h w c"]) -> Float[Array, "b half_h half_w c4"]:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height // 2, width // 2, 4 * channels)
 
 
-def to_pixels(x: Float[Array, "b hb wb cb"], side: int = 2) -> Float[Array, "b h w c"]:
+def to_pixels(x: Float[Array, "b hb wb cb"], side: int) -> Float[Array, "b h w c"]:
     """From blocks of side x side pixels."""
     b, height, width, channels = x.shape
     x = x.reshape(b, height, width, side, side, channels // side**2)

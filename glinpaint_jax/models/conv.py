@@ -1,7 +1,7 @@
 """The paper's two convolutions on NHWC arrays, plain first; then what some compilers need.
 
-The special forms give the same numbers. Why each exists was read in programs compiled for eight
-H200s or v5es (`scripts/benchmarks/compile_steps.py`), or timed on a CPU.
+The special forms give the same numbers. The reason for each was found in programs compiled for
+eight H200s or v5es (`scripts/benchmarks/compile_steps.py`), or by timing on a CPU.
 """
 
 from collections.abc import Callable
@@ -71,22 +71,17 @@ def _transpose_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 
 def _transpose_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """The gradients of the convolution with the flipped kernel, which is the adjoint."""
+    """From the gradients of the adjoint, the convolution with the flipped kernel."""
     x, kernel = residuals
 
     def adjoint(pixels: Array, kernel: Array) -> Array:
-        return conv2d(pixels, kernel, stride=2, padding=1)
+        return conv2d(pixels, kernel[::-1, ::-1].swapaxes(2, 3), stride=2, padding=1)
 
-    x_gradient, pull_back = jax.vjp(adjoint, gradient, flip_kernel(kernel))
-    return x_gradient, flip_kernel(pull_back(x)[1])
+    x_gradient, pull_back = jax.vjp(adjoint, gradient, kernel)
+    return x_gradient, pull_back(x)[1]
 
 
 conv_transpose_4x4_stride2.defvjp(_transpose_forward, _transpose_backward)
-
-
-def flip_kernel(kernel: Array) -> Array:
-    """Reverses both spatial axes and swaps input and output channels; its own inverse."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def hide_flips(kernel: Array) -> Array:
@@ -116,7 +111,7 @@ def _conv_forward(x: Array, kernel: Array, *shape: int) -> tuple[Array, tuple[Ar
 def _conv_backward(
     stride: int, dilation: int, padding: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    """In forms that suit the platform."""
+    """The gradients, in the form that suits the platform."""
     shape = stride, dilation, padding
 
     def gradients_of(function: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:

@@ -12,13 +12,12 @@ from glinpaint_jax.models.blocks import to_blocks, to_pixels
 from glinpaint_jax.models.layers import CONV_INIT, Conv, ConvNormRelu, Layer
 
 STRIDE = 4  # input sides must be multiples of it
-RGB_SIDE = 4  # of the blocks that the last layer returns, so that it has 48 channels, not 12
 RECEPTIVE_RADIUS = 153  # an output pixel depends on no input pixel farther away
 
 # Table 1 of the paper. Shapes are for width 64.
 ENCODER = (  # [h, w, 4]
-    Layer("enc1", 1, kernel=5, full_resolution=True),  # [h, w, 64]
-    Layer("enc2", 2, kernel=3, stride=2, full_resolution=True),  # [h/2, w/2, 128]
+    Layer("enc1", 1, kernel=5, block_side=2),  # [h, w, 64]
+    Layer("enc2", 2, kernel=3, stride=2, block_side=1),  # [h/2, w/2, 128]
     Layer("enc3", 2, kernel=3),
     Layer("enc4", 4, kernel=3, stride=2),  # [h/4, w/4, 256]
     Layer("enc5", 4, kernel=3),
@@ -35,10 +34,11 @@ DECODER = (
     Layer("dec2", 4, kernel=3),
     Layer("dec3", 2, kernel=4, stride=2, transposed=True),  # [h/2, w/2, 128]
     Layer("dec4", 2, kernel=3),
-    Layer("dec5", 1, kernel=4, stride=2, transposed=True, full_resolution=True),  # [h, w, 64]
-    Layer("dec6", 0.5, kernel=3, full_resolution=True),  # [h, w, 32]
+    Layer("dec5", 1, kernel=4, stride=2, transposed=True, block_side=2),  # [h, w, 64]
+    Layer("dec6", 0.5, kernel=3, block_side=2),  # [h, w, 32]
 )
-TO_RGB = Layer("dec7", 0, kernel=3, full_resolution=True)  # [h, w, 3], with bias, no norm, no ReLU
+# With bias, no norm, no ReLU. In blocks of 4x4 pixels it has 48 channels; of 2x2, it would have 12.
+TO_RGB = Layer("dec7", 0, kernel=3, block_side=4)  # [h, w, 3]
 
 
 class Stack(nn.Module):
@@ -59,14 +59,12 @@ class Stack(nn.Module):
         train: bool,
     ) -> Float[Array, "b ho wo co"]:
         for layer in self.table:
-            blocks = 2 if self.blocks and layer.full_resolution else 0
-            x = ConvNormRelu(layer, self.width, self.dtype, blocks, name=layer.name)(x, train=train)
-            x = pad_outside(x, inside)
+            convolve = ConvNormRelu(layer, self.width, self.dtype, self.blocks, name=layer.name)
+            x = pad_outside(convolve(x, train=train), inside)
         if self.rgb_init:
-            blocks = RGB_SIDE if self.blocks else 0
             # No dtype: the last layer computes in the parameters' own precision.
-            x = Conv(TO_RGB, 3, True, self.rgb_init, blocks=blocks, name=TO_RGB.name)(x)
-            x = to_pixels(x, RGB_SIDE) if blocks else x
+            x = Conv(TO_RGB, 3, True, self.rgb_init, blocks=self.blocks, name=TO_RGB.name)(x)
+            x = to_pixels(x, TO_RGB.block_side) if self.blocks else x
         return x
 
 

@@ -1,22 +1,26 @@
 """Turns a batch of bytes into the networks' inputs. Pure functions that run on the device."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array, lax
 from jaxtyping import Float, Int
 
 from glinpaint_jax.models.smooth import smooth_fill
 
 
-@struct.dataclass
-class Inputs:
+class Inputs(NamedTuple):
     """A batch on the device: images in [-1, 1], mask 1 = hole, bbox (top, left, height, width)."""
 
     image: Float[Array, "b h w 3"]
     mask: Float[Array, "b h w 1"]
-    masked_image: Float[Array, "b h w 3"]
     bbox: Int[Array, "b 4"]
+
+    def window_origins(self, window: int) -> Int[Array, "b 2"]:
+        """(top, left) of the window centered on each bbox, clamped inside the image."""
+        centered = self.bbox[:, :2] - (window - self.bbox[:, 2:]) // 2
+        return jnp.clip(centered, 0, self.image.shape[1] - window)
 
 
 def to_unit_range(pixels: Array) -> Array:
@@ -38,20 +42,18 @@ def bbox_mask(bbox: Int[Array, "b 4"], height: int, width: int) -> Float[Array, 
     return (inside & (columns >= left) & (columns < left + box_width)).astype(jnp.float32)
 
 
-def make_inputs(
-    batch: dict[str, Array], fill: tuple[float, float, float], base: str = "none"
-) -> Inputs:
-    """Scales a batch and fills its holes.
+def make_inputs(batch: dict[str, Array]) -> Inputs:
+    """Scales the images of a batch and draws its masks.
 
     `batch` holds image uint8 [b, h, w, 3], bbox int32 [b, 4] and, for free-form holes, mask uint8
-    [b, h, w, 1] (1 = hole). `fill` and `base` are as for `fill_hole`.
+    [b, h, w, 1] (1 = hole).
     """
     image = to_unit_range(batch["image"].astype(jnp.float32))
     if "mask" in batch:
         mask = batch["mask"].astype(jnp.float32)
     else:
         mask = bbox_mask(batch["bbox"], image.shape[1], image.shape[2])
-    return Inputs(image, mask, fill_hole(image, mask, fill, base), batch["bbox"])
+    return Inputs(image, mask, batch["bbox"])
 
 
 def fill_hole(
@@ -70,12 +72,6 @@ def fill_hole(
 def composite(prediction: Array, image: Array, mask: Array) -> Array:
     """Takes the prediction in the hole, the image elsewhere."""
     return image * (1 - mask) + prediction * mask
-
-
-def window_origins(bbox: Int[Array, "b 4"], window: int, image_size: int) -> Int[Array, "b 2"]:
-    """(top, left) of the window centered on each bbox, clamped inside the image on all sides."""
-    centered = bbox[:, :2] - (window - bbox[:, 2:]) // 2
-    return jnp.clip(centered, 0, image_size - window)
 
 
 def cut_windows(

@@ -16,9 +16,7 @@ from glinpaint_jax.models.conv import conv2d, conv_transpose_4x4_stride2
 # Kaiming normal, fan_out, ReLU (MMagic). For transposed kernels PyTorch computes fan_out from the
 # first axis, the input channels.
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(
-    2.0, "fan_out", "normal", in_axis=-1, out_axis=-2
-)
+TRANSPOSED_CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Layer(NamedTuple):
@@ -33,7 +31,7 @@ class Layer(NamedTuple):
     stride: int = 1
     dilation: int = 1
     transposed: bool = False
-    full_resolution: bool = False  # of its input or output
+    block_side: int = 0  # of the output, in pixels, if computed on blocks (blocks.py); 0: never
 
     def features(self, width: int) -> int:
         return int(self.width_multiple * width)
@@ -43,7 +41,7 @@ class Conv(nn.Module):
     """A row's convolution to `features` channels.
 
     Computes in `dtype`; None means the promoted type of its parameters and input. With `blocks`,
-    full resolution is in blocks of 2x2 pixels (blocks.py), the output's of `blocks` x `blocks`.
+    layers with a `block_side` return blocks of that side and, unless transposed, get blocks of 2x2.
     """
 
     layer: Layer
@@ -51,50 +49,40 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer | None = None  # None: Kaiming
     dtype: Any = None
-    blocks: int = 0
+    blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b ho wo co"]:
-        layer, size = self.layer, x.shape[1:3]
-        channels = x.shape[-1] // (4 if self.blocks and not layer.transposed else 1)
+        layer, (height, width) = self.layer, x.shape[1:3]
+        on_blocks = self.blocks and layer.block_side > 0
+        channels = x.shape[-1] // (4 if on_blocks and not layer.transposed else 1)
 
         def init(key: Array) -> Array:
             kaiming = TRANSPOSED_CONV_INIT if layer.transposed else CONV_INIT
             shape = layer.kernel, layer.kernel, channels, self.features
             kernel = (self.kernel_init or kaiming)(key, shape)
             if layer.dilation > 1 and self.is_initializing():
-                return zero_out_of_reach(kernel, size, layer.dilation)
+                # Weights that see only padding get no gradient. Random values would disturb larger
+                # images later.
+                reach = layer.dilation * abs(np.arange(layer.kernel) - layer.kernel // 2)
+                kernel *= np.outer(reach < height, reach < width)[..., None, None]
             return kernel
 
         kernel = self.param("kernel", init)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = convolve(x, kernel, layer, self.blocks)
+        if on_blocks and layer.transposed:
+            y = conv_transpose_to_blocks(x, kernel)
+        elif on_blocks:
+            y = conv2d_on_blocks(x, kernel, layer.stride, layer.block_side)
+        elif layer.transposed:
+            y = conv_transpose_4x4_stride2(x, kernel)
+        else:
+            padding = layer.dilation * (layer.kernel // 2)
+            y = conv2d(x, kernel, layer.stride, layer.dilation, padding)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += jnp.tile(bias, y.shape[-1] // self.features).reshape(1, 1, 1, -1)
         return y
-
-
-def convolve(
-    x: Float[Array, "b h w ci"], kernel: Float[Array, "k k _ _"], layer: Layer, blocks: int
-) -> Float[Array, "b ho wo co"]:
-    if layer.transposed:
-        return (conv_transpose_to_blocks if blocks else conv_transpose_4x4_stride2)(x, kernel)
-    if blocks:
-        return conv2d_on_blocks(x, kernel, layer.stride, blocks if layer.stride == 1 else 1)
-    padding = layer.dilation * (layer.kernel // 2)
-    return conv2d(x, kernel, stride=layer.stride, dilation=layer.dilation, padding=padding)
-
-
-def zero_out_of_reach(
-    kernel: Float[Array, "k k ci co"], size: tuple[int, int], dilation: int
-) -> Float[Array, "k k ci co"]:
-    """Sets to 0 what sees only padding on images of `size`: (height, width).
-
-    Those weights get no gradient there. Random values would disturb larger images later.
-    """
-    taps = dilation * abs(np.arange(len(kernel)) - len(kernel) // 2)
-    return kernel * np.outer(taps < size[0], taps < size[1])[..., None, None]
 
 
 class ConvNormRelu(nn.Module):
@@ -103,7 +91,7 @@ class ConvNormRelu(nn.Module):
     layer: Layer
     width: int
     dtype: Any = None
-    blocks: int = 0  # as in Conv
+    blocks: bool = False  # as in Conv
 
     @nn.compact
     def __call__(
@@ -111,5 +99,4 @@ class ConvNormRelu(nn.Module):
     ) -> Float[Array, "b ho wo co"]:
         features = self.layer.features(self.width)
         x = Conv(self.layer, features, dtype=self.dtype, blocks=self.blocks, name="conv")(x)
-        norm = BatchNormRelu(blocks=x.shape[-1] != features, name="bn")
-        return norm(x, train=train, parts=parts)
+        return BatchNormRelu(features, name="bn")(x, train=train, parts=parts)

@@ -57,14 +57,12 @@ def init_variables(config: Config) -> tuple[Variables, Variables]:
     generator, discriminator = make_networks(config)
     # rbg keys compile in 4 s instead of 11 s on a CPU.
     keys = jax.random.split(jax.random.key(config.seed, impl="rbg"), 2)
-
-    def image(size: int, channels: int = 3) -> jax.Array:
-        return jnp.zeros((1, size, size, channels))
-
-    size = config.image_size
+    size, local_size = config.image_size, config.local_size
+    image, mask = jnp.zeros((1, size, size, 3)), jnp.zeros((1, size, size, 1))
+    window = jnp.zeros((1, local_size, local_size, 3))
     return (
-        generator.init(keys[0], image(size), image(size, 1), train=True),
-        discriminator.init(keys[1], image(size), image(config.local_size), train=True),
+        generator.init(keys[0], image, mask, train=True),
+        discriminator.init(keys[1], image, window, train=True),
     )
 
 
@@ -108,13 +106,12 @@ def make_complete_function(weights: Weights) -> Callable[[Image, Mask], Image]:
     Mask values above 0.5 are the hole. Computes in float32 even if the weights were trained in
     bfloat16.
     """
-    generator, _ = make_networks(dataclasses.replace(weights.config, precision="float32"))
+    config = dataclasses.replace(weights.config, precision="float32")
+    generator, _ = make_networks(config)
 
     def complete_unit_range(image: Image, mask: Mask) -> Image:
         hole = (mask > 0.5).astype(image.dtype)
-        completed = complete(
-            generator, weights.generator, 2 * image - 1, hole, weights.config.mask.fill
-        )
+        completed = complete(generator, weights.generator, 2 * image - 1, hole, config.mask.fill)
         return composite((completed + 1) / 2, image, hole)  # valid pixels stay exact
 
     return complete_unit_range

@@ -94,7 +94,9 @@ def cycle(levels: list[Level], residual: Grid) -> Grid:
         return relax(level, residual, jnp.zeros_like(residual), COARSEST_SMOOTHINGS)
     solution = relax(level, residual, jnp.zeros_like(residual), SMOOTHINGS)
     coarse = cycle(coarser, pool(residual - apply(level, solution)))
-    solution += jnp.where(level.weight > 0, spread(coarse, residual), 0)
+    height, width = residual.shape[2:]
+    coarse = jnp.repeat(jnp.repeat(coarse, 2, axis=2), 2, axis=3)[:, :, :height, :width]
+    solution += jnp.where(level.weight > 0, coarse, 0)
     return relax(level, residual, solution, SMOOTHINGS)
 
 
@@ -127,11 +129,6 @@ def neighbors(x: Grid) -> list[Grid]:
 def pool(x: Grid) -> Float[Array, "b c half_h half_w"]:
     """Sums blocks of 2x2 pixels; a last odd row or column has its own."""
     return lax.reduce_window(x, 0.0, lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "SAME")
-
-
-def spread(x: Grid, like: Float[Array, "b c full_h full_w"]) -> Float[Array, "b c full_h full_w"]:
-    """Repeats each pixel 2x2 times, up to the height and width of `like`."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)[:, :, : like.shape[2], : like.shape[3]]
 
 
 def dot(x: Grid, y: Grid) -> Float[Array, "b c 1 1"]:

@@ -13,7 +13,7 @@ from glinpaint_jax.config import BBOX_MASK_KINDS, Config
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.parallel import batch_sharding
 from glinpaint_jax.training.phases import Phase, phases_between
-from glinpaint_jax.training.state import abstract_state
+from glinpaint_jax.training.state import TrainState
 from glinpaint_jax.training.step import Step, make_steps
 
 # Sums gradients during the backward pass. jax's page on GPU performance recommends the flag, and
@@ -22,17 +22,12 @@ GPU_FLAGS = {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def compile_steps(
-    config: Config, mesh: Mesh, start: int, log: Callable[[str], Any]
+    config: Config, mesh: Mesh, state: TrainState, log: Callable[[str], Any]
 ) -> dict[Phase, Step]:
-    """Compiles the step of each phase after step `start`, and logs how much memory each needs.
-
-    Call it once the state is on the devices.
-    """
-    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
-    available = free_memory() + sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
-    )
-    phases = phases_between(start, config.num_steps, config.phases)
+    """Compiles the step of each phase that follows, and logs how much memory each needs."""
+    batch = abstract_batch(config, mesh)
+    available = free_memory() + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    phases = phases_between(int(state.step), config.num_steps, config.phases)
     log("compiling all phases; at full size, this takes minutes the first time ...")
     steps, needed = make_steps(config, mesh), {}
     for phase in reversed(phases):  # later phases need more memory

@@ -38,20 +38,15 @@ from glinpaint_jax.runs.resume import describe_source, recover_newest_step, rest
 from glinpaint_jax.runs.stopping import EvaluationStopped, Stop, stop_on_signals
 from glinpaint_jax.step_folders import steps_in
 from glinpaint_jax.training.compile import compile_steps
-from glinpaint_jax.training.phases import Phase, phase_at, stage_at
+from glinpaint_jax.training.phases import phase_at, stage_at
 from glinpaint_jax.training.state import TrainState, abstract_state, create_state
-from glinpaint_jax.training.step import Step
 from glinpaint_jax.weights import load_weights
 
 SAMPLE_COLUMNS = 8
-InitialNetworks = tuple[Variables | None, Variables | None, str]
 
 
 def train(
-    config: Config,
-    workdir: Path,
-    accepted: Collection[str] = (),
-    profiled_steps: int = 0,
+    config: Config, workdir: Path, accepted: Collection[str] = (), profiled_steps: int = 0
 ) -> None:
     """Trains to config.num_steps in `workdir`, resuming from its newest complete checkpoint.
 
@@ -76,7 +71,10 @@ def train(
 
         newest = recover_newest_step(workdir, log)
         if newest is None:
-            state, origin = new_run(config, mesh, networks or initial_networks(config))
+            *networks, origin = networks or initial_networks(config)
+            create, everywhere = functools.partial(create_state, config), replicated(mesh)
+            create = jax.jit(create, in_shardings=everywhere, out_shardings=everywhere)
+            state = create(*networks)
             data = {"examples": 0, "changes": []} | describe_source(sources.train)
         else:
             abstract = abstract_state(config, mesh)
@@ -98,15 +96,9 @@ def train(
         if profiled_steps:
             batches = traced(batches, workdir, profiled_steps, reporter.log)
             closing.callback(batches.close)
-        steps = compile_steps(config, mesh, start, reporter.log)
         checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
         closing.callback(checkpoints.close)
-        step = run_steps(
-            config, mesh, sources, state, data, steps, batches, reporter, checkpoints, stop
-        )
-        checkpoints.finish()
-        if step < config.num_steps:
-            reporter.log(f"stopped at step {step} of {config.num_steps}; rerun to resume")
+        run_steps(config, mesh, sources, state, data, batches, reporter, checkpoints, stop)
 
 
 def run_steps(
@@ -115,23 +107,20 @@ def run_steps(
     sources: Sources,
     state: TrainState,
     data: dict[str, Any],
-    steps: dict[Phase, Step],
     batches: Iterator[dict[str, np.ndarray]],
     reporter: Reporter,
     checkpoints: Checkpoints,
     stop: Stop,
-) -> int:
-    """Trains `state` to the last step or a request to stop; returns the step reached.
-
-    `data` is what `restore` returns.
-    """
-    failures, batch_size = FailureLog(log), config.global_batch_size
-    first = data["examples"] - batch_size * int(state.step)  # the example that step 1 would have
-    progress = Progress(
-        reporter, config, functools.partial(describe_images, sources.train, config, first)
-    )
+) -> None:
+    """Trains `state` to the last step or a request to stop. `data` is what `restore` returns."""
+    start, batch_size = int(state.step), config.global_batch_size
+    steps = compile_steps(config, mesh, state, reporter.log)
+    failures = FailureLog(log)
+    first = data["examples"] - batch_size * start  # the example that step 1 would have
+    name_images = functools.partial(describe_images, sources.train, config, first)
+    progress = Progress(reporter, config, name_images)
     completion_with = make_generator_completion(make_networks(config)[0], config.mask.fill, mesh)
-    for step in range(int(state.step) + 1, config.num_steps + 1):  # counts from 1
+    for step in range(start + 1, config.num_steps + 1):  # counts from 1
         phase = phase_at(step - 1, config.phases)
         batch = to_global(failures.take(next(batches)), mesh)
         with jax.transfer_guard("disallow"):  # nothing else moves, except metrics when reported
@@ -167,7 +156,9 @@ def run_steps(
         if is_stopped:
             break
     progress.close()
-    return step
+    checkpoints.finish()
+    if step < config.num_steps:
+        reporter.log(f"stopped at step {step} of {config.num_steps}; rerun to resume")
 
 
 def is_save_due(step: int, config: Config) -> bool:
@@ -190,15 +181,7 @@ def evaluate_sets(
     return scores, np.concatenate(rows, axis=1)
 
 
-def new_run(config: Config, mesh: Mesh, initial: InitialNetworks) -> tuple[TrainState, str]:
-    """Returns the state of a new run, and a line that says where it starts."""
-    *networks, origin = initial
-    create, everywhere = functools.partial(create_state, config), replicated(mesh)
-    create = jax.jit(create, in_shardings=everywhere, out_shardings=everywhere)
-    return create(*networks), origin
-
-
-def initial_networks(config: Config) -> InitialNetworks:
+def initial_networks(config: Config) -> tuple[Variables | None, Variables | None, str]:
     """Returns config.init_from's networks, None for random weights, and a line that says so."""
     if not config.init_from:
         return None, None, f"starting from random weights, seed {config.seed}"

@@ -16,8 +16,8 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from glinpaint_jax.config import Config
-from glinpaint_jax.models.inputs import Inputs, composite, cut_windows, make_inputs, window_origins
-from glinpaint_jax.models.networks import Variables, make_networks
+from glinpaint_jax.models.inputs import Inputs, composite, cut_windows, fill_hole, make_inputs
+from glinpaint_jax.models.networks import make_networks
 from glinpaint_jax.models.platforms import row_major, separate
 from glinpaint_jax.parallel import batch_sharding, replicated
 from glinpaint_jax.training import losses
@@ -43,8 +43,8 @@ def make_steps(config: Config, mesh: Mesh) -> dict[Phase, Step]:
     def compile(step: Callable[..., tuple[TrainState, Metrics]]) -> Step:
         @jax.default_matmul_precision(config.matmul_precision)
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            inputs = make_inputs(batch, config.mask.fill, config.model.base)
-            return step(config, state, inputs)
+            state, metrics = step(config, state, make_inputs(batch))
+            return next_state(config, state), metrics
 
         run.__name__ = step.__name__  # in profiles
         return jax.jit(
@@ -73,10 +73,8 @@ def completion_step(
         return total, (terms, batch_stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(state.generator.params)
-    generator, skipped = apply_gradients(
-        config, state, state.generator, gradients, batch_stats, terms
-    )
-    return next_state(config, state.replace(generator=generator)), terms | {"skipped": skipped}
+    generator, terms = apply_gradients(config, state, "generator", gradients, batch_stats, terms)
+    return state.replace(generator=generator), terms
 
 
 def discriminator_step(
@@ -87,8 +85,7 @@ def discriminator_step(
     discriminator, terms = update_discriminator(config, state, inputs, prediction)
     batch_stats, _ = select_finite(batch_stats, state.generator.batch_stats, batch_stats)
     generator = state.generator.replace(batch_stats=batch_stats)
-    state = state.replace(generator=generator, discriminator=discriminator)
-    return next_state(config, state), terms
+    return state.replace(generator=generator, discriminator=discriminator), terms
 
 
 def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
@@ -106,7 +103,8 @@ def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[Train
     def objective(prediction: Array) -> tuple[Array, tuple[Metrics, Any]]:
         total, terms = reconstruction_loss(config, prediction, inputs)
         completed = composite(prediction, inputs.image, inputs.mask)
-        windows = cut_windows(completed, hole_origins(config, inputs), config.local_size)
+        origins = inputs.window_origins(config.local_size)
+        windows = cut_windows(completed, origins, config.local_size)
         logits, discriminator_stats = discriminator_forward(
             config, discriminator, completed, windows
         )
@@ -117,24 +115,22 @@ def joint_step(config: Config, state: TrainState, inputs: Inputs) -> tuple[Train
         return total, (terms, discriminator_stats)
 
     gradient, (terms, discriminator_stats) = jax.grad(objective, has_aux=True)(prediction)
-    (gradients,) = pull_back(gradient)
-    generator, skipped = apply_gradients(
-        config, state, state.generator, gradients, batch_stats, terms
-    )
     discriminator_stats, _ = select_finite(
         discriminator_stats, discriminator.batch_stats, (discriminator_stats, terms)
     )
     discriminator = discriminator.replace(batch_stats=discriminator_stats)
-    terms["skipped"] = jnp.maximum(skipped, discriminator_terms["skipped"])
+    (gradients,) = pull_back(gradient)
+    generator, terms = apply_gradients(config, state, "generator", gradients, batch_stats, terms)
+    terms["skipped"] = jnp.maximum(terms["skipped"], discriminator_terms["skipped"])
     state = state.replace(generator=generator, discriminator=discriminator)
-    return next_state(config, state), discriminator_terms | terms
+    return state, discriminator_terms | terms
 
 
 def generator_forward(config: Config, network: NetworkState, inputs: Inputs) -> tuple[Array, Any]:
     """The generator in training mode -> (prediction, new running statistics)."""
     generator, _ = make_networks(config, blocks=config.pixel_blocks == "on")
-    arrays = inputs.masked_image, inputs.mask
-    return apply_in_microbatches(config, generator, network.variables, *arrays)
+    masked_image = fill_hole(inputs.image, inputs.mask, config.mask.fill, config.model.base)
+    return apply_in_microbatches(config, generator, network, masked_image, inputs.mask)
 
 
 def discriminator_forward(
@@ -142,14 +138,13 @@ def discriminator_forward(
 ) -> tuple[Array, Any]:
     """The discriminator in training mode -> (logits, new running statistics)."""
     _, discriminator = make_networks(config)
-    arrays = images, windows
-    return apply_in_microbatches(config, discriminator, network.variables, *arrays, parts=parts)
+    return apply_in_microbatches(config, discriminator, network, images, windows, parts=parts)
 
 
 def apply_in_microbatches(
-    config: Config, network: nn.Module, variables: Variables, *arrays: Array, parts: int = 1
+    config: Config, module: nn.Module, network: NetworkState, *arrays: Array, parts: int = 1
 ) -> tuple[Array, Any]:
-    """Applies a network to config.microbatches parts of the batch, one after another.
+    """Applies `module` to config.microbatches parts of the batch, one after another.
 
     Image i belongs to microbatch i % microbatches, so all images of a device stay there; `parts`
     images of BatchNormRelu go together. Returns the outputs and the mean of the running statistics.
@@ -157,16 +152,17 @@ def apply_in_microbatches(
     is that of one.
     """
     count, options = config.microbatches, {"parts": parts} if parts > 1 else {}
-    forward = partial(network.apply, variables, train=True, mutable=["batch_stats"], **options)
+    forward = partial(module.apply, network.variables, mutable=["batch_stats"], **options)
     if count == 1:
-        outputs, variables = forward(*arrays)
+        outputs, variables = forward(*arrays, train=True)
         return outputs, variables["batch_stats"]
 
     def split(x: Array) -> Array:
         groups = x.reshape(-1, count, parts, *x.shape[1:]).swapaxes(0, 1)
         return groups.reshape(count, -1, *x.shape[1:])
 
-    run = jax.checkpoint(lambda part: forward(*part), prevent_cse=False)  # a loop has no CSE
+    # A loop has no CSE.
+    run = jax.checkpoint(lambda part: forward(*part, train=True), prevent_cse=False)
     outputs, variables = lax.map(run, jax.tree.map(split, arrays))
     batch_stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), variables["batch_stats"])
     groups = outputs.reshape(count, -1, parts, *outputs.shape[2:]).swapaxes(0, 1)
@@ -200,7 +196,7 @@ def update_discriminator(
     """
     network, kind = state.discriminator, config.losses.adversarial_kind
     fake = composite(lax.stop_gradient(prediction), inputs.image, inputs.mask)
-    fake_origins = real_origins = hole_origins(config, inputs)
+    fake_origins = real_origins = inputs.window_origins(config.local_size)
     if config.losses.random_real_window:
         key = jax.random.fold_in(state.rng, state.step)
         end = config.image_size - config.local_size + 1
@@ -224,40 +220,31 @@ def update_discriminator(
         return total, (terms, stats)
 
     gradients, (terms, batch_stats) = jax.grad(objective, has_aux=True)(network.params)
-    network, skipped = apply_gradients(
-        config, state, network, gradients, batch_stats, terms, discriminator=True
-    )
-    return network, terms | {"skipped": skipped}
-
-
-def hole_origins(config: Config, inputs: Inputs) -> Array:
-    return window_origins(inputs.bbox, config.local_size, config.image_size)
+    return apply_gradients(config, state, "discriminator", gradients, batch_stats, terms)
 
 
 @jax.named_scope("optimizer")
 def apply_gradients(
-    config: Config,
-    state: TrainState,
-    network: NetworkState,
-    gradients: Any,
-    batch_stats: Any,
-    terms: Metrics,
-    discriminator: bool = False,
-) -> tuple[NetworkState, Array]:
-    """Returns (the network after one optimizer step, 0), or (unchanged, 1) if not finite.
+    config: Config, state: TrainState, name: str, gradients: Any, batch_stats: Any, terms: Metrics
+) -> tuple[NetworkState, Metrics]:
+    """Returns the network `name` after one optimizer step, and `terms` with `skipped`: 0.
+
+    If anything is not finite, the network is unchanged and `skipped` is 1.
 
     `row_major`, `separate`: the optimizer reads and writes its arrays once, in place.
     """
+    network: NetworkState = getattr(state, name)
     gradients = jax.tree.map(row_major, gradients)
     optimizer = make_optimizer(config.optimizer)
     directions, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     rate = learning_rate_at(
-        state.step, config.optimizer, config.num_steps, discriminator=discriminator
+        state.step, config.optimizer, config.num_steps, discriminator=name == "discriminator"
     )
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     new = NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
     checked = terms, batch_stats, optax.tree.norm(gradients)
-    return separate(select_finite(new, network, checked))
+    network, skipped = separate(select_finite(new, network, checked))
+    return network, terms | {"skipped": skipped}
 
 
 def select_finite(new: Any, old: Any, checked: Any) -> tuple[Any, Array]:

@@ -30,7 +30,7 @@ def torch_step(phase, networks, batch, config, dtype):
     generator, discriminator = (network.train().requires_grad_() for network in networks)
     bboxes = np.asarray(batch["bbox"])
     # Scale with XLA: its float32 division differs from PyTorch's in the last bit.
-    inputs = jax.jit(make_inputs, static_argnums=1)(batch, config.mask.fill)
+    inputs = jax.jit(make_inputs)(batch)
     image = to_torch(np.asarray(inputs.image, dtype))
     mask = torch.zeros_like(image[:, :1])
     for i, (top, left, height, width) in enumerate(bboxes):

@@ -94,10 +94,12 @@ def test_the_untrained_generator_sees_and_returns_the_smooth_fill(generator_vari
 
     @jax.jit
     def run(variables, batch):
-        inputs = make_inputs(batch, config.mask.fill, config.model.base)
+        inputs = make_inputs(batch)
+        network = NetworkState(**variables, opt_state=None)
+        seen, _ = generator_forward(config, network, inputs)  # adds nothing to it
         generator, _ = make_networks(config)
         completed = complete(generator, variables, inputs.image, inputs.mask, config.mask.fill)
-        return inputs.image, inputs.mask, inputs.masked_image, completed
+        return inputs.image, inputs.mask, seen, completed
 
     image, mask, seen, completed = jax.device_get(run(generator_variables, batch))
     expected = solve_directly(image[0], mask[0, ..., 0])
@@ -108,7 +110,7 @@ def test_the_untrained_generator_sees_and_returns_the_smooth_fill(generator_vari
 def test_only_training_leaves_the_prediction_unclipped(generator_variables):
     generator, _ = make_networks(smooth_config())
     outside = jnp.full((1, 16, 16, 3), 3.0)
-    inputs = Inputs(outside, jnp.zeros((1, 16, 16, 1)), outside, jnp.zeros((1, 4), jnp.int32))
+    inputs = Inputs(outside, jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 4), jnp.int32))
 
     @jax.jit
     def predict(variables):
