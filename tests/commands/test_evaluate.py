@@ -174,6 +174,9 @@ def test_any_program_is_scored_on_exported_pictures(folder, capsys):
     (results / names[0][1]).unlink()
     with pytest.raises(UserError, match=r"no result .*/val/0000\d\d_.*; complete the pictures"):
         evaluate_with(folder, f"--results={folder}/results", "--limit=5")
+    (results / names[0][1]).symlink_to("/proc/self/mem")  # fails also for root
+    with pytest.raises(UserError, match=r"^cannot read .*/val/0000\d\d_.*: Input/output error$"):
+        evaluate_with(folder, f"--results={folder}/results", "--limit=5")
 
 
 PARTS = ("images", "masks", "originals")
@@ -185,29 +188,10 @@ def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, 
         run(folder, f"--json={folder / name}")
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--checkpoint=x", "--checkpoint=x"],
-        ["--method=telea", "--results=telea"],
-        ["--results=results", "--results=./results/"],
-    ],
-    ids=" ".join,
-)
-def test_names_of_two_rows_are_rejected(flags, folder):
-    name = flags[0].partition("=")[2]
-    with pytest.raises(UserError, match=f"^{name} would name two rows; pass it once"):
-        evaluate_with(folder, *flags)
-
-
-def test_a_result_that_cannot_be_read_is_an_error(folder):
-    results = folder / "set" / "val" / "images"
-    evaluate_with(folder, f"--export={folder}/set", "--limit=2")
-    for path in results.iterdir():
-        path.unlink()
-        path.symlink_to("/proc/self/mem")  # fails also for root
-    with pytest.raises(UserError, match=f"^cannot read {results}/0000.*: Input/output error$"):
-        evaluate_with(folder, f"--results={results}", "--limit=2")
+def test_a_name_of_two_rows_is_rejected(folder):
+    for flags in ("--checkpoint=x --checkpoint=x", "--method=telea --results=./telea/"):
+        with pytest.raises(UserError, match=r"^(x|telea) would name two rows; pass it once"):
+            evaluate_with(folder, *flags.split())
 
 
 def test_nothing_to_score_is_reported(folder):
