@@ -27,7 +27,7 @@ MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
 LOGS = ("tensorboard", "wandb")
 MAX_STEPS = 2**31 - 1  # steps are counted in int32
-LARGEST = sys.float_info.max  # also of whole numbers: JAX cannot use longer ones
+LARGEST = sys.float_info.max  # longer whole numbers cannot become floats
 
 
 def setting(

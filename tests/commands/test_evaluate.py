@@ -37,10 +37,10 @@ def folder(content, tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, weights="--checkpoint={}/a.safetensors"):
     parser = cli.ArgumentParser("program", evaluate.__doc__)
     evaluate.add_arguments(parser)
-    own = [f"--checkpoint={folder}/a.safetensors", f"--config.data.source=folder:{folder}/data"]
+    own = [weights.format(folder), f"--config.data.source=folder:{folder}/data"]
     evaluate.main(parser.parse_args([*own, *arguments]))
 
 
@@ -138,11 +138,8 @@ def test_json_has_no_infinity(folder, monkeypatch):
 
 def evaluate_with(folder, *arguments):
     """Without a checkpoint."""
-    parser = cli.ArgumentParser("program", evaluate.__doc__)
-    evaluate.add_arguments(parser)
-    flags = [f"--config.data.source=folder:{folder}/data", "--config.image_size=64"]
-    masks = [f"--config.mask.{name}={value}" for name, value in (("max_size", 24), ("margin", 4))]
-    evaluate.main(parser.parse_args(["--config=demo", *flags, *masks, *arguments]))
+    small = "--config.image_size=64", "--config.mask.max_size=24", "--config.mask.margin=4"
+    run(folder, *small, *arguments, weights="--config=demo")
 
 
 def test_any_program_is_scored_on_exported_pictures(folder, capsys):
