@@ -7,10 +7,10 @@ import ast
 import contextlib
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
-from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ MIXABLE_MASK_KINDS = (*BBOX_MASK_KINDS, *STROKE_MASK_KINDS, "thin", "medium", "t
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "paired", "mixed")
 ADVERSARIAL_KINDS = ("vanilla", "lsgan", "hinge", "wgan")
 LOGS = ("tensorboard", "wandb")
+MAX_STEPS = 2**31 - 1  # steps are counted in int32
+LARGEST = sys.float_info.max  # longer whole numbers cannot become floats
 
 
 def setting(
-    default: Any, meaning: str, minimum: Any = -inf, maximum: Any = inf, choices: tuple = ()
+    default: Any, meaning: str, minimum: Any = -LARGEST, maximum: Any = LARGEST, choices: tuple = ()
 ) -> Any:
     """A field with its meaning, which --help shows, and the bounds of its value or values."""
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "choices": choices}
@@ -93,8 +95,20 @@ class MaskConfig:
 
     @property
     def kinds(self) -> dict[str, float]:
-        """The kinds of the holes and their weights."""
-        return parse_mixed(self.mixed) if self.kind == "mixed" else {self.kind: 1.0}
+        """The kinds of the holes and their weights, such as {"square": 2.0, "files": 1.0}."""
+        if self.kind != "mixed":
+            return {self.kind: 1.0}
+        entries = [entry.strip().partition(":") for entry in self.mixed.split(",")]
+        weights = {}
+        with contextlib.suppress(ValueError):
+            weights = {kind: float(weight or 1) for kind, _, weight in entries}
+        if len(weights) == len(entries) and all(
+            kind in MIXABLE_MASK_KINDS and 0 < weight <= LARGEST for kind, weight in weights.items()
+        ):
+            return weights
+        kinds = ", ".join(MIXABLE_MASK_KINDS)
+        allowed = f"different kinds of {kinds} with weights above 0, such as square:0.5,files:0.3"
+        raise invalid("mask.mixed", self.mixed, allowed)
 
 
 @dataclass
@@ -124,13 +138,13 @@ class OptimizerConfig:
     schedule: str = setting(
         "constant", "cosine falls to 0 at num_steps", choices=("constant", "cosine")
     )
-    warmup_steps: int = setting(0, "steps of linear warmup", minimum=0)
+    warmup_steps: int = setting(0, "steps of linear warmup", minimum=0, maximum=MAX_STEPS)
     clip_norm: float = setting(0.0, "global gradient norm per network; 0: no clipping", minimum=0)
 
 
 @dataclass
 class Config:
-    num_steps: int = setting(500_002, "training steps", minimum=1)
+    num_steps: int = setting(500_002, "training steps", minimum=1, maximum=MAX_STEPS)
     seed: int = setting(0, "of all random numbers", minimum=0, maximum=2**32 - 1)
     init_from: str = setting("", "weights to start from, as for --checkpoint")
     global_batch_size: int = setting(96, "images per step on all devices together", minimum=1)
@@ -199,8 +213,9 @@ class Config:
 
     @property
     def logs(self) -> list[str]:
-        """The names in log_to."""
-        return [] if self.log_to == "none" else [name.strip() for name in self.log_to.split(",")]
+        """The different names in log_to."""
+        names = dict.fromkeys(name.strip() for name in self.log_to.split(","))
+        return [] if self.log_to == "none" else [*names]
 
     def _rules(self) -> Iterator[tuple[bool, str, str]]:
         """Yields what bounds cannot say: whether it holds, a field, and what that may be."""
@@ -251,9 +266,8 @@ def is_allowed(value: Any, entry: dataclasses.Field) -> bool:
     return (
         isinstance(value, tuple)
         and len(value) == len(default)
-        and all(isinstance(number, kind) and isfinite(number) for number in value)
-        and metadata["minimum"] <= min(value)
-        and max(value) <= metadata["maximum"]
+        and all(isinstance(number, kind) and type(number) is not bool for number in value)
+        and all(metadata["minimum"] <= number <= metadata["maximum"] for number in value)
         and (len(value) != 2 or value[0] <= value[1])  # pairs are ranges
     )
 
@@ -272,9 +286,9 @@ def describe_bounds(entry: dataclasses.Field) -> str:
     minimum, maximum, choices = (entry.metadata[k] for k in ("minimum", "maximum", "choices"))
     if choices:
         return f"one of {', '.join(choices)}"
-    if maximum < inf:
+    if maximum < LARGEST:
         return f"{minimum} to {maximum}"
-    return f"at least {minimum}" if minimum > -inf else ""
+    return f"at least {minimum}" if minimum > -LARGEST else ""
 
 
 def invalid(path: str, value: Any, allowed: str) -> UserError:
@@ -290,25 +304,10 @@ def parse_value(text: str, entry: dataclasses.Field) -> Any:
     if kind is bool:
         value = {"true": True, "false": False}.get(text.lower(), text)
     elif kind is not str:
-        with contextlib.suppress(SyntaxError, ValueError):
+        with contextlib.suppress(SyntaxError, TypeError, ValueError):
             value = ast.literal_eval(text)
     is_whole = kind is int and isinstance(value, float) and value.is_integer()
     return int(value) if is_whole else value  # 1e5 is whole
-
-
-def parse_mixed(text: str) -> dict[str, float]:
-    """Returns {"square": 2.0, "files": 1.0} for "square:2,files"."""
-    entries = [entry.strip().partition(":") for entry in text.split(",")]
-    weights = {}
-    with contextlib.suppress(ValueError):
-        weights = {kind: float(weight or 1) for kind, _, weight in entries}
-    if len(weights) == len(entries) and all(
-        kind in MIXABLE_MASK_KINDS and 0 < weight < inf for kind, weight in weights.items()
-    ):
-        return weights
-    kinds = ", ".join(MIXABLE_MASK_KINDS)
-    allowed = f"different kinds of {kinds} with weights above 0, such as square:0.5,free_form:0.3"
-    raise invalid("mask.mixed", text, allowed)
 
 
 def settings(section: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

@@ -37,7 +37,10 @@ def test_places_and_celeba_follow_mmagic():
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("num_steps", 0, "at least 1"),
+        ("num_steps", 0, "1 to 2147483647"),
+        ("num_steps", 2**31, "1 to 2147483647"),
+        ("losses.tv", 10**400, "of type float, at least 0"),
+        ("losses.tv", float("nan"), "of type float, at least 0"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("image_size", 30, "a multiple of 4"),
         ("model.width", 5, "even"),
@@ -63,6 +66,10 @@ def test_invalid_values_are_rejected_in_one_line(small_config, path, value, expe
         from_dict(dataclasses.asdict(small_config)).validate()
     assert f"config.{path}" in message and repr(value) in message and expected in message
     assert f"--config.{path}=" in message and "\n" not in message
+
+
+def test_a_log_that_is_named_twice_is_one_log():
+    assert Config(log_to="wandb, tensorboard,wandb").validate().logs == ["wandb", "tensorboard"]
 
 
 MIXED = r"mask\.mixed .*, must be different kinds of square, "

@@ -73,9 +73,15 @@ def main(arguments: argparse.Namespace) -> None:
     for flag, folder in (("output", arguments.output), ("export", arguments.export)):
         if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--{flag}={folder} exists and is not empty; choose another folder")
-    others = arguments.method or arguments.results or arguments.export
-    if not arguments.checkpoint and not (config and others):
+    filled = [*arguments.method, *map(str, arguments.results)]
+    if not arguments.checkpoint and not (config and (filled or arguments.export)):
         raise UserError("pass --checkpoint, or --config with --method, --results or --export")
+    for names in (arguments.checkpoint, filled):
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"{repeated[0]} would name two rows; pass it once or, if it is also a folder of "
+                "results, pass that as an absolute path"
+            )
     cli.start(arguments)
     import jax
 

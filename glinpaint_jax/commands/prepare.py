@@ -13,8 +13,8 @@ import glob
 import shlex
 
 from glinpaint_jax.commands import cli
-from glinpaint_jax.data.datasets import open_first
-from glinpaint_jax.data.shards import MANIFEST, SUFFIX, VAL_FOLDER, Plan, prepare
+from glinpaint_jax.data.datasets import MAX_HELD_OUT, open_first
+from glinpaint_jax.data.shards import MANIFEST, SUFFIX, VAL_FOLDER, prepare
 from glinpaint_jax.data.sources import PhotoSource
 from glinpaint_jax.data.workers import cores
 from glinpaint_jax.errors import UserError
@@ -46,8 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
         parts.insert(0, (folder / VAL_FOLDER, val))
     for folder, images in parts:
         count = max(1, shards * len(images) // len(train))  # all of about the same size
-        plan = Plan(source, len(images), images.fingerprint(), count, arguments.max_side)
-        entries = prepare(folder, plan, images, arguments.workers or cores(), print)
+        workers = arguments.workers or cores()
+        entries = prepare(folder, source, images, count, arguments.max_side, workers)
         written = sum(entry["count"] for entry in entries)
         megabytes = sum(entry["bytes"] for entry in entries) / 1e6
         rejected = len(images) - written
@@ -60,6 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
                 f"none of the {rejected} images of {source} can be decoded; see {folder / MANIFEST}"
             )
     if val is None:
-        print(f"{source} has no validation part; training evaluates on held-out images")
+        kind = "held-out images" if MAX_HELD_OUT * written >= 1 else "new crops of its images"
+        print(f"{source} has no validation part; training evaluates on {kind}")
     pattern = f"{glob.escape(str(arguments.output))}/*{SUFFIX}"
     print(f"train with {shlex.quote(f'--config.data.source=array_record:{pattern}')}")

@@ -58,9 +58,8 @@ class Sources(NamedTuple):
 
     def fingerprints(self) -> dict[str, str]:
         """The number of images of each source and its fingerprint."""
-        named = {"training images": self.train} | {
-            f"evaluation images ({name})": source for name, source in self.evaluation.items()
-        }
+        named = {"training images": self.train}
+        named |= {f"evaluation images ({name})": source for name, source in self.evaluation.items()}
         return {name: f"{len(x)}, names {x.fingerprint()}" for name, x in named.items()}
 
 
@@ -173,9 +172,9 @@ def _open(spec: str, eval_images: int) -> Sources:
 
 
 def _open_folder(spec: str) -> tuple[FolderSource, FolderSource | None, str]:
-    words = spec.split(":")
+    words = os.path.expanduser(spec).split(":")
     for count in range(len(words), 0, -1):  # the name of a folder may contain colons
-        folder, list_name = Path(":".join(words[:count])).expanduser(), ":".join(words[count:])
+        folder, list_name = Path(":".join(words[:count])), ":".join(words[count:])
         if os.path.isdir(folder):  # Path.is_dir raises for long names
             break
     else:

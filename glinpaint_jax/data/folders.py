@@ -14,6 +14,7 @@ import numpy as np
 from glinpaint_jax.data.images import FORMATS, UNSUPPORTED
 from glinpaint_jax.data.sources import EncodedSource, SourceNotFoundError, UnusableFile, digest
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.files import report_unreadable
 
 EXTENSIONS = tuple(FORMATS)
 # Folders of operating systems and network disks, with thumbnails and deleted files.
@@ -169,14 +170,15 @@ def open_images(folder: Path, list_name: str) -> FolderSource:
     """
     if not list_name:
         return FolderSource(folder)
-    candidates = [folder / list_name, Path(list_name).expanduser()]
+    candidates = [folder / list_name, Path(os.path.expanduser(list_name))]
     list_file = next(filter(os.path.isfile, candidates), None)  # Path.is_file raises for long names
     if list_file is None:
         raise SourceNotFoundError(f"no list file {' or '.join(map(str, candidates))}")
-    first = next(read_list(list_file), "")
-    for parent in (folder, Path("/")):
-        if not first or os.path.isfile(parent / first):
-            return FolderSource(parent, list_file)
+    with report_unreadable(list_file):
+        first = next(read_list(list_file), "")
+        for parent in (folder, Path("/")):
+            if not first or os.path.isfile(parent / first):
+                return FolderSource(parent, list_file)
     raise UserError(
         f"{list_file} names {first}, which is not in {folder}; its lines must be paths relative to "
         "that folder, or absolute"

@@ -25,16 +25,10 @@ CHECKED_MASKS = 9  # mask files that are read at the start, to see if they are i
 HoleArrays = dict[str, Any]  # 'bbox', int32 [4]; maybe 'mask', uint8 [h, w, 1]
 
 
-def hole_drawer(config: MaskConfig, size: int) -> Callable[[np.random.Generator], HoleArrays]:
-    """Returns a function that draws {'bbox'} or {'mask', 'bbox'} of the configured kind."""
-    files = open_mask_files(config) if "files" in config.kinds else None
-    return functools.partial(draw_hole, config, size, files)
-
-
 def draw_hole(
     config: MaskConfig, size: int, files: FolderSource | None, rng: np.random.Generator
 ) -> HoleArrays:
-    """Draws a hole. Raises UnusableFile for a file that is no mask.
+    """Draws a hole; `files` are `open_mask_files`. Raises UnusableFile for a file that is no mask.
 
     Boxes may overlap. 'bbox' is the first, so that the local window shows a whole hole.
     """
@@ -74,9 +68,14 @@ def read_hole(path: str | Path, photo: np.ndarray | None = None) -> Hole:
     return hole
 
 
-def open_mask_files(config: MaskConfig) -> FolderSource:
-    """The masks of the folder: all, or those in the list. Raises UserError if there are none."""
-    folder = Path(config.folder).expanduser()
+def open_mask_files(config: MaskConfig) -> FolderSource | None:
+    """The masks of the folder, or those in the list, if the config draws from files.
+
+    Raises UserError if there are none.
+    """
+    if "files" not in config.kinds:
+        return None
+    folder = Path(os.path.expanduser(config.folder))
     files = open_images(folder, config.list)
     if not len(files):
         raise UserError(
@@ -115,7 +114,7 @@ def paired_mask_folder(source: Source, config: MaskConfig) -> Path | None:
             f"config.mask.kind=paired needs images from a folder, not {source.name(0)}; pass "
             "--config.data.source=folder:PATH (and data.eval_source) or another --config.mask.kind"
         )
-    folder = Path(config.folder).expanduser()
+    folder = Path(os.path.expanduser(config.folder))
     if (folder / images.name).is_dir():  # so training and validation parts can share names
         folder = folder / images.name
     _warn_if_inverted(len(source), lambda index: find_paired_mask(source, index, folder))

@@ -14,22 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from glinpaint_jax.config import BBOX_MASK_KINDS, Config, DataConfig
-from glinpaint_jax.data import masks
-from glinpaint_jax.data.holes import (
-    find_paired_mask,
-    hole_drawer,
-    paired_mask_folder,
-    read_hole,
-    with_bbox,
-)
+from glinpaint_jax.data import holes, masks
 from glinpaint_jax.data.mask_files import resize_hole
 from glinpaint_jax.data.sources import Image, Source, UnusableFile
-from glinpaint_jax.data.workers import (
-    BUFFER_SIZE,
-    check_shared_memory,
-    read_ahead,
-    start_worker,
-)
+from glinpaint_jax.data.workers import BUFFER_SIZE, check_shared_memory, read_ahead, start_worker
 from glinpaint_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -119,11 +107,11 @@ class MakeExample(grain.transforms.RandomMap):
     """Record number -> example. A record that cannot be used is replaced by a random one."""
 
     def __init__(self, source: Source, config: Config, *, augment: bool = True):
-        self._source = source
-        self._size, self._data = config.image_size, config.data
+        self._source, self._size = source, config.image_size
+        self._mask, self._data = config.mask, config.data
         self._flip = augment and config.data.horizontal_flip
-        self._mask_folder = paired_mask_folder(source, config.mask)
-        self._draw_hole = None if self._mask_folder else hole_drawer(config.mask, config.image_size)
+        self._mask_folder = holes.paired_mask_folder(source, config.mask)
+        self._mask_files = holes.open_mask_files(config.mask)
 
     def random_map(self, element: int, rng: np.random.Generator) -> Example:
         index, failed = int(element), []
@@ -147,7 +135,9 @@ class MakeExample(grain.transforms.RandomMap):
         if self._flip and rng.integers(2):
             image = image[:, ::-1]
             mask = mask if mask is None else mask[:, ::-1]
-        return {"image": image} | (self._draw_hole(rng) if mask is None else with_bbox(mask))
+        if mask is None:
+            return {"image": image} | holes.draw_hole(self._mask, self._size, self._mask_files, rng)
+        return {"image": image} | holes.with_bbox(mask)
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, masks.Mask | None]:
         """Returns a crop of an image and, if masks are paired, the same crop of its mask.
@@ -157,8 +147,8 @@ class MakeExample(grain.transforms.RandomMap):
         image = self._source[index]
         if self._mask_folder is None:
             return crop_and_resize(image, self._size, self._data, rng), None
-        path = find_paired_mask(self._source, index, self._mask_folder)
-        hole = read_hole(path, image)
+        path = holes.find_paired_mask(self._source, index, self._mask_folder)
+        hole = holes.read_hole(path, image)
         for _ in range(MAX_CROPS):
             resized, crop = draw_crop(*image.shape[:2], self._size, self._data, rng)
             cut = resize_hole(hole, *resized)[crop]

@@ -11,11 +11,11 @@ import contextlib
 import json
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 
@@ -41,32 +41,27 @@ def shard_name(number: int, count: int) -> str:
     return f"records-{number:05d}-of-{count:05d}{SUFFIX}"
 
 
-class Plan(NamedTuple):
-    """What to write; `max_side` 0 leaves all images as they are."""
-
-    source: str
-    images: int
-    fingerprint: str
-    shards: int
-    max_side: int
-
-    def spans(self) -> dict[str, range]:
-        """The indices of each shard's images in the source, by its file's name."""
-        images, shards = self.images, self.shards
-        return {
-            shard_name(k, shards): range(k * images // shards, (k + 1) * images // shards)
-            for k in range(shards)
-        }
+def spans(images: int, shards: int) -> dict[str, range]:
+    """The indices of each shard's images in the source, by its file's name."""
+    return {
+        shard_name(k, shards): range(k * images // shards, (k + 1) * images // shards)
+        for k in range(shards)
+    }
 
 
 def prepare(
-    folder: Path, plan: Plan, source: EncodedSource, workers: int, log: Callable[[str], Any]
+    folder: Path, spec: str, source: EncodedSource, shards: int, max_side: int, workers: int
 ) -> list[Entry]:
-    """Writes the shards that are not finished yet; returns the entries of all."""
+    """Writes the shards of `source` that are not finished yet; returns the entries of all.
+
+    `spec` describes the source. `max_side` 0 leaves all images as they are.
+    """
+    plan = {"source": spec, "images": len(source), "fingerprint": source.fingerprint()}
+    plan |= {"shards": shards, "max_side": max_side}
     entries = _read_finished(folder, plan)
     if entries:
-        log(f"{len(entries)} of {plan.shards} shards are finished and kept")
-    todo = {name: span for name, span in plan.spans().items() if name not in entries}
+        print(f"{len(entries)} of {shards} shards are finished and kept")
+    todo = {name: span for name, span in spans(len(source), shards).items() if name not in entries}
     with report_unwritable(folder), _open_pool(max(1, min(workers, len(todo)))) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         _write_manifest(folder, plan, entries)
@@ -75,12 +70,12 @@ def prepare(
             images, indices = source, span
             if isinstance(source, FolderSource):  # the names of a shard alone are quick to pickle
                 images, indices = source.only(span), range(len(span))
-            tasks.append(pool.submit(write_shard, folder / name, plan.max_side, images, indices))
+            tasks.append(pool.submit(write_shard, folder / name, max_side, images, indices))
         for task in as_completed(tasks):
             entry = task.result()
             entries[entry["file"]] = entry
             _write_manifest(folder, plan, entries)
-            log(f"{entry['file']}: {entry['count']} images, {len(entry['rejected'])} rejected")
+            print(f"{entry['file']}: {entry['count']} images, {len(entry['rejected'])} rejected")
     return list(entries.values())
 
 
@@ -148,12 +143,12 @@ def encode_record(source: EncodedSource, index: int, max_side: int) -> bytes:
     return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def _write_manifest(folder: Path, plan: Plan, entries: dict[str, Entry]) -> None:
-    content = plan._asdict() | {"entries": [entries[name] for name in sorted(entries)]}
+def _write_manifest(folder: Path, plan: dict[str, Any], entries: dict[str, Entry]) -> None:
+    content = plan | {"entries": [entries[name] for name in sorted(entries)]}
     write_atomically(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
+def _read_finished(folder: Path, plan: dict[str, Any]) -> dict[str, Entry]:
     """Returns the entries of finished shards. Raises UserError if `folder` holds others."""
     shards = [path for path in folder.glob("*" + SUFFIX) if path.is_file()]
     sizes = {path.name: path.stat().st_size for path in shards}
@@ -175,7 +170,7 @@ def _read_finished(folder: Path, plan: Plan) -> dict[str, Entry]:
         raise UserError(
             f"{folder / MANIFEST} is damaged; remove {folder} and run `prepare` again"
         ) from None
-    for name, wanted in plan._asdict().items():
+    for name, wanted in plan.items():
         if (found := manifest.get(name)) != wanted:
             what = {"images": "number of images", "fingerprint": "list of images"}.get(name, name)
             raise UserError(

@@ -13,7 +13,7 @@ from glinpaint_jax.data.masks import Mask, draw_boxes
 from glinpaint_jax.data.pipeline import Batch
 from glinpaint_jax.data.sources import Image, Source, UnusableFile, decode
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import report_unwritable
+from glinpaint_jax.files import report_unreadable, report_unwritable
 
 # A process's images of a batch: masked (white), completed and original.
 PictureRows = UInt8[np.ndarray, "3 b h w 3"]
@@ -56,11 +56,13 @@ def read_result(folder: Path, source: Source, record: int, image: Image, _: Mask
     if record < 0:
         raise UserError("results can only be scored if every image of the set can be read")
     stem = folder / stem_of(source, record)
-    path = next((path for e in EXTENSIONS if (path := Path(f"{stem}{e}")).is_file()), None)
+    paths = (Path(f"{stem}{extension}") for extension in EXTENSIONS)
+    path = next(filter(Path.is_file, paths), None)
     if path is None:
         raise UserError(f"no result {stem}.png; complete the pictures that --export writes")
     try:
-        result = decode(path.read_bytes(), str(path))
+        with report_unreadable(path):
+            result = decode(path.read_bytes(), str(path))
     except UnusableFile as error:
         raise UserError(str(error)) from None
     if result.shape != image.shape:

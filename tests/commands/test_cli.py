@@ -50,8 +50,10 @@ def test_flags_change_fields_of_the_config_file():
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--config.num_steps=inf", "num_steps is 'inf', must be of type int, at least 1"),
+        ("--config.num_steps=inf", "num_steps is 'inf', must be of type int, 1 to 2147483647"),
         ("--config.num_steps=1.5", r"num_steps is 1\.5, must be of type int"),
+        ("--config.num_steps=True", "num_steps is True, must be of type int"),
+        ("--config.num_steps={[]: 1}", "must be of type int"),
         ("--config.ema_decay=", "ema_decay is '', must be of type float"),
         ("--config.data.horizontal_flip=maybe", "is 'maybe', must be of type bool"),
         ("--config.mask.fill=red", r"fill is 'red', must be 3 numbers such as 127\.5,"),

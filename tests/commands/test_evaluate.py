@@ -37,10 +37,10 @@ def folder(content, tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, weights="--checkpoint={}/a.safetensors"):
     parser = cli.ArgumentParser("program", evaluate.__doc__)
     evaluate.add_arguments(parser)
-    own = [f"--checkpoint={folder}/a.safetensors", f"--config.data.source=folder:{folder}/data"]
+    own = [weights.format(folder), f"--config.data.source=folder:{folder}/data"]
     evaluate.main(parser.parse_args([*own, *arguments]))
 
 
@@ -138,11 +138,8 @@ def test_json_has_no_infinity(folder, monkeypatch):
 
 def evaluate_with(folder, *arguments):
     """Without a checkpoint."""
-    parser = cli.ArgumentParser("program", evaluate.__doc__)
-    evaluate.add_arguments(parser)
-    flags = [f"--config.data.source=folder:{folder}/data", "--config.image_size=64"]
-    masks = [f"--config.mask.{name}={value}" for name, value in (("max_size", 24), ("margin", 4))]
-    evaluate.main(parser.parse_args(["--config=demo", *flags, *masks, *arguments]))
+    small = "--config.image_size=64", "--config.mask.max_size=24", "--config.mask.margin=4"
+    run(folder, *small, *arguments, weights="--config=demo")
 
 
 def test_any_program_is_scored_on_exported_pictures(folder, capsys):
@@ -174,6 +171,9 @@ def test_any_program_is_scored_on_exported_pictures(folder, capsys):
     (results / names[0][1]).unlink()
     with pytest.raises(UserError, match=r"no result .*/val/0000\d\d_.*; complete the pictures"):
         evaluate_with(folder, f"--results={folder}/results", "--limit=5")
+    (results / names[0][1]).symlink_to("/proc/self/mem")  # fails also for root
+    with pytest.raises(UserError, match=r"^cannot read .*/val/0000\d\d_.*: Input/output error$"):
+        evaluate_with(folder, f"--results={folder}/results", "--limit=5")
 
 
 PARTS = ("images", "masks", "originals")
@@ -183,6 +183,12 @@ PARTS = ("images", "masks", "originals")
 def test_scores_that_cannot_be_written_are_rejected_before_the_evaluation(name, folder):
     with pytest.raises(UserError, match=r"--json=.* must be a file in an existing folder"):
         run(folder, f"--json={folder / name}")
+
+
+def test_a_name_of_two_rows_is_rejected(folder):
+    for flags in ("--checkpoint=x --checkpoint=x", "--method=telea --results=./telea/"):
+        with pytest.raises(UserError, match=r"^(x|telea) would name two rows; pass it once"):
+            evaluate_with(folder, *flags.split())
 
 
 def test_nothing_to_score_is_reported(folder):

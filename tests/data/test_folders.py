@@ -240,6 +240,12 @@ def test_lists_that_cannot_be_followed_are_named(content, expected, tmp_path):
     assert f"{tmp_path}/train.txt" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
+    (tmp_path / "train.txt").symlink_to("/proc/self/mem")  # fails also for root
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/train.txt: Input/output error"):
+        open_sources(f"folder:{tmp_path}:train.txt", "", 1)
+
+
 @pytest.mark.parametrize("name", ["photos_2024:01", "a:b:c"])
 def test_a_colon_may_be_part_of_a_folders_name(name, tmp_path):
     create(tmp_path / name, "1.jpg", "2.jpg")

@@ -10,7 +10,7 @@ import pytest
 from glinpaint_jax.config import DataConfig, MaskConfig
 from glinpaint_jax.data import masks
 from glinpaint_jax.data.folders import FolderSource
-from glinpaint_jax.data.holes import hole_drawer
+from glinpaint_jax.data.holes import draw_hole, open_mask_files
 from glinpaint_jax.data.mask_files import read_mask
 from glinpaint_jax.data.pipeline import FailureLog, MakeExample, eval_batches
 from glinpaint_jax.data.sources import HoldOut
@@ -24,8 +24,9 @@ def rng(seed=0):
 
 
 def draw(count, size=256, **changes):
-    generator, draw_hole = rng(), hole_drawer(MaskConfig(**changes), size)
-    return [draw_hole(generator) for _ in range(count)]
+    generator, config = rng(), MaskConfig(**changes)
+    files = open_mask_files(config)
+    return [draw_hole(config, size, files, generator) for _ in range(count)]
 
 
 @pytest.mark.parametrize("square", [False, True])
@@ -220,10 +221,9 @@ def test_inverted_masks_are_doubted_once(kind, tmp_path):
 def test_mixed_kinds_are_drawn_by_weight(tmp_path):
     """Squares, thin lines and large masks are told apart by their areas."""
     write_mask(tmp_path / "large.png", slice(0, 22))
-    config = MaskConfig("mixed", 16, 4, 2, min_area=0.3, max_area=0.5, folder=str(tmp_path))
-    config.mixed = "square:1,irregular:2,files:5"
-    generator, draw_hole, counts = rng(), hole_drawer(config, 32), Counter()
-    for hole in (draw_hole(generator) for _ in range(2000)):
+    limits = {"max_size": 16, "max_delta": 4, "margin": 2, "min_area": 0.3, "max_area": 0.5}
+    changes, counts = {"folder": str(tmp_path), "mixed": "square:1,irregular:2,files:5"}, Counter()
+    for hole in draw(2000, 32, kind="mixed", **limits, **changes):
         mask, (top, left, height, width) = hole["mask"], hole["bbox"]
         assert mask.shape == (32, 32, 1) and mask.dtype == np.uint8
         assert mask[top : top + height, left : left + width].sum() == mask.sum()

@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from glinpaint_jax.data.datasets import open_first, open_sources
-from glinpaint_jax.data.shards import Plan, write_shard
+from glinpaint_jax.data.shards import spans, write_shard
 from glinpaint_jax.data.sources import UnusableFile
 from glinpaint_jax.errors import UserError
 from tests.helpers.programs import run_here
@@ -21,10 +21,10 @@ from tests.helpers.sources import encode, gradient, prepare_tiny_photos
 def write_all(folder, spec, shards=2, max_side=0):
     """Writes all shards of a source in this process; returns their entries."""
     source = open_first(spec).train
-    plan = Plan(spec, len(source), "", shards, max_side)
     folder.mkdir(exist_ok=True)
     return [
-        write_shard(folder / name, max_side, source, span) for name, span in plan.spans().items()
+        write_shard(folder / name, max_side, source, span)
+        for name, span in spans(len(source), shards).items()
     ]
 
 

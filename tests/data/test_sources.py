@@ -159,6 +159,7 @@ def test_the_first_existing_alternative_is_used_and_few_images_are_evaluated_on_
     ("spec", "expected"),
     [
         (f"folder:{'x' * 300}", "no folder /"),  # too long for a file system
+        ("folder:~nobody-here/images", "no folder /"),
         ("folder:/nowhere", "no folder /nowhere. Put images there, or pass --config.data.source="),
         ("array_record:/nowhere/*", "no file matches /nowhere/*. Put images there, or pass --conf"),
         ("tfds:places365_small:train", "no prepared TFDS places365_small at"),
