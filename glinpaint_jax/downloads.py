@@ -78,7 +78,7 @@ def locate(spec: str | Path) -> Path:
 
 def checksum_in(name: str) -> str:
     """The first digits of the SHA-256 in a name such as model-52a040a8.pth (torch.hub), or ""."""
-    match = re.search(r"-([0-9a-f]{8,64})\.", name)
+    match = re.search(r"-(?!\d+\.)([0-9a-f]{8,64})\.", name)  # digits only: a date or a step
     return match[1] if match else ""
 
 
@@ -88,8 +88,12 @@ def find_fault(path: Path, name: str = "") -> str:
         if find_format(path) is None:
             return "it is not a weight file (.pth, .safetensors or .t7), or is damaged"
         digits = checksum_in(name)
-        found = checksum(path)[: len(digits)] if digits else ""
-    return f"it has sha256 {found}..., not the one in its name" if found != digits else ""
+        if digits and (found := checksum(path)[: len(digits)]) != digits:
+            return (
+                f"it has sha256 {found}..., not the one in its name; if that is no checksum, "
+                "rename the file"
+            )
+    return ""
 
 
 def find_format(path: Path) -> str | None:

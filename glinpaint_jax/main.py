@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = cli.load_config(arguments)
-    workdir = arguments.workdir or Path("runs") / arguments.config.stem
+    workdir = arguments.workdir or Path("runs") / Path(arguments.config).stem
     if arguments.profile and in_bucket(workdir):
         raise UserError(f"--profile needs a workdir on disk, not {workdir}")
     # Before joining: a second process with the number of a joined one would end the first run.

@@ -39,9 +39,9 @@ def state(config):
 def workdir(config, state, mesh8, tmp_path_factory):
     """A workdir with steps 3 and 12."""
     workdir = tmp_path_factory.mktemp("workdir")
-    checkpoints = Checkpoints(workdir, print)
+    checkpoints = Checkpoints(workdir, config, print)
     for step in (3, 12):
-        checkpoints.save(jax.device_put(state, replicated(mesh8)), config, step, {}, "completion")
+        checkpoints.save(jax.device_put(state, replicated(mesh8)), step, {})
     checkpoints.finish()
     return workdir
 
@@ -74,9 +74,9 @@ def test_missing_averaged_weights_are_reported(kind, weights, mesh1, tmp_path):
     if kind == "run":
         path.mkdir()
         config = dataclasses.replace(weights.config, ema_decay=0.0)
-        checkpoints = Checkpoints(path, print)
+        checkpoints = Checkpoints(path, config, print)
         created = jax.jit(lambda: create_state(config), out_shardings=replicated(mesh1))()
-        checkpoints.save(created, config, 1, {}, "completion")
+        checkpoints.save(created, 1, {})
         checkpoints.finish()
     else:
         path.write_bytes(pth_bytes(weights))

@@ -7,7 +7,6 @@ program when they are spawned, do not load it.
 
 import argparse
 import copy
-import dataclasses
 import difflib
 import functools
 import os
@@ -17,6 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -132,25 +132,21 @@ def load_completer(arguments: argparse.Namespace, **options: Any) -> "Completer"
 
 def add_config_arguments(parser: argparse.ArgumentParser, help: str) -> None:
     """--config FILE, and --config.FIELD=VALUE for every field."""
-    parser.add_argument("--config", type=find_config, metavar="FILE", help=help)
+    parser.add_argument("--config", metavar="FILE", help=help)
     groups = {}
     for path, setting in settings():
         section = f"config.{path}".rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        kind = type(setting.default)
+        kind, default = type(setting.default), setting.default or repr(setting.default)
+        meaning = [setting.metadata["meaning"], describe_bounds(setting)]
         groups[section].add_argument(
             f"--config.{path}",
             default=argparse.SUPPRESS,
-            help=_describe(setting),
+            help=f"{'; '.join(filter(None, meaning))} [{default}]",
             metavar=kind.__name__.upper(),
             **({"nargs": "?", "const": "true"} if kind is bool else {}),
         )
-
-
-def _describe(setting: dataclasses.Field) -> str:
-    meaning = "; ".join(filter(None, (setting.metadata["meaning"], describe_bounds(setting))))
-    return f"{meaning} [{setting.default or repr(setting.default)}]"
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,28 +191,27 @@ def load_config(arguments: argparse.Namespace, saved: Config | None = None) -> C
     return config.validate()
 
 
-def find_config(spec: str) -> Path:
-    """Returns the file of one of our configs, by name, or else `spec`. An existing file wins."""
-    return Path(spec) if os.path.isfile(spec) else our_configs().get(spec, Path(spec))
+def our_configs() -> dict[str, str]:
+    """The paths of our config files by name, such as places."""
+    return {path.stem: str(path) for path in sorted(FOLDER.glob("[!_]*.py"))}
 
 
-def our_configs() -> dict[str, Path]:
-    """Our config files by name, such as places."""
-    return {path.stem: path for path in sorted(FOLDER.glob("[!_]*.py"))}
+def read_config(spec: str) -> Config:
+    """Runs a config file, or else our config of that name.
 
-
-def read_config(path: Path) -> Config:
-    """Runs a config file. Raises UserError, with the line, if it has no usable get_config()."""
-    if not os.path.isfile(path):  # unlike path.is_file(), accepts a name that is too long
+    Raises UserError, with the line, if it has no usable get_config().
+    """
+    path = spec if os.path.isfile(spec) else our_configs().get(spec)
+    if path is None:
         raise UserError(
-            f"no config file {str(path)!r}; pass a file or one of {', '.join(our_configs())}"
+            f"no config file {spec!r}; pass a file or one of {', '.join(our_configs())}"
         )
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
+        get_config = runpy.run_path(path).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        lines = [frame.lineno for frame in frames if frame.filename == path]
         line = lines[-1] if lines else getattr(error, "lineno", None) or 1  # of a SyntaxError
         reason = " ".join(str(error).split())
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {reason}") from None
@@ -233,16 +228,14 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+def whole_number(minimum: int, maximum: int | float = inf) -> Callable[[str], int]:
     """The type of a flag for whole numbers in minimum..maximum."""
-    allowed = "a positive integer" if minimum else "a whole number"
-    if maximum is not None:
-        allowed = f"a whole number in {minimum}..{maximum}"
+    allowed = f"in {minimum}..{maximum}" if maximum < inf else f"of at least {minimum}"
 
     def parse(text: str) -> int:
-        if text.isdecimal() and int(text) >= minimum and (not maximum or int(text) <= maximum):
+        if text.isdecimal() and minimum <= int(text) <= maximum:
             return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {allowed}")
 
     return parse
 

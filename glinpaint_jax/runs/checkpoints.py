@@ -50,41 +50,32 @@ class Checkpoints:
     """Saves the checkpoints of one run. All processes call it together.
 
     A thread completes a step while training goes on. The next save waits for it: a failed save then
-    causes a warning, and `max_failed_saves` failures in a row raise UserError.
+    causes a warning, and config.max_failed_saves failures in a row raise UserError.
     """
 
-    def __init__(self, workdir: Path, log: Callable[[str], Any], max_failed_saves: int = 1):
-        self._workdir = workdir
+    def __init__(self, workdir: Path, config: Config, log: Callable[[str], Any]):
+        self._workdir, self._config, self._log = workdir, config, log
         self._folder = absolute(workdir) / FOLDER
-        self._log = log
-        self._max_failed_saves = max_failed_saves
         self._failed_saves = 0  # in a row
         self._thread = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future] | None = None  # the step that the thread completes
 
     def save(
-        self,
-        state: Any,
-        config: Config,
-        step: int,
-        data: dict[str, Any],
-        phase: str,
-        scores: dict[str, float] | None = None,
+        self, state: Any, step: int, data: dict[str, Any], metrics: dict[str, Any] | None = None
     ) -> None:
         """Starts saving; returns once `state` may be donated.
 
-        `data` is what `restore` returns; `scores` rank the checkpoint among those of its `phase`.
+        `data` is what `restore` returns; `metrics` are the phase and the scores that rank the step.
         """
         self.wait()
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            config=ocp.args.JsonSave(to_dict(config)),
+            config=ocp.args.JsonSave(to_dict(self._config)),
             data=ocp.args.JsonSave({"step": step} | data),
         )
-        metrics = None if scores is None else {"phase": phase} | scores
 
         def start() -> None:
-            manager = open_manager(self._folder, config)
+            manager = open_manager(self._folder, self._config)
             manager.save(step, args=items, metrics=metrics, force=True)
             self._saving = step, self._thread.submit(self._complete, manager, step)
 
@@ -165,11 +156,12 @@ class Checkpoints:
 
     def _count_failure(self, step: int, error: Exception) -> None:
         self._failed_saves += 1
+        allowed = self._config.max_failed_saves
         message = (
             f"cannot save step {step} in {self._folder}: {describe(error)}; failed save "
-            f"{self._failed_saves} in a row, of {self._max_failed_saves} allowed"
+            f"{self._failed_saves} in a row, of {allowed} allowed"
         )
-        if self._failed_saves >= self._max_failed_saves:
+        if self._failed_saves >= allowed:
             raise UserError(f"{message}; fix this and rerun the command")
         self._log(f"{message} (config.max_failed_saves)")
 

@@ -1,9 +1,12 @@
-"""Tracks the losses, speed and skipped updates of a run without making devices wait."""
+"""Tracks losses, speed and skipped updates without making devices wait; traces a few steps."""
 
 import collections
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,12 +17,13 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.runs.report import Reporter
 
 STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the devices
+WARM_UP = 3  # steps before a trace: the first ones are slower
 
 Metrics = dict[str, Array]  # scalars on the devices; "skipped" is 1 if an update was skipped
 
 
 class Progress:
-    """Takes the metrics of each dispatched step and reports their means every `log_every` steps.
+    """Takes the metrics of each dispatched step; reports their means every config.log_every steps.
 
     A step's metrics are fetched once STEPS_IN_FLIGHT later steps have been dispatched, so the
     devices always have work. Skipped updates are left out of the means and reported with their
@@ -44,11 +48,13 @@ class Progress:
         """Waits for the steps in flight, and excludes what follows from the speed."""
         self._fetch_all_but(0)
         paused_at = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - paused_at
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - paused_at
 
     def close(self) -> None:
-        """Waits for the steps in flight and reports the remaining metrics."""
+        """Waits for the steps in flight and reports the metrics of a run that stops early."""
         self._fetch_all_but(0)
         if self._finished:
             self._report()
@@ -62,7 +68,7 @@ class Progress:
                 self._note_skipped(step, metrics)
             else:
                 self._skipped_in_a_row = 0
-            if step % self._config.log_every == 0:
+            if step % self._config.log_every == 0 or step == self._config.num_steps:
                 self._report()
 
     def _report(self) -> None:
@@ -113,3 +119,19 @@ def advise(config: Config, step: int) -> str:
         f"--config.phases.completion_end={max(0, phases.completion_end - step)} "
         f"--config.phases.discriminator_end={max(0, phases.discriminator_end - step)}"
     )
+
+
+def traced(batches: Iterator, workdir: Path, steps: int, log: Callable[[str], Any]) -> Iterator:
+    """Yields `batches`; meanwhile traces `steps` steps, or all that are left.
+
+    Perfetto and XProf read the trace, which is in the workdir's folder profile.
+    """
+    yield from islice(batches, WARM_UP)
+    jax.profiler.start_trace(workdir / "profile", create_perfetto_trace=True)
+    try:
+        # When a batch is asked for, the step of STEPS_IN_FLIGHT + 1 batches ago has finished.
+        yield from islice(batches, steps + STEPS_IN_FLIGHT)
+    finally:
+        jax.profiler.stop_trace()
+        log(f"wrote a trace of {steps} steps to {workdir / 'profile'}")
+    yield from batches

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from glinpaint_jax.config import Config, to_dict
-from glinpaint_jax.files import describe, dump_json, in_bucket, write_atomically
+from glinpaint_jax.files import describe, dump_json, in_bucket, report_unreadable, write_atomically
 from glinpaint_jax.runs.writers import WRITERS, GrowingFile
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,13 +35,14 @@ class Reporter:
     next one; pictures are lost. A bucket cannot append, so there only `flush` writes records.
     """
 
-    def __init__(self, workdir: Path, start_step: int, config: Config, *, active: bool):
+    def __init__(self, workdir: Path, start_step: int, config: Config):
         self._workdir, self._num_steps = workdir, config.num_steps
-        self._active, self._has_failed = active, False
+        self._active, self._has_failed = jax.process_index() == 0, False
         kept = [record for record in read_records(workdir) if record["step"] <= start_step]
         self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, kept)))
         arguments = workdir, start_step, to_dict(config)
-        self._writers = [WRITERS[name](*arguments) for name in config.logs] if active else []
+        names = config.logs if self._active else []
+        self._writers = [WRITERS[name](*arguments) for name in names]
 
     def log(self, line: str) -> None:
         """Prints a line, from the first process only."""
@@ -120,10 +122,10 @@ class Reporter:
 def read_records(workdir: Path) -> list[dict[str, Any]]:
     """Returns a run's records, oldest first, without half-written or damaged lines."""
     path = workdir / METRICS_FILE
-    if not path.exists():
-        return []
+    with report_unreadable(path):
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     records = []
-    for line in path.read_bytes().decode(errors="replace").split("\n")[:-1]:
+    for line in text.split("\n")[:-1]:
         with contextlib.suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):

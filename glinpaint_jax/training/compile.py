@@ -82,9 +82,11 @@ def free_memory() -> int | float:
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # simulated devices share the machine's memory
         return psutil.virtual_memory().available // len(devices)
-    stats = devices[0].memory_stats() or {"bytes_limit": inf, "bytes_in_use": 0}
-    return stats["bytes_limit"] - stats["bytes_in_use"]
+    stats = devices[0].memory_stats() or {}
+    return stats.get("bytes_limit", inf) - stats.get("bytes_in_use", 0)
 
 
 def readable(size: int | float) -> str:
+    if size == inf:
+        return "an unknown amount"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

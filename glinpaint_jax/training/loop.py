@@ -31,8 +31,7 @@ from glinpaint_jax.models.networks import Variables, make_networks
 from glinpaint_jax.parallel import local_batch_size, make_mesh, replicated, to_global
 from glinpaint_jax.processes import require_same
 from glinpaint_jax.runs.checkpoints import Checkpoints
-from glinpaint_jax.runs.profiler import traced
-from glinpaint_jax.runs.progress import Progress
+from glinpaint_jax.runs.progress import Progress, traced
 from glinpaint_jax.runs.report import Reporter, log
 from glinpaint_jax.runs.resume import describe_source, recover_newest_step, restore
 from glinpaint_jax.runs.stopping import EvaluationStopped, Stop, stop_on_signals
@@ -81,7 +80,7 @@ def train(
             state, data = restore(workdir, newest, config, sources.train, abstract, log, accepted)
             origin = f"resuming at step {newest} of {config.num_steps}"
         start = int(state.step)
-        reporter = Reporter(workdir, start, config, active=is_first)
+        reporter = Reporter(workdir, start, config)
         closing.callback(reporter.close)
         if is_first:
             describe(config, workdir, mesh, state, sources.description)
@@ -96,7 +95,7 @@ def train(
         if profiled_steps:
             batches = traced(batches, workdir, profiled_steps, reporter.log)
             closing.callback(batches.close)
-        checkpoints = Checkpoints(workdir, log, config.max_failed_saves)
+        checkpoints = Checkpoints(workdir, config, log)
         closing.callback(checkpoints.close)
         run_steps(config, mesh, sources, state, data, batches, reporter, checkpoints, stop)
 
@@ -127,30 +126,28 @@ def run_steps(
             state, metrics = steps[phase](state, batch)
             progress.add(step, phase.value, metrics)
 
-        is_last, scores, failure = step == config.num_steps, None, None
-        if is_last:
-            progress.close()  # the last losses are printed before the last scores
+        is_last, ranking, failure = step == config.num_steps, None, None
         if is_last or step % config.eval_every == 0:
             completion = stop.interrupting(completion_with(state.eval_variables))
-            try:
-                with progress.paused():
+            with progress.paused():
+                try:
                     scores, rows = evaluate_sets(completion, sources, config, mesh, failures)
+                    first_scores, *_ = scores.values()
+                    ranking = {"phase": stage_at(step - 1, config.phases).value} | first_scores
                     reporter.evaluation(step, phase.value, scores)
                     reporter.samples(step, rows)
-            except EvaluationStopped:
-                pass
-            except Exception as error:  # raised below, after a due save
-                if jax.process_count() > 1:
-                    raise  # the other processes still evaluate: they would not join in the save
-                failure = error
+                except EvaluationStopped:
+                    pass
+                except Exception as error:  # raised below, after a due save
+                    if jax.process_count() > 1:
+                        raise  # the other processes still evaluate: they would not join in the save
+                    failure = error
         is_stopped = stop.is_agreed()
         if is_last or is_stopped or is_save_due(step, config):
-            stage = stage_at(step - 1, config.phases).value
-            ranked = scores and next(iter(scores.values()))  # those of the first set
             with progress.paused():
                 reporter.flush()  # a killed run has the records of its checkpoints
                 seen = {"examples": first + batch_size * step}
-                checkpoints.save(state, config, step, data | seen, stage, ranked)
+                checkpoints.save(state, step, data | seen, ranking)
         if failure is not None:
             raise failure
         if is_stopped:

@@ -178,7 +178,7 @@ def test_changed_plans_and_sources_are_rejected(change, expected, images, tmp_pa
     [
         ("photos --output={0} --shards=2", "photos need no shards; pass another source"),
         ("folder:{0}/images --output={0}/out --shards=2", "--shards 2 of 1 images"),
-        ("folder:{0}/images --output={0}/out --shards=0", "'0' is not a positive integer"),
+        ("folder:{0}/images --output={0}/out --shards=0", "is not a whole number of at least 1"),
         ("folder:{0}/images --output={0}/file --shards=1", "cannot write {0}/file"),
         ("folder:{0}/images --output=/proc/shards --shards=1", "cannot write /proc/shards"),
         ("folder:{0}/images --output={0}/others --shards=1", "holds other .array_record files"),

@@ -23,7 +23,6 @@ from tests.helpers.programs import assert_same_state
 from tests.helpers.sources import Numbered
 
 IMAGES = 7
-CONFIG = make_small_config()
 
 
 def fail(*_):
@@ -34,11 +33,11 @@ def fail(*_):
 def saving(tmp_path):
     """A function that saves a small state as a step, its `Checkpoints`, and their warnings."""
     warnings = []
-    checkpoints = Checkpoints(tmp_path, warnings.append, max_failed_saves=3)
+    checkpoints = Checkpoints(tmp_path, make_small_config(max_failed_saves=3), warnings.append)
 
-    def save(step, config=CONFIG, phase="completion", scores=None):
+    def save(step, metrics=None):
         state = jax.device_put({"weights": np.arange(4.0)})
-        checkpoints.save(state, config, step, {"images": IMAGES}, phase, scores)
+        checkpoints.save(state, step, {"images": IMAGES}, metrics)
         state["weights"].delete()  # as the next step does, which donates it
 
     yield save, checkpoints, warnings
@@ -49,15 +48,15 @@ def test_restored_state_is_bitwise_equal_on_any_number_of_devices(
     initial_state, step_config, mesh8, mesh1, tmp_path
 ):
     numbered = initial_state.replace(step=np.asarray(3, np.int32))
-    scores = {"l1": 5.0, "psnr": 20.0, "ssim": 0.5}
+    metrics = {"phase": "completion", "l1": 5.0, "psnr": 20.0, "ssim": 0.5}
     placed = jax.device_put(numbered, replicated(mesh8))
     source = Numbered(IMAGES)
-    checkpoints = Checkpoints(tmp_path, pytest.fail)
+    checkpoints = Checkpoints(tmp_path, step_config, pytest.fail)
     saved = {"examples": 24, "changes": []} | describe_source(source)
-    checkpoints.save(placed, step_config, 3, saved, "completion", scores)
+    checkpoints.save(placed, 3, saved, metrics)
     checkpoints.finish()
     written = json.loads((tmp_path / FOLDER / "3" / "metrics" / "metrics").read_text())
-    assert written == {"phase": "completion"} | scores
+    assert written == metrics
 
     for mesh in (mesh8, mesh1):
         abstract = abstract_state(step_config, mesh)
@@ -84,12 +83,12 @@ def test_training_goes_on_while_a_save_is_completed(saving, tmp_path, monkeypatc
     assert recover_newest_step(tmp_path, pytest.fail) == 1
 
 
-SCORES = {  # of each step that is evaluated: phase, l1, psnr
-    1: ("completion", 2.0, 30.0),
-    2: ("completion", 1.0, 40.0),
-    4: ("joint", 6.0, 21.0),
-    5: ("joint", 4.0, 22.0),
-    6: ("joint", 5.0, 23.0),
+METRICS = {  # of each step that is evaluated
+    1: {"phase": "completion", "l1": 2.0, "psnr": 30.0},
+    2: {"phase": "completion", "l1": 1.0, "psnr": 40.0},
+    4: {"phase": "joint", "l1": 6.0, "psnr": 21.0},
+    5: {"phase": "joint", "l1": 4.0, "psnr": 22.0},
+    6: {"phase": "joint", "l1": 5.0, "psnr": 23.0},
 }
 
 
@@ -105,14 +104,13 @@ SCORES = {  # of each step that is evaluated: phase, l1, psnr
     ],
 )
 def test_the_last_two_the_best_of_the_last_phase_and_milestones_are_kept(
-    last, best_by, keep_every, kept, saving, tmp_path
+    last, best_by, keep_every, kept, saving, tmp_path, monkeypatch
 ):
     save, checkpoints, warnings = saving
     config = make_small_config(best_by=best_by, keep_every=keep_every)
+    monkeypatch.setattr(checkpoints, "_config", config)
     for step in range(1, last + 1):
-        phase, *values = SCORES.get(step, ["joint"])
-        scores = dict(zip(("l1", "psnr"), values, strict=True)) if values else None
-        save(step, config, phase, scores)
+        save(step, METRICS.get(step))
     checkpoints.finish()
     assert warnings == [] and steps_in(tmp_path) == kept
     assert [find_damage(tmp_path / FOLDER / str(step)) for step in kept] == [None] * len(kept)

@@ -93,7 +93,7 @@ def save_some(workdir, _, *flags):
     address, count, number = (flag.partition("=")[2] for flag in flags)
     processes.start(True, address, int(count), int(number))
     state = jax.device_put({"weights": np.arange(4.0)}, replicated(make_mesh()))
-    saving = checkpoints.Checkpoints(Path(workdir), log, max_failed_saves=3)
+    saving = checkpoints.Checkpoints(Path(workdir), make_small_config(max_failed_saves=3), log)
 
     def seal(folder):
         if folder.name != "1":
@@ -102,7 +102,7 @@ def save_some(workdir, _, *flags):
 
     checkpoints.write_manifest = seal
     for step in (1, 2, 3):
-        saving.save(state, make_small_config(), step, {}, "completion")
+        saving.save(state, step, {})
     saving.finish()
 
 

@@ -31,11 +31,11 @@ from tests.helpers.sources import Numbered
 def saved(initial_state, step_config, mesh1, tmp_path_factory):
     """A workdir with steps 3 and 5, as a run leaves it."""
     workdir = tmp_path_factory.mktemp("saved")
-    checkpoints = Checkpoints(workdir, print)
+    checkpoints = Checkpoints(workdir, step_config, print)
     for step in (3, 5):
         state = jax.device_put(initial_state, replicated(mesh1))
         data = {"examples": 8 * step} | describe_source(Numbered(7))
-        checkpoints.save(state, step_config, step, data, "joint", {"l1": float(step)})
+        checkpoints.save(state, step, data, {"phase": "joint", "l1": float(step)})
     checkpoints.finish()
     return workdir
 
@@ -91,8 +91,8 @@ def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     five, eight = damaged_in(workdir)
     assert five.name.startswith("damaged-5-") and eight.name.startswith("damaged-8-")
     assert recover_newest_step(workdir, pytest.fail) == 3  # nothing more to do
-    checkpoints = Checkpoints(workdir, pytest.fail)
-    checkpoints.save({"weights": jax.numpy.zeros(4)}, make_small_config(), 8, {}, "joint")
+    checkpoints = Checkpoints(workdir, make_small_config(), pytest.fail)
+    checkpoints.save({"weights": jax.numpy.zeros(4)}, 8, {})
     checkpoints.finish()
     assert recover_newest_step(workdir, pytest.fail) == 8
     assert damaged_in(workdir) == [five, eight]

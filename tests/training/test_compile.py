@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.models.networks import Weights, init_variables, make_complete_function
 from glinpaint_jax.training import compile as compile_module
 from glinpaint_jax.training import loop
-from glinpaint_jax.training.compile import abstract_batch, compile_step
+from glinpaint_jax.training.compile import abstract_batch, compile_step, free_memory, readable
 from glinpaint_jax.training.phases import Phase
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.training.step import make_steps
@@ -33,6 +34,12 @@ def test_a_run_that_does_not_fit_stops_before_its_first_step(step_config, tmp_pa
     with pytest.raises(UserError, match=expected):
         loop.train(dataclasses.replace(step_config, num_steps=2), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_device_may_not_tell_its_memory(monkeypatch):
+    device = SimpleNamespace(platform="metal", memory_stats=lambda: None)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert readable(free_memory()) == "an unknown amount"
 
 
 def test_a_compiler_out_of_memory_is_reported_in_one_line(monkeypatch):

@@ -98,10 +98,8 @@ def test_milestones_are_saved_between_checkpoints():
 def test_the_images_of_a_step_are_those_that_the_pipeline_feeds_it():
     source, config = Numbered(50), make_small_config(global_batch_size=4)
     fed = numbers(take(source, config, 2)[1:])
-    assert (
-        loop.describe_images(source, config, 0, 2)
-        == f"images: records {fed}, the first image {fed[0]}"
-    )
+    expected = f"images: records {fed}, the first image {fed[0]}"
+    assert loop.describe_images(source, config, 0, 2) == expected
 
 
 def test_a_due_save_is_made_even_if_the_evaluation_before_it_fails(tmp_path, monkeypatch):
