@@ -154,8 +154,7 @@ def _take(numbered: Iterator[tuple[int, Fields]], *kinds: str) -> Fields:
 
 def _read_kernel(conv: Fields, layer: Layer, channels: int, features: int) -> np.ndarray:
     """Returns the kernel as PyTorch has it, too, if the convolution is that of our row."""
-    padding = 1 if layer.transposed else layer.dilation * (layer.kernel // 2)
-    wanted = {"d": layer.stride, "pad": padding, "dilation": layer.dilation, "adj": 0}
+    wanted = {"d": layer.stride, "pad": layer.padding, "dilation": layer.dilation, "adj": 0}
     for side, value in ((name + side, value) for name, value in wanted.items() for side in "WH"):
         if (found := conv.get(side, DEFAULTS.get(side))) != value:
             raise UserError(f"its {layer.name} has {side}={found}, must be {value}")
