@@ -196,7 +196,7 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
     UserError if the suffix is unknown or the format cannot store the photo.
     """
-    file_format = check_storable(photo, path)
+    file_format = check_format(path, photo.image.mode)
     buffer = io.BytesIO()
     try:
         options = save_options(photo.metadata, file_format, quality)
@@ -209,16 +209,14 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def output_format(path: Path) -> str:
-    """Returns the format of the path's suffix; raises UserError if it is unknown."""
-    if path.suffix.lower() not in FORMATS:
+def check_format(path: Path, mode: str = "RGB") -> str:
+    """Returns the format of the path's suffix.
+
+    Raises UserError if it is unknown, or cannot store images of that mode.
+    """
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
         raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]
-
-
-def check_storable(photo: Photo, path: Path) -> str:
-    """Returns the format of the path's suffix; raises UserError if it cannot store the photo."""
-    file_format = output_format(path)
-    if file_format in OPAQUE and "A" in photo.image.mode:
+    if file_format in OPAQUE and "A" in mode:
         raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
     return file_format
