@@ -134,7 +134,7 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
         raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
     if left_out := {*_shown(image)} - {*images, *others}:
         folders = sum(path.is_dir() for path in left_out)
-        counts = f"{folders} folders, {len(left_out) - folders} files that are no images"
+        counts = f"{folders} folders, {len(left_out) - folders} files that are not images"
         print(f"left out of {image}: {counts}", file=sys.stderr)
     return jobs, failures
 
@@ -143,7 +143,7 @@ def pair_masks(images: list[Path], folder: Path, output: Path) -> tuple[list[Job
     """The jobs for images and their masks in `folder`, and errors for images without one.
 
     The masks of a.png are a.* and LaMa's a_mask*.*; outputs are named after masks. If images and
-    masks share a folder, a.* is no mask, and a_mask*.* no image.
+    masks share a folder, a.* is not a mask, and a_mask*.* not an image.
     """
     stems = {_stem(path) for path in images}
     shared = bool(images) and images[0].parent.samefile(folder)

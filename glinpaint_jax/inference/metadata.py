@@ -47,7 +47,7 @@ CLAIMS = (
 
 
 def read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image, source: Any) -> Metadata:
-    """`upright` is the image after its orientation has been applied.
+    """Reads what is to be kept. `upright` is the image after its orientation has been applied.
 
     `source` is its path or content, if it has one.
     """

@@ -108,9 +108,9 @@ def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "
     source = _as_input(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
-            has_channels = source.ndim == 3 and source.shape[2] <= 4
-            advice = "mask[..., 0]" if has_channels else "mask[0]"
-            advice = "mask > 0.5" if source.ndim == 2 else advice
+            advice = "mask > 0.5" if source.ndim == 2 else "mask[..., 0]"
+            if source.ndim > 2 and source.shape[-1] > 4:  # a batch
+                advice = "mask[0]"
             raise UserError(
                 f"the mask is {source.dtype} {source.shape}, must be bool [h, w], True = hole, or "
                 f"uint8 [h, w], white = hole; pass {advice}, for example"

@@ -106,7 +106,7 @@ def read_torch7(content: bytes) -> Weights:
         state = _make_state(modules, width)
         fill = [255 * float(mean[i]) for i in ((1, 2, 3) if isinstance(mean, dict) else range(3))]
     except DAMAGED:
-        raise UserError("it is no completion network of the authors, or is damaged") from None
+        raise UserError("it is not the authors' completion network, or is damaged") from None
     # The paper's network, whose holes had sides of 96..128 pixels.
     model = ModelConfig(width=width, output="sigmoid", padding="fill")
     mask = MaskConfig(kind="rectangle", max_size=128, max_delta=64, margin=0, fill=tuple(fill))
