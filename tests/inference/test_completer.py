@@ -133,10 +133,7 @@ def test_completions_are_blended_but_not_corrections_of_a_smooth_fill(weights):
         ({"weights": True, "method": "telea"}, "pass either weights or method='telea'"),
         ({"method": "magic"}, "must be one of auto, patches, network, smooth, telea"),
         ({"tile": 8}, "tile=8 must be a whole number of at least 16"),
-        *(
-            ({"max_megapixels": number}, f"max_megapixels={number!r} must be a number above 0")
-            for number in (0, float("nan"))
-        ),
+        ({"max_megapixels": float("nan")}, "max_megapixels=nan must be a number above 0"),
         ({"attempt": 5}, r"attempt=5 must be in 0\.\.4"),
         ({"attempt": 1, "method": "telea"}, "attempt=1 needs method auto or patches"),
         *(({"scale": scale}, "auto or a number above 0 and up to 1") for scale in (0, 1.5, "half")),
@@ -216,11 +213,9 @@ process.join(60)
 """
     result = execute([sys.executable, "-W", "ignore", "-c", code])
     assert (result.returncode, result.stderr) == (0, "")
-    messages = result.stdout.splitlines()
-    assert messages[0] == "weights must be a path, a name or a URL, not None"
-    assert messages[1].startswith("tile='a' must be a whole number")
-    assert messages[2] == "max_megapixels='a' must be a number above 0"
-    assert "forked from one that had made a Completer" in messages[3]
+    assert "forked from one that had made a Completer" in result.stdout
+    assert result.stdout.startswith("weights must be a path, a name or a URL, not None\ntile='a' m")
+    assert "\nmax_megapixels='a' must be a number above 0\n" in result.stdout
     PIL.Image.new("RGB", (4000, 2000)).save(tmp_path / "a.png")
     with pytest.raises(glinpaint_jax.UserError, match=r"8\.0 megapixels, at most 1 are allowed"):
         Completer(method="telea", max_megapixels=1)(tmp_path / "a.png", HOLE)

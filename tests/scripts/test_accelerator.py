@@ -64,10 +64,8 @@ def test_without_an_accelerator_nothing_is_measured(tmp_path):
 
 @pytest.mark.parametrize("layer", [ENCODER[1], DILATION_NECK[1], DECODER[2]], ids=str)
 def test_all_forms_of_a_layer_are_the_same_convolution(layer):
-    x, kernel = (
-        jax.random.normal(jax.random.key(0), shape)
-        for shape in ((2, 16, 24, 3), (layer.kernel, layer.kernel, 3, 5))
-    )
+    shapes = (2, 16, 24, 3), (layer.kernel, layer.kernel, 3, 5)
+    x, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in shapes)
     ours, *others = accelerator_parts.forms_of(layer, 2).values()
     assert len(others) == 1 + (layer.dilation > 1)
     for other in others:
