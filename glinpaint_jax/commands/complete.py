@@ -25,7 +25,7 @@ from glinpaint_jax.downloads import CHECKPOINT_HELP
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import check_folder_writable, report_unwritable, write_atomically
 from glinpaint_jax.inference.blend import KINDS
-from glinpaint_jax.inference.photos import check_storable, encode_photo, output_format, read_pair
+from glinpaint_jax.inference.photos import check_format, encode_photo, read_pair
 
 if TYPE_CHECKING:
     from glinpaint_jax.inference.completer import Completer
@@ -134,7 +134,7 @@ def find_jobs(image: Path, mask: Path | None, output: Path) -> tuple[list[Job], 
         raise UserError(f"no images in {image}; supported: {', '.join(FORMATS)}")
     if left_out := {*_shown(image)} - {*images, *others}:
         folders = sum(path.is_dir() for path in left_out)
-        counts = f"{folders} folders, {len(left_out) - folders} files that are no images"
+        counts = f"{folders} folders, {len(left_out) - folders} files that are not images"
         print(f"left out of {image}: {counts}", file=sys.stderr)
     return jobs, failures
 
@@ -143,7 +143,7 @@ def pair_masks(images: list[Path], folder: Path, output: Path) -> tuple[list[Job
     """The jobs for images and their masks in `folder`, and errors for images without one.
 
     The masks of a.png are a.* and LaMa's a_mask*.*; outputs are named after masks. If images and
-    masks share a folder, a.* is no mask, and a_mask*.* no image.
+    masks share a folder, a.* is not a mask, and a_mask*.* not an image.
     """
     stems = {_stem(path) for path in images}
     shared = bool(images) and images[0].parent.samefile(folder)
@@ -180,7 +180,7 @@ def split_jobs(jobs: list[Job], overwrite: bool) -> tuple[list[Job], list[str]]:
 def check_output(job: Job, overwrite: bool) -> None:
     """Raises UserError if the output cannot be written, or would replace a file it must not."""
     image, mask, output = job
-    output_format(output)
+    check_format(output)
     with report_unwritable(output):  # its name may be too long
         if output.is_dir():
             raise UserError(f"{output} is a folder, must be a file; change --output")
@@ -216,7 +216,7 @@ def complete_file(completer: "Completer", job: Job, arguments: argparse.Namespac
     image, mask, output = job
     flags = arguments.invert_mask, arguments.resize_mask, arguments.dilate_mask
     photo, hole, doubt = read_pair(image, mask, *flags, arguments.max_megapixels * 10**6)
-    check_storable(photo, output)
+    check_format(output, photo.image.mode)
     if doubt:
         may_invert = doubt.endswith("inverted?") and not arguments.invert_mask
         advice = " If so, pass --invert-mask." if may_invert else ""

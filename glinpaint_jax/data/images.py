@@ -51,6 +51,8 @@ def open_image(
 ) -> PIL.Image.Image:
     """Opens and loads an image, without transposing it. Allows 16-bit channels only if asked to."""
     if isinstance(source, PIL.Image.Image):
+        if 0 in source.size:  # PIL opens no such files
+            raise UserError(f"images need pixels, this one is {source.width}x{source.height}")
         if not allow_16_bits:
             _check_depth(source, "the image")
         try:

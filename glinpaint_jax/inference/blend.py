@@ -58,11 +58,10 @@ def _blend_one(completed: Image, hole: Hole) -> Image:
     # A hole that spans the image also reaches the mirrored border, but OpenCV needs a valid frame.
     for frame in (mask[:MARGIN], mask[-MARGIN:], mask[:, :MARGIN], mask[:, -MARGIN:]):
         frame[:] = 0
-    if not mask.any():  # the image is only a few pixels large
-        return completed
     destination = cv2.inpaint(source, mask, 1, cv2.INPAINT_TELEA)
     column, row, columns, rows = cv2.boundingRect(mask)
-    if min(columns, rows) <= 2 * ERODED:  # only rim; OpenCV fails for the narrowest masks
+    # Only rim, or nothing in an image of a few pixels; OpenCV fails for the narrowest masks.
+    if min(columns, rows) <= 2 * ERODED:
         return destination[top : top + height, left : left + width]
     center = (column + columns // 2, row + rows // 2)
     cloned = cv2.seamlessClone(source, destination, mask * 255, center, cv2.NORMAL_CLONE)

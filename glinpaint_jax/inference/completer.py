@@ -72,11 +72,13 @@ class Completer:
         scale: int | float | str = "auto",
         method: str | None = None,
         attempt: int = 0,
-        max_megapixels: int = MAX_PIXELS // 10**6,
+        max_megapixels: int | float = MAX_PIXELS // 10**6,
     ):
         check_process()
         if not isinstance(tile, int) or tile < MIN_TILE:
             raise UserError(f"tile={tile!r} must be a whole number of at least {MIN_TILE} pixels")
+        if not isinstance(max_megapixels, int | float) or not max_megapixels > 0:
+            raise UserError(f"max_megapixels={max_megapixels!r} must be a number above 0")
         if weights is not None and method is not None:
             raise UserError(f"pass either weights or method={method!r}")
         if weights is None:

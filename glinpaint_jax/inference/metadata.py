@@ -16,7 +16,9 @@ import PIL.ExifTags
 import PIL.Image
 import PIL.PngImagePlugin
 
-Metadata = dict[str, Any]  # named as in PIL's info, besides "iptc", "text", "colors" and "lossless"
+# Named as in PIL's info, besides "iptc", "text", "colors", "lossless" and "lost": names of what
+# cannot be kept although somebody may miss it.
+Metadata = dict[str, Any]
 
 Tag = PIL.ExifTags.Base
 DESCRIPTIVE_TAGS = (  # of a TIFF file; others say how its pixels are stored
@@ -44,13 +46,10 @@ CLAIMS = (
 )
 
 
-def read_metadata(
-    image: PIL.Image.Image, upright: PIL.Image.Image, source: Any
-) -> tuple[Metadata, list[str]]:
-    """Returns what is to be kept, and names what cannot be kept although somebody may miss it.
+def read_metadata(image: PIL.Image.Image, upright: PIL.Image.Image, source: Any) -> Metadata:
+    """Reads what is to be kept. `upright` is the image after its orientation has been applied.
 
-    `upright` is the image after its orientation has been applied; `source` is its path or content,
-    if it has one.
+    `source` is its path or content, if it has one.
     """
     info, texts, chunks = upright.info, getattr(image, "text", {}), {}
     if image.format in ("PNG", "WEBP") and isinstance(source, str | Path | io.BytesIO):
@@ -71,8 +70,9 @@ def read_metadata(
         "text": {name: texts[name] for name in texts if name not in (XMP_CHUNK, EXIF_CHUNK)},
         "colors": {name: chunks[name] for name in COLOR_CHUNKS if name in chunks},
         "lossless": image.format in LOSSLESS or b"VP8L" in chunks,
+        "lost": lost,
     }
-    return {name: value for name, value in metadata.items() if value}, lost
+    return {name: value for name, value in metadata.items() if value}
 
 
 def _read_exif(image: PIL.Image.Image, upright: PIL.Image.Image) -> bytes | None:

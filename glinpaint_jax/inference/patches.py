@@ -13,7 +13,7 @@ from types import ModuleType
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 
 from glinpaint_jax.inference.boxes import grow, label_holes, split_box
 from glinpaint_jax.inference.photos import Hole, Image
@@ -77,7 +77,7 @@ def _fill_tiles(
         crop = context.slices
         known, here = ~left[crop], np.zeros(context.size, bool)
         here[tile.moved(-context.top, -context.left).slices] = hole[tile.slices]
-        if _count_patches(known) < MIN_PATCHES:
+        if cv2.countNonZero(_erode(known, RADIUS)) < MIN_PATCHES:
             continue
         if plain and is_plain(image[crop], known, here):
             filled = fill_plain(image[crop], known, here)
@@ -93,11 +93,6 @@ def _fill_tiles(
     return image, left
 
 
-def _count_patches(known: Hole) -> int:
-    patch = np.ones((2 * RADIUS + 1,) * 2, np.uint8)
-    return cv2.countNonZero(cv2.erode(known.view(np.uint8), patch, borderValue=0))
-
-
 def is_plain(image: Image, known: Hole, hole: Hole) -> bool:
     """Whether the known colors around the hole are a quadratic gradient, apart from grain."""
     near = cv2.dilate(hole.view(np.uint8), np.ones((2 * RING + 1,) * 2, np.uint8)) > 0
@@ -110,24 +105,16 @@ def is_plain(image: Image, known: Hole, hole: Hole) -> bool:
 
 
 def fill_plain(image: Image, known: Hole, hole: Hole) -> Image:
-    """Fills the hole smoothly, with the grain of its surroundings."""
-    grain = image - cv2.GaussianBlur(image.astype(np.float32), (0, 0), GRAIN_SIGMA)
-    filled = smooth_fill_photo(image, ~known) + _move_grain(grain, known, hole)
-    return np.rint(filled).clip(0, 255).astype(np.uint8)
-
-
-def _move_grain(
-    grain: Float[np.ndarray, "h w 3"], known: Hole, hole: Hole
-) -> Float[np.ndarray, "h w 3"]:
-    """The grain beside the hole, moved into it; 0 where it is unknown.
+    """Fills the hole smoothly, and moves the grain beside it into it, where it is known.
 
     From the side where most is known or, of several, from the one with the least contrast: behind
     the plain surroundings of a hole there may be a horizon.
     """
-    reach = np.ones((2 * round(2 * GRAIN_SIGMA) + 1,) * 2, np.uint8)
-    usable = cv2.erode(known.view(np.uint8), reach, borderValue=0)  # where no hole was blurred in
+    grain = image - cv2.GaussianBlur(image.astype(np.float32), (0, 0), GRAIN_SIGMA)
+    reach = round(2 * GRAIN_SIGMA)
+    usable = _erode(known, reach)  # where no hole was blurred in
     _, _, width, height = cv2.boundingRect(hole.view(np.uint8))
-    down, right = height + len(reach), width + len(reach)
+    down, right = height + 2 * reach + 1, width + 2 * reach + 1
     moves = [(down, 0), (-down, 0), (0, right), (0, -right)]
 
     def usable_share(move: tuple[int, int]) -> tuple[float, float]:
@@ -135,7 +122,14 @@ def _move_grain(
         return round(float(_move(usable, move)[hole].mean()), 2), -contrast
 
     best = max(moves, key=usable_share)
-    return _move(grain, best) * _move(usable, best)[..., None]
+    moved = _move(grain, best) * _move(usable, best)[..., None]
+    return np.rint(smooth_fill_photo(image, ~known) + moved).clip(0, 255).astype(np.uint8)
+
+
+def _erode(known: Hole, radius: int) -> UInt8[np.ndarray, "h w"]:
+    """1 where all pixels in the square of that radius are known."""
+    square = np.ones((2 * radius + 1,) * 2, np.uint8)
+    return cv2.erode(known.view(np.uint8), square, borderValue=0)
 
 
 def _move(array: np.ndarray, by: tuple[int, int]) -> np.ndarray:

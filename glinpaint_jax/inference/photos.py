@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,9 @@ class Photo:
     """An upright image of mode L, LA, RGB or RGBA, with its file's format and metadata."""
 
     image: PIL.Image.Image
-    file_format: str
-    metadata: Metadata = field(default_factory=dict)
+    file_format: str  # "" for images made in memory
+    metadata: Metadata
     orientation: int = 1  # of the file's pixels, as in EXIF
-    lost: list[str] = field(default_factory=list)  # what cannot be kept
 
     @property
     def rgb(self) -> Image:
@@ -74,44 +73,44 @@ def read_pair(
     and the alpha is dropped. The hole is inverted, stretched to the photograph and grown by
     `dilate` pixels, in this order. Raises UserError for what cannot be completed.
     """
-    photo = read_photo(image, max_pixels)
-    names = [_name(image, "the image"), _name(mask, "its mask")]
-    hole = _read_hole(mask, photo, names[0], max_pixels)
+    photo, name = read_photo(image, max_pixels), _name(image, "the image")
     if mask is None:
+        if "A" not in photo.image.mode:
+            raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
+        hole = np.array(photo.image.getchannel("A")) < 255
         opaque = photo.image.convert(photo.image.mode.removesuffix("A"))
         photo = dataclasses.replace(photo, image=opaque)
-    is_sideways = photo.orientation in SIDEWAYS
-    turned = is_sideways and hole.shape == photo.image.size != hole.shape[::-1]
+    else:
+        hole = _read_hole(mask, photo, max_pixels)
+    width, height = photo.image.size
+    turned = photo.orientation in SIDEWAYS and hole.shape == (width, height) != (height, width)
     if turned:
         stored = PIL.Image.fromarray(hole)
         stored.getexif()[Tag.Orientation] = photo.orientation
         hole = np.array(PIL.ImageOps.exif_transpose(stored))
-    sizes = [f"{width}x{height}" for width, height in (photo.image.size, hole.shape[::-1])]
-    if sizes[0] != sizes[1] and not resize:
+    if hole.shape != (height, width) and not resize:
+        found = f"{_name(mask, 'its mask')} {hole.shape[1]}x{hole.shape[0]}"
         raise UserError(
-            f"{names[0]} is {sizes[0]}, {names[1]} {sizes[1]}; make them the same size, or stretch "
-            "the mask (--resize-mask)"
+            f"{name} is {width}x{height}, {found}; make them the same size, or stretch the mask "
+            "(--resize-mask)"
         )
-    hole = resize_hole(~hole if invert else hole, photo.image.height, photo.image.width)
-    hole = dilate_hole(hole, dilate)
+    hole = dilate_hole(resize_hole(~hole if invert else hole, height, width), dilate)
+    lost = " and ".join(photo.metadata.get("lost", []))
     doubts = [
         "the mask fits the photograph before its orientation is applied, so it was turned" * turned,
-        f"the photograph's {' and '.join(photo.lost)} cannot be kept" * bool(photo.lost),
+        f"the photograph's {lost} cannot be kept" * bool(lost),
         describe_doubt(hole) or "",
     ]
     return photo, hole, "; ".join(filter(None, doubts)) or None
 
 
-def _read_hole(source: Any, photo: Photo, name: str, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
-    """Reads a mask or, if it is None, the alpha of a photograph of that name."""
-    if source is None:
-        if "A" not in photo.image.mode:
-            raise UserError(f"{name} has no alpha, its mode is {photo.image.mode}; pass --mask")
-        return np.array(photo.image.getchannel("A")) < 255
+def _read_hole(source: Any, photo: Photo, max_pixels: int) -> Bool[np.ndarray, "_ _"]:
     source = _as_input(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype not in (bool, np.uint8):
             advice = "mask > 0.5" if source.ndim == 2 else "mask[..., 0]"
+            if source.ndim > 2 and source.shape[-1] > 4:  # a batch
+                advice = "mask[0]"
             raise UserError(
                 f"the mask is {source.dtype} {source.shape}, must be bool [h, w], True = hole, or "
                 f"uint8 [h, w], white = hole; pass {advice}, for example"
@@ -139,6 +138,8 @@ def _as_rgb(array: np.ndarray) -> str:
     shape = array.shape
     if array.dtype != np.uint8:
         return "np.rint(255 * image).astype(np.uint8), if it is in 0..1"
+    if len(shape) == 4:
+        return "image[0]"
     if len(shape) == 2:
         return "np.dstack(3 * [image])"
     if len(shape) == 3 and shape[0] == 3:
@@ -162,16 +163,16 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
                 f"the image is {source.dtype} {source.shape}, must be uint8 [h, w, 3]; pass "
                 f"{_as_rgb(source)}, for example"
             )
-        return Photo(PIL.Image.fromarray(source), "")
+        source = PIL.Image.fromarray(source)
     image = open_image(source, max_pixels=max_pixels)
     path = _name(source, "the image")
-    # Images made in memory have no format. MPO: a phone's JPEG with more pictures after the first.
+    # MPO: a phone's JPEG with more pictures after the first.
     file_format = {None: "", "MPO": "JPEG"}.get(image.format, image.format)
     if file_format and file_format not in FORMATS.values():
         raise UserError(unsupported(path, file_format))
     try:
         upright = PIL.ImageOps.exif_transpose(image)
-        metadata, lost = read_metadata(image, upright, source)
+        metadata = read_metadata(image, upright, source)
     except DAMAGED as error:
         raise UserError(
             f"{path} has damaged EXIF data ({error}); remove it from the file"
@@ -186,7 +187,7 @@ def read_photo(source: Any, max_pixels: int = MAX_PIXELS) -> Photo:
         raise UserError(
             f"{path} has the color mode {upright.mode}, must be RGB, RGBA or gray; convert it"
         )
-    return Photo(upright, file_format, metadata, image.getexif().get(Tag.Orientation, 1), lost)
+    return Photo(upright, file_format, metadata, image.getexif().get(Tag.Orientation, 1))
 
 
 def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
@@ -195,7 +196,7 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     `quality` applies to JPEG, and to WebP unless the photo came from a lossless format. Raises
     UserError if the suffix is unknown or the format cannot store the photo.
     """
-    file_format = check_storable(photo, path)
+    file_format = check_format(path, photo.image.mode)
     buffer = io.BytesIO()
     try:
         options = save_options(photo.metadata, file_format, quality)
@@ -208,16 +209,14 @@ def encode_photo(photo: Photo, path: Path, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def output_format(path: Path) -> str:
-    """Returns the format of the path's suffix; raises UserError if it is unknown."""
-    if path.suffix.lower() not in FORMATS:
+def check_format(path: Path, mode: str = "RGB") -> str:
+    """Returns the format of the path's suffix.
+
+    Raises UserError if it is unknown, or cannot store images of that mode.
+    """
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
         raise UserError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]
-
-
-def check_storable(photo: Photo, path: Path) -> str:
-    """Returns the format of the path's suffix; raises UserError if it cannot store the photo."""
-    file_format = output_format(path)
-    if file_format in OPAQUE and "A" in photo.image.mode:
+    if file_format in OPAQUE and "A" in mode:
         raise UserError(f"{path}: {file_format} cannot store the image's alpha; write a PNG")
     return file_format

@@ -26,16 +26,11 @@ def plan_regions(hole: Hole, tile: int) -> list[tuple[Box, Box]]:
     for group in group_holes(hole, RECEPTIVE_RADIUS - 2 * STRIDE, STRIDE):
         for square in split_box(group, tile, hole):
             kept = box_around(hole, square)
-            regions.append((crop_around(kept, hole.shape), kept))
+            top, left, bottom, right = grow(kept, RECEPTIVE_RADIUS, hole.shape)
+            top, left = top // STRIDE * STRIDE, left // STRIDE * STRIDE
+            side = -(-max(bottom - top, right - left) // SIZE_STEP) * SIZE_STEP
+            regions.append((Box(top, left, top + side, left + side), kept))
     return regions
-
-
-def crop_around(box: Box, shape: tuple[int, int]) -> Box:
-    """A square that holds the box and the receptive radius around it, as far as the image goes."""
-    top, left, bottom, right = grow(box, RECEPTIVE_RADIUS, shape)
-    top, left = top // STRIDE * STRIDE, left // STRIDE * STRIDE
-    side = -(-max(bottom - top, right - left) // SIZE_STEP) * SIZE_STEP
-    return Box(top, left, top + side, left + side)
 
 
 def cut(array: np.ndarray, crop: Box) -> tuple[np.ndarray, tuple[int, int]]:

@@ -106,7 +106,7 @@ def read_torch7(content: bytes) -> Weights:
         state = _make_state(modules, width)
         fill = [255 * float(mean[i]) for i in ((1, 2, 3) if isinstance(mean, dict) else range(3))]
     except DAMAGED:
-        raise UserError("it is no completion network of the authors, or is damaged") from None
+        raise UserError("it is not the authors' completion network, or is damaged") from None
     # The paper's network, whose holes had sides of 96..128 pixels.
     model = ModelConfig(width=width, output="sigmoid", padding="fill")
     mask = MaskConfig(kind="rectangle", max_size=128, max_delta=64, margin=0, fill=tuple(fill))
@@ -154,8 +154,7 @@ def _take(numbered: Iterator[tuple[int, Fields]], *kinds: str) -> Fields:
 
 def _read_kernel(conv: Fields, layer: Layer, channels: int, features: int) -> np.ndarray:
     """Returns the kernel as PyTorch has it, too, if the convolution is that of our row."""
-    padding = 1 if layer.transposed else layer.dilation * (layer.kernel // 2)
-    wanted = {"d": layer.stride, "pad": padding, "dilation": layer.dilation, "adj": 0}
+    wanted = {"d": layer.stride, "pad": layer.padding, "dilation": layer.dilation, "adj": 0}
     for side, value in ((name + side, value) for name, value in wanted.items() for side in "WH"):
         if (found := conv.get(side, DEFAULTS.get(side))) != value:
             raise UserError(f"its {layer.name} has {side}={found}, must be {value}")

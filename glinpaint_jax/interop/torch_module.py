@@ -30,12 +30,9 @@ def make_layers(table: tuple[Layer, ...], channels: int, width: int) -> dict[str
     """Builds convolution, batch norm and ReLU for each row, by name."""
     layers = {}
     for layer in table:
-        features, shape = layer.features(width), (layer.kernel, layer.stride)
-        if layer.transposed:
-            conv = nn.ConvTranspose2d(channels, features, *shape, padding=1, bias=False)
-        else:
-            padding = layer.dilation * (layer.kernel // 2)
-            conv = nn.Conv2d(channels, features, *shape, padding, layer.dilation, bias=False)
+        features, shape = layer.features(width), (layer.kernel, layer.stride, layer.padding)
+        make_conv = nn.ConvTranspose2d if layer.transposed else nn.Conv2d
+        conv = make_conv(channels, features, *shape, dilation=layer.dilation, bias=False)
         layers[layer.name] = named(conv=conv, bn=nn.BatchNorm2d(features), relu=nn.ReLU())
         channels = features
     return layers
@@ -76,9 +73,7 @@ class SmoothFill(nn.Module):
 
     def __init__(self):
         super().__init__()
-        neighbors = torch.zeros(4, 1, 3, 3)  # left, right, above, below
-        for i, (row, column) in enumerate(((1, 0), (1, 2), (0, 1), (2, 1))):
-            neighbors[i, 0, row, column] = 1
+        neighbors = torch.eye(9)[[3, 5, 1, 7]].reshape(4, 1, 3, 3)  # left, right, above, below
         between = torch.zeros(4, 1, 2, 2)  # sums only the links that leave a block of 2x2 pixels
         between[0, 0, :, 0] = between[1, 0, :, 1] = between[2, 0, 0] = between[3, 0, 1] = 1
         self.register_buffer("neighbors", neighbors)

@@ -33,6 +33,11 @@ class Layer(NamedTuple):
     transposed: bool = False
     block_side: int = 0  # of the output, in pixels, if computed on blocks (blocks.py); 0: never
 
+    @property
+    def padding(self) -> int:
+        """As PyTorch counts it."""
+        return 1 if self.transposed else self.dilation * (self.kernel // 2)
+
     def features(self, width: int) -> int:
         return int(self.width_multiple * width)
 
@@ -77,8 +82,7 @@ class Conv(nn.Module):
         elif layer.transposed:
             y = conv_transpose_4x4_stride2(x, kernel)
         else:
-            padding = layer.dilation * (layer.kernel // 2)
-            y = conv2d(x, kernel, layer.stride, layer.dilation, padding)
+            y = conv2d(x, kernel, layer.stride, layer.dilation, layer.padding)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += jnp.tile(bias, y.shape[-1] // self.features).reshape(1, 1, 1, -1)

@@ -99,13 +99,12 @@ def layers(config: Config) -> list[tuple[str, dict[str, Conv], float, Any, Any]]
 def forms_of(layer: Layer, side: int) -> dict[str, Conv]:
     """Ways to compute a layer; only ours if the others would be the same program."""
     if layer.transposed:
-        plain = partial(conv, pads=((2, 2), (2, 2)), zeros=1)
+        plain = partial(conv, pads=(2, 2), zeros=1)
         return {"ours": conv_transpose_4x4_stride2, "plain": plain}
     shape = {"stride": layer.stride, "dilation": layer.dilation}
-    padding = layer.dilation * (layer.kernel // 2)
-    forms = {"ours": partial(conv2d, padding=padding, **shape)}
+    forms = {"ours": partial(conv2d, padding=layer.padding, **shape)}
     if layer.dilation > 1 or side // layer.stride < layer.kernel:
-        forms["plain"] = partial(conv, pads=((padding, padding),) * 2, **shape)
+        forms["plain"] = partial(conv, pads=(layer.padding, layer.padding), **shape)
     if layer.dilation > 1:
         forms["split"] = partial(conv_of_split_pixels, step=layer.dilation)
     return forms

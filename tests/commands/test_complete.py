@@ -117,7 +117,7 @@ def test_folders_skip_and_report_broken_images(whiten, files, capsys):
     PIL.Image.new("L", (100, 80)).save(files / "masks" / "text.png")
     PIL.Image.new("L", (50, 50), 255).save(files / "masks" / "rocket.bmp")
     lines = whiten(image="images", mask="masks", output="out").splitlines()
-    assert lines.pop(0) == f"left out of {files}/images: 0 folders, 1 files that are no images"
+    assert lines.pop(0) == f"left out of {files}/images: 0 folders, 1 files that are not images"
     assert len(lines) == 4 and all(line.startswith(f"error: {files}/images/") for line in lines)
     assert lines[0].endswith(
         "phone.HEIC is HEIC, must be JPEG, PNG, WebP, TIFF or BMP; save it as JPEG or PNG first"
@@ -133,7 +133,7 @@ def test_an_interrupted_folder_goes_on(whiten, files, monkeypatch, capsys):
     os.mkfifo(files / "images" / "pipe.png")
     monkeypatch.setattr(command, "SECONDS_PER_LINE", 0)
     said = whiten("--skip-existing", image="images", mask="masks", output="out")
-    assert said.splitlines()[-1] == "0 of 1 images" and "1 files that are no images" in said
+    assert said.splitlines()[-1] == "0 of 1 images" and "1 files that are not images" in said
     assert (files / "out" / "coffee.png").read_bytes() == b"of an earlier run"
     assert (pixels(files / "out" / "rocket.png")[HOLE] == 255).all()
     assert whiten("--skip-existing", image="images", mask="masks", output="out").count("\n") == 1

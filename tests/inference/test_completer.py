@@ -133,6 +133,7 @@ def test_completions_are_blended_but_not_corrections_of_a_smooth_fill(weights):
         ({"weights": True, "method": "telea"}, "pass either weights or method='telea'"),
         ({"method": "magic"}, "must be one of auto, patches, network, smooth, telea"),
         ({"tile": 8}, "tile=8 must be a whole number of at least 16"),
+        ({"max_megapixels": float("nan")}, "max_megapixels=nan must be a number above 0"),
         ({"attempt": 5}, r"attempt=5 must be in 0\.\.4"),
         ({"attempt": 1, "method": "telea"}, "attempt=1 needs method auto or patches"),
         *(({"scale": scale}, "auto or a number above 0 and up to 1") for scale in (0, 1.5, "half")),
@@ -158,8 +159,12 @@ def test_wrong_options_are_rejected(options, message, weights):
         (PHOTO.transpose(2, 0, 1), HOLE, r"pass image\.transpose\(1, 2, 0\)"),
         (np.uint8(7), HOLE, r"image is uint8 \(\), must be uint8 \[h, w, 3\]"),
         (PHOTO.tolist(), HOLE, "must be paths, PIL images or arrays, not list; .*one by one"),
+        (PHOTO[None], HOLE, r"must be uint8 \[h, w, 3\]; pass image\[0\], for"),
+        (PHOTO, HOLE[None], r"must be bool \[h, w\].*pass mask\[0\], for"),
+        (PHOTO[:0], HOLE[:0], "images need pixels, this one is 100x0"),
+        (PHOTO, np.zeros((0, 5), np.uint8), "images need pixels, this one is 5x0"),
+        (PHOTO, HOLE[:0], "the image is 100x80, its mask 100x0"),
     ],
-    ids=["float mask", "3-d mask", "float", "gray", "1 channel", "RGBA", "CHW", "scalar", "list"],
 )
 def test_other_inputs_are_rejected(image, mask, message, completer):
     with pytest.raises(glinpaint_jax.UserError, match=message):
@@ -201,6 +206,7 @@ def work(call, *arguments, **options):
         print(error, flush=True)
 work(Completer.load, None)
 work(Completer, tile="a")
+work(Completer, max_megapixels="a")
 process = multiprocessing.get_context("fork").Process(target=work, args=(completer, image, hole))
 process.start()
 process.join(60)
@@ -209,6 +215,7 @@ process.join(60)
     assert (result.returncode, result.stderr) == (0, "")
     assert "forked from one that had made a Completer" in result.stdout
     assert result.stdout.startswith("weights must be a path, a name or a URL, not None\ntile='a' m")
+    assert "\nmax_megapixels='a' must be a number above 0\n" in result.stdout
     PIL.Image.new("RGB", (4000, 2000)).save(tmp_path / "a.png")
     with pytest.raises(glinpaint_jax.UserError, match=r"8\.0 megapixels, at most 1 are allowed"):
         Completer(method="telea", max_megapixels=1)(tmp_path / "a.png", HOLE)

@@ -229,7 +229,7 @@ def share_a_tensor(table):
     table["model"]["modules"][1]["weight"].storage = table["mean"]
 
 
-OTHER = "no completion network of the authors"
+OTHER = "not the authors' completion network"
 
 
 @pytest.mark.parametrize(
@@ -262,5 +262,5 @@ def test_other_files_are_rejected_in_one_line(alter, message, network, tmp_path)
 def test_truncated_files_are_rejected(share, path, tmp_path):
     content = path.read_bytes()
     (tmp_path / "a.t7").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"a\.t7: it is no.*or is damaged"):
+    with pytest.raises(UserError, match=r"a\.t7: it is not.*or is damaged"):
         load_weights(tmp_path / "a.t7")

@@ -5,10 +5,12 @@ import re
 import subprocess
 
 import accelerator_parts
+import jax
 import numpy as np
 import parity
 import pytest
 
+from glinpaint_jax.models.generator import DECODER, DILATION_NECK, ENCODER
 from glinpaint_jax.training.phases import Phase
 from tests.helpers.programs import ROOT
 
@@ -58,6 +60,16 @@ def test_without_an_accelerator_nothing_is_measured(tmp_path):
     assert "failed (no accelerator)" in report and "convolutions" not in report
     with pytest.raises(SystemExit, match=r"no accelerator.*--rehearse"):
         accelerator_parts.device(accelerator_parts.FULL, tmp_path)
+
+
+@pytest.mark.parametrize("layer", [ENCODER[1], DILATION_NECK[1], DECODER[2]], ids=str)
+def test_all_forms_of_a_layer_are_the_same_convolution(layer):
+    shapes = (2, 16, 24, 3), (layer.kernel, layer.kernel, 3, 5)
+    x, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in shapes)
+    ours, *others = accelerator_parts.forms_of(layer, 2).values()
+    assert len(others) == 1 + (layer.dilation > 1)
+    for other in others:
+        np.testing.assert_allclose(other(x, kernel), ours(x, kernel), rtol=0, atol=1e-4)
 
 
 def test_the_step_matches_the_stored_values():
