@@ -34,8 +34,11 @@ RANKS = {
     "__main__": 12,
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
-# Lines, at most. The goal for the package is 8,500: what comes next replaces something.
-BUDGETS = {"glinpaint_jax": 9_540, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
+# Lines, at most: what comes next replaces something.
+BUDGETS = {"glinpaint_jax": 9_510, "scripts": 1_800, "tests": 10_000, "docs": 1_500}
+ROOMS = {"commands": 890, "data": 1_690, "evaluation": 360, "inference": 1_170, "interop": 980}
+ROOMS |= {"models": 1_120, "runs": 890, "training": 800, "web": 380}
+BUDGETS |= {f"glinpaint_jax/{room}": lines for room, lines in ROOMS.items()}
 IMPORTS = (ast.Import, ast.ImportFrom)
 PURE = ["models", "training/losses.py", "training/phases.py", "evaluation/metrics.py"]
 
