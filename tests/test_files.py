@@ -8,17 +8,10 @@ import sys
 
 import pytest
 
-from glinpaint_jax import errors
+from glinpaint_jax import errors, files
 from glinpaint_jax.data.datasets import open_sources
 from glinpaint_jax.errors import UserError
-from glinpaint_jax.files import (
-    MANIFEST_NAME,
-    as_path,
-    find_damage,
-    lock_workdir,
-    require_unlocked,
-    write_manifest,
-)
+from glinpaint_jax.files import MANIFEST_NAME, find_damage
 from tests.helpers.programs import assert_rejected, run_here
 
 CONTENTS = {"a.txt": b"first", "deep/er/b": bytes(range(256)), "empty": b""}
@@ -29,7 +22,7 @@ def folder(tmp_path):
     for name, content in CONTENTS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    write_manifest(tmp_path)
+    files.write_manifest(tmp_path)
     return tmp_path
 
 
@@ -72,8 +65,8 @@ def test_where_no_files_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", fail)  # as on Lustre without the mount option `flock`
     warned = pytest.warns(UserWarning, match=r"cannot lock .* make sure no second run uses it")
-    with warned, lock_workdir(tmp_path):
-        require_unlocked(tmp_path)
+    with warned, files.lock_workdir(tmp_path):
+        files.require_unlocked(tmp_path)
 
 
 ANYWHERE = "must be on disk or gs://BUCKET/FOLDER; mount any other bucket, for example `mount-s3 "
@@ -102,7 +95,7 @@ def test_the_advice_on_a_missing_package_fits_how_we_are_installed(
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "glinpaint_jax" / "errors.py"))
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=rf"needs gcsfs.*{re.escape(advice)}$"):
-        as_path("gs://bucket/run")
+        files.as_path("gs://bucket/run")
 
 
 @pytest.mark.parametrize("spec", ["folder:gs://bucket/a:list.txt", "array_record:s3://bucket/*"])

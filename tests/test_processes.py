@@ -7,16 +7,8 @@ import pytest
 
 from glinpaint_jax import parallel, processes
 from glinpaint_jax.errors import UserError
-from tests.helpers.programs import (
-    ROOT,
-    SMALL,
-    STILL,
-    assert_rejected,
-    execute,
-    run,
-    start_processes,
-    wait_for,
-)
+from tests.helpers import programs
+from tests.helpers.programs import SMALL, STILL, assert_rejected, execute, start_processes, wait_for
 
 ENDLESS = ["glinpaint_jax.main", *STILL, "--config.num_steps=100000", "--config.checkpoint_every=1"]
 
@@ -36,15 +28,12 @@ def test_compiled_programs_and_downloads_share_a_cache(variable):
 def test_indivisible_batch_is_rejected_with_a_size_that_fits(mesh8):
     assert parallel.local_batch_size(16, 1, mesh8) == 16
     assert parallel.local_batch_size(32, 2, mesh8) == 32
-    for size, parts, wanted, remedy in (
-        (20, 1, "8 devices", 16),
-        (24, 2, "8 devices x 2 microbatches", 16),
-    ):
+    for size, parts, wanted in ((20, 1, "8 devices"), (24, 2, "8 devices x 2 microbatches")):
         with pytest.raises(UserError) as error:
             parallel.local_batch_size(size, parts, mesh8)
         assert str(error.value) == (
             f"config.global_batch_size is {size}, must be a multiple of the {wanted}; pass "
-            f"--config.global_batch_size={remedy}"
+            "--config.global_batch_size=16"
         )
 
 
@@ -92,7 +81,7 @@ def test_launch_slurm_gives_one_task_per_node_all_gpus(tasks, on_node, gpus, tmp
     slurm |= {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_GPUS_ON_NODE": on_node}
     result = subprocess.run(
         ["bash", "scripts/cluster/launch_slurm.sh", "--config", "c.py", "--workdir", "w"],
-        cwd=ROOT,
+        cwd=programs.ROOT,
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python"} | slurm,
         capture_output=True,
         text=True,
@@ -141,7 +130,8 @@ def test_if_one_process_dies_the_other_exits_and_both_resume(tmp_path):
         both = start_processes(2, *ENDLESS, f"--workdir={workdir}")
         wait_for_step_after(before, workdir, both)
         if victim == 1:
-            assert_rejected(run(*both[1].process.args[2:]), f"{workdir} is in use by another run")
+            second = programs.run(*both[1].process.args[2:])
+            assert_rejected(second, f"{workdir} is in use by another run")
             wait_for_step_after(newest(workdir), workdir, both)
         both[victim].process.kill()
         results = [started.result(120) for started in both]

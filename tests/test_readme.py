@@ -38,10 +38,8 @@ def test_readme_is_short():
 def test_table_points_to_the_lines_it_names(row):
     names, path, first, last = row
     path, names = ROOT / "glinpaint_jax" / path, re.findall(r"`(.*?)`", names)
-    assert (int(first), int(last)) == (
-        find_lines(path, names[0])[0],
-        find_lines(path, names[-1])[1],
-    )
+    assert int(first) == find_lines(path, names[0])[0]
+    assert int(last) == find_lines(path, names[-1])[1]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

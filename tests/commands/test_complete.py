@@ -105,10 +105,8 @@ def test_flags_are_those_of_the_completer(files):
     assert (expected != pixels(files / "none.png")).any()
     PIL.Image.fromarray(np.pad(np.ones((70, 90), bool), 5)).save(files / "large.png")
     large = flags(files, mask="large.png", output="large_filled.png")
-    assert (
-        "large_filled.png: a hole is about"
-        in run_here("complete", "--method=network", *large).stderr
-    )
+    result = run_here("complete", "--method=network", *large)
+    assert "large_filled.png: a hole is about" in result.stderr
 
 
 def test_folders_skip_and_report_broken_images(whiten, files, capsys):

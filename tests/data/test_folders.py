@@ -58,11 +58,9 @@ def found(root, eval_source=""):
     ],
 )
 def test_layouts_are_found_and_lists_only_used_if_named(train, val, name, tmp_path):
-    create(tmp_path, *(f"{train}/{path}" for path in PLACES), f"{val}/a/1.jpg", f"{val}/2.jpg")
-    assert open_parts(tmp_path) == [
-        [f"{train}/{path}" for path in PLACES],
-        [f"{val}/2.jpg", f"{val}/a/1.jpg"],
-    ]
+    photos = [f"{train}/{path}" for path in PLACES]
+    create(tmp_path, *photos, f"{val}/a/1.jpg", f"{val}/2.jpg")
+    assert open_parts(tmp_path) == [photos, [f"{val}/2.jpg", f"{val}/a/1.jpg"]]
     expected = f"folder:{tmp_path} (layout: {name}): 5 training images; evaluation: val 2"
     assert found(tmp_path) == expected
     lists = ["meta/places365_train.csv", "meta/val.txt", "x_test.txt"]
@@ -74,7 +72,7 @@ def test_layouts_are_found_and_lists_only_used_if_named(train, val, name, tmp_pa
     spec = f"folder:{{0}}/{train}:../meta/places365_train.csv"
     with pytest.warns(UserWarning, match=r"data.eval_source holds the training images"):
         parts = open_parts(tmp_path, spec, f"folder:{{0}}/{train}:{{0}}/meta/val.txt")
-    assert parts == [[f"{train}/{PLACES[1]}"], [f"{train}/{PLACES[1]}"]]
+    assert parts == [[photos[1]], [photos[1]]]
 
 
 def test_unused_folders_and_celebas_list_of_parts_beside_a_layout_are_ignored(tmp_path):

@@ -5,16 +5,9 @@ import numpy as np
 import pytest
 
 from glinpaint_jax.config import DataConfig
+from glinpaint_jax.data import pipeline
 from glinpaint_jax.data.folders import FolderSource
-from glinpaint_jax.data.pipeline import (
-    MAX_FAILED,
-    MIN_INDEX_SHUFFLE,
-    FailureLog,
-    crop_and_resize,
-    eval_batches,
-    record_numbers,
-    train_batches,
-)
+from glinpaint_jax.data.pipeline import FailureLog
 from glinpaint_jax.data.sources import HoldOut
 from glinpaint_jax.errors import UserError
 from tests.helpers.configs import make_small_config
@@ -29,8 +22,8 @@ def test_each_epoch_contains_every_image_once_in_a_new_order(small_config):
 
 
 def test_large_sources_are_shuffled_each_epoch():
-    length = MIN_INDEX_SHUFFLE + 10
-    stream = record_numbers(length, 0)
+    length = pipeline.MIN_INDEX_SHUFFLE + 10
+    stream = pipeline.record_numbers(length, 0)
     epochs = [np.array([stream[i] for i in range(e * length, (e + 1) * length)]) for e in (0, 1)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
@@ -42,13 +35,11 @@ def test_startup_cost_does_not_grow_with_the_number_of_records(small_config):
         def __getitem__(self, index):
             return super().__getitem__(index % 251)
 
-    peaks = []
+    share, peaks = {"local_batch_size": 4, "process": 1, "count": 2}, []
     for length in (100_000, 8_000_000):
         tracemalloc.start()
         source = HoldOut(Large(length), 1000, held_out=False)
-        stream = train_batches(
-            source, small_config, start=length * 3 // 2, local_batch_size=4, process=1, count=2
-        )
+        stream = pipeline.train_batches(source, small_config, start=length * 3 // 2, **share)
         next(stream), next(stream)
         stream.close()
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -73,20 +64,17 @@ def test_the_stream_never_changes():
 
 
 def test_the_seed_changes_the_stream_and_repeated_images_get_new_holes(small_config):
-    first, other = (
-        take(Numbered(12), config, 4) for config in (small_config, make_small_config(seed=1))
-    )
-    assert numbers(first) != numbers(other)
+    first = numbers(take(Numbered(12), small_config, 4))
+    assert first != numbers(take(Numbered(12), make_small_config(seed=1), 4))
     boxes = [tuple(b) for batch in take(Numbered(1), small_config, 8) for b in batch["bbox"]]
     assert len(set(boxes)) > 20
 
 
 def test_the_stream_can_start_at_any_example_and_processes_split_it(small_config):
-    whole = take(Numbered(7), small_config, 6)
-    assert_equal(whole[2:], take(Numbered(7), small_config, 4, start=8))
-    parts = [
-        take(Numbered(7), small_config, 6, local_batch_size=2, process=i, count=2) for i in (0, 1)
-    ]
+    source = Numbered(7)
+    whole = take(source, small_config, 6)
+    assert_equal(whole[2:], take(source, small_config, 4, start=8))
+    parts = [take(source, small_config, 6, local_batch_size=2, process=i, count=2) for i in (0, 1)]
     together = [
         {name: np.concatenate([first[name], second[name]]) for name in first}
         for first, second in zip(*parts, strict=True)
@@ -114,7 +102,7 @@ def test_more_than_ten_and_one_percent_broken_images_end_the_run():
 
     log = FailureLog(lambda _: None)
     for _ in range(5):
-        read(100, range(MAX_FAILED))  # the same ones
+        read(100, range(pipeline.MAX_FAILED))  # the same ones
     with pytest.raises(UserError, match=r"11 of 600 images cannot be used: over 1% and over 10"):
         read(100, [99])
     log = FailureLog((lines := []).append)
@@ -140,7 +128,7 @@ def positions(shape, crop, config, draws=300):
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     picture = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
     rng = np.random.default_rng(0)
-    crops = [crop_and_resize(picture, 32, config, rng) for _ in range(draws)]
+    crops = [pipeline.crop_and_resize(picture, 32, config, rng) for _ in range(draws)]
     assert {crop.shape for crop in crops} == {(32, 32, 3)}
     return crops
 
@@ -175,7 +163,7 @@ def gather_eval(config, length, count, local_batch_size):
     found, lengths = [], set()
     for process in range(count):
         share = {"local_batch_size": local_batch_size, "process": process, "count": count}
-        batches = list(eval_batches(Numbered(length), config, **share))
+        batches = list(pipeline.eval_batches(Numbered(length), config, **share))
         lengths.add(len(batches))
         for batch in batches:
             found += [

@@ -22,10 +22,8 @@ def write_all(folder, spec, shards=2, max_side=0):
     """Writes all shards of a source in this process; returns their entries."""
     source = open_first(spec).train
     folder.mkdir(exist_ok=True)
-    return [
-        write_shard(folder / name, max_side, source, span)
-        for name, span in spans(len(source), shards).items()
-    ]
+    parts = spans(len(source), shards).items()
+    return [write_shard(folder / name, max_side, source, span) for name, span in parts]
 
 
 def records(folder):

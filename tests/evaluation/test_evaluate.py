@@ -138,10 +138,8 @@ def test_the_patch_distance_is_a_mean_of_wasserstein_distances(scored):
     directions /= np.linalg.norm(directions, axis=0)
     for i in range(2):
         centers = 3 * np.argwhere(mask[i, 3:-3:3, 3:-3:3, 0])
-        clouds = [
-            np.stack([x[i, y : y + 7, c : c + 7].ravel() for y, c in centers])
-            for x in (completed, images)
-        ]
+        pair = (completed[i], images[i])
+        clouds = [np.stack([x[y : y + 7, c : c + 7].ravel() for y, c in centers]) for x in pair]
         distances = [
             scipy.stats.wasserstein_distance(*(cloud @ direction for cloud in clouds))
             for direction in directions.T

@@ -46,6 +46,5 @@ def to_torch(array):
 
 
 # Keys and shapes of MMagic's own modules.
-REFERENCE = json.loads(
-    (Path(__file__).parent.parent / "interop" / "mmagic_gl_state_dict.json").read_text()
-)
+KEYS_FILE = Path(__file__).parent.parent / "interop" / "mmagic_gl_state_dict.json"
+REFERENCE = json.loads(KEYS_FILE.read_text())

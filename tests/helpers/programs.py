@@ -94,9 +94,7 @@ def run_here(*arguments):
             if isinstance(status, str):  # Python prints it
                 errors.write(status)
                 status = 1
-    return subprocess.CompletedProcess(
-        arguments, status, stdout=written.getvalue(), stderr=errors.getvalue()
-    )
+    return subprocess.CompletedProcess(arguments, status, written.getvalue(), errors.getvalue())
 
 
 def shared_run(name, tmp_path_factory, *arguments):
@@ -209,16 +207,14 @@ class Started:
     def result(self, seconds=TIMEOUT):
         """Waits for the program to exit; returns the same as `run`."""
         try:
-            self.process.wait(seconds)
+            status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
         self._reader.join(seconds)
         assert not self._reader.is_alive(), "a process that it started is still running"
         errors = "".join(line + "\n" for line in self.lines)
-        return subprocess.CompletedProcess(
-            self.process.args, self.process.returncode, stderr=errors
-        )
+        return subprocess.CompletedProcess(self.process.args, status, stderr=errors)
 
 
 def final_state(workdir, step):

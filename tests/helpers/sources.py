@@ -30,11 +30,9 @@ class Numbered:
         return f"{self._length} numbers"
 
 
-def take(source, config, batches, *, start=0, local_batch_size=4, process=0, count=1):
-    stream = train_batches(
-        source, config, start=start, local_batch_size=local_batch_size, process=process, count=count
-    )
-    return list(itertools.islice(stream, batches))
+def take(source, config, batches, **share):
+    share = {"start": 0, "local_batch_size": 4, "process": 0, "count": 1} | share
+    return list(itertools.islice(train_batches(source, config, **share), batches))
 
 
 def numbers(batches):

@@ -52,9 +52,8 @@ def test_what_repeats_is_continued(attempt):
     image, hole = tiles(), box(100, 150, 40)
     filled, left = fill(image, hole, attempt)
     assert not left.any()
-    assert error(filled, image, hole) < 0.2 * error(
-        Completer(method="network")(image, hole), image, hole
-    )
+    network = Completer(method="network")(image, hole)
+    assert error(filled, image, hole) < 0.2 * error(network, image, hole)
     np.testing.assert_array_equal(filled, fill(image, hole, attempt)[0])
 
 

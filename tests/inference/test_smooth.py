@@ -62,10 +62,8 @@ def test_regions_equal_the_whole_photograph(photo_and_hole, base):
     weights = make_weights(make_small_config(model=ModelConfig(width=4, base="smooth")))
     generator, _ = make_networks(weights.config)
     padding = ((0, -HEIGHT % 4), (0, -WIDTH % 4), (0, 0))
-    padded, mask = (
-        np.pad(array, padding, mode="edge")[None]
-        for array in (base, hole[..., None].astype(np.float32))
-    )
+    inputs = (base, hole[..., None].astype(np.float32))
+    padded, mask = (np.pad(array, padding, mode="edge")[None] for array in inputs)
     predict = jax.jit(lambda *args: generator.apply(weights.generator, *args, train=False))
     expected = np.asarray(predict(padded, mask))[0, :HEIGHT, :WIDTH] * 127.5 + 127.5
     completed = Completer(weights, tile=96, scale=1, blend="none")(image, hole)

@@ -165,9 +165,7 @@ def test_a_missing_package_raises_an_error_that_names_its_extra(
 
 @pytest.mark.parametrize("shape", [(41, 58), (64, 30), (3, 1)])
 @pytest.mark.parametrize("kind", ["onnx-pipeline", "onnx-pipeline-float16"])
-def test_a_pipeline_completes_pixels_of_any_size_as_the_completer_does(
-    kind, shape, files, own_fill
-):
+def test_a_pipeline_completes_pixels_of_any_size_as_a_completer_does(kind, shape, files, own_fill):
     check_pipeline(files / kind, own_fill, np.random.default_rng(0).integers(0, 256, (*shape, 3)))
     assert 0.5 < (files / kind).stat().st_size / (files / "onnx").stat().st_size < 1.2
 

@@ -25,10 +25,8 @@ def state(weights):
 
 def zeros(shapes):
     """A state dict with these shapes."""
-    return {
-        key: np.zeros(shape, np.int64 if "tracked" in key else np.float32)
-        for key, shape in shapes.items()
-    }
+    dtypes = {key: np.int64 if "tracked" in key else np.float32 for key in shapes}
+    return {key: np.zeros(shape, dtypes[key]) for key, shape in shapes.items()}
 
 
 def test_full_size_keys_and_shapes_equal_mmagics():

@@ -14,14 +14,9 @@ import safetensors.torch
 import torch
 
 from glinpaint_jax.errors import UserError
+from glinpaint_jax.interop import weight_files
 from glinpaint_jax.interop.mmagic import to_state_dict
-from glinpaint_jax.interop.weight_files import (
-    Discarded,
-    pth_bytes,
-    read_weights,
-    safetensors_bytes,
-    unpickle,
-)
+from glinpaint_jax.interop.weight_files import pth_bytes, read_weights, safetensors_bytes
 from tests.helpers.networks import REFERENCE
 
 
@@ -147,8 +142,9 @@ def test_code_is_rejected_and_not_run(call, argument, named, zipped, content, tm
 
 def test_getattr_is_discarded(tmp_path):
     """It is allowed for the log objects, but as `Discarded`."""
-    content = unpickle(save(tmp_path / "a.pth", {"a": Malice(getattr, "text", "upper")}))
-    assert type(content["a"]) is Discarded
+    path = save(tmp_path / "a.pth", {"a": Malice(getattr, "text", "upper")})
+    content = weight_files.unpickle(path)
+    assert type(content["a"]) is weight_files.Discarded
     assert vars(content["a"]) == {}
 
 

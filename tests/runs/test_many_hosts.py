@@ -82,9 +82,8 @@ def test_a_signal_to_one_process_saves_and_stops_both(tmp_path):
     assert [result.returncode for result in results] == [0, 0], results
     assert "SIGTERM: finishing the step" in results[1].stderr
     step = int((workdir / "newest_checkpoint").read_text())
-    assert results[0].stderr.splitlines()[-1] == (
-        f"stopped at step {step} of 1000000; rerun to resume"
-    )
+    last = results[0].stderr.splitlines()[-1]
+    assert last == f"stopped at step {step} of 1000000; rerun to resume"
     assert find_damage(workdir / FOLDER / str(step)) is None
 
 

@@ -9,19 +9,8 @@ import pytest
 
 from glinpaint_jax.files import find_damage
 from glinpaint_jax.step_folders import FOLDER, steps_in
-from tests.helpers.programs import (
-    SMALL,
-    TIMEOUT,
-    Started,
-    assert_rejected,
-    assert_same_state,
-    final_state,
-    read_jsonl,
-    run,
-    shared_run,
-    small_disk,
-    wait_for,
-)
+from tests.helpers import programs
+from tests.helpers.programs import SMALL, Started, assert_same_state, final_state, run, wait_for
 
 STEPS, EVERY = 24, 4
 COMPLETION = [  # starts twice as fast as a run with all phases
@@ -33,17 +22,15 @@ COMPLETION = [  # starts twice as fast as a run with all phases
     "--config.phases.completion_end=1000000",
     "--config.phases.discriminator_end=1000000",
 ]
-ENDLESS = [
-    *COMPLETION,
-    *(f"--config.{name}=1000000" for name in ("num_steps", "log_every", "checkpoint_every")),
-]
+NEVER = ("num_steps", "log_every", "checkpoint_every")
+ENDLESS = [*COMPLETION, *(f"--config.{name}=1000000" for name in NEVER)]
 KILLS, SOAK_KILLS = 6, 20
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The workdir of an uninterrupted COMPLETION run."""
-    return shared_run("uninterrupted", tmp_path_factory, *COMPLETION)[0]
+    return programs.shared_run("uninterrupted", tmp_path_factory, *COMPLETION)[0]
 
 
 def assert_complete(workdir):
@@ -54,11 +41,10 @@ def assert_complete(workdir):
 
 def assert_as_uninterrupted(workdir, uninterrupted, steps=STEPS):
     assert_same_state(final_state(workdir, steps), final_state(uninterrupted, steps))
-    records = [
-        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_jsonl(folder)]
-        for folder in (workdir, uninterrupted)
-    ]
-    assert records[0] == records[1]
+    first, second = programs.read_jsonl(workdir), programs.read_jsonl(uninterrupted)
+    for record in first + second:
+        record.pop("images_per_second", None)  # it differs from run to run
+    assert first == second
 
 
 def run_until_killed(workdir, rng):
@@ -90,6 +76,7 @@ def test_a_run_killed_at_random_moments_ends_bitwise_identical(finished_run, tmp
 def test_signals_save_and_stop_and_the_run_resumes(uninterrupted, tmp_path):
     """Ctrl-C while training, SIGTERM while saving, and SIGTERM twice within a second at a start."""
     workdir, step = tmp_path / "run", 0
+    unfinished = "checkpoints/*orbax-checkpoint-tmp"
     for number, moment in (
         (signal.SIGINT, "training"),
         (signal.SIGTERM, "saving"),
@@ -99,7 +86,7 @@ def test_signals_save_and_stop_and_the_run_resumes(uninterrupted, tmp_path):
         if moment == "training":
             started.wait_for(f"step {EVERY}/")
         elif moment == "saving":
-            wait_for(lambda: list(workdir.glob("checkpoints/*orbax-checkpoint-tmp")), TIMEOUT)
+            wait_for(lambda: list(workdir.glob(unfinished)), programs.TIMEOUT)
         else:
             started.wait_for("resuming at")
         started.process.send_signal(number)
@@ -141,7 +128,7 @@ def test_a_second_run_fails_killed_workers_restart_and_all_exit_with_their_run(t
     first = Started(*flags, "--config.data.num_workers=2")
     first.wait_for(f"step {EVERY}/")
     second = run(*flags)
-    assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
+    programs.assert_rejected(second, f"in use by another run, process {first.process.pid} on ")
 
     killed = first.workers()
     os.kill(killed[0], signal.SIGKILL)
@@ -157,7 +144,7 @@ def test_a_full_disk_fails_only_saves_that_do_not_fit(uninterrupted, tmp_path):
     """It has room for two checkpoints, but not three. Each has 1.2 to 1.8 MB."""
     workdir = tmp_path / "disk" / "run"
     folder = workdir / "checkpoints"
-    with small_disk(tmp_path / "disk", "5000k") as resize:
+    with programs.small_disk(tmp_path / "disk", "5000k") as resize:
         result = run(*COMPLETION, f"--workdir={workdir}")
         assert result.returncode == 1
         assert "Traceback" not in result.stderr, result.stderr

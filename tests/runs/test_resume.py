@@ -12,14 +12,9 @@ from glinpaint_jax.config import get_value, set_value
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import MANIFEST_NAME
 from glinpaint_jax.parallel import replicated
+from glinpaint_jax.runs import resume as resume_module
 from glinpaint_jax.runs.checkpoints import NEWEST, Checkpoints
-from glinpaint_jax.runs.resume import (
-    FIXED_FIELDS,
-    check_config_changes,
-    describe_source,
-    recover_newest_step,
-    restore,
-)
+from glinpaint_jax.runs.resume import check_config_changes, describe_source, recover_newest_step
 from glinpaint_jax.step_folders import FOLDER
 from glinpaint_jax.training.state import abstract_state
 from glinpaint_jax.weights import load_weights
@@ -144,7 +139,7 @@ def resume(workdir, step_config, mesh1):
 
     def resume(log=pytest.fail, source=Numbered(7), config=step_config, **options):  # noqa: B008
         abstract = abstract_state(step_config, mesh1)
-        restore(workdir, 5, config, source, abstract, log, **options)
+        resume_module.restore(workdir, 5, config, source, abstract, log, **options)
 
     return resume
 
@@ -179,7 +174,7 @@ def test_config_changes_that_affect_the_result_are_rejected(resume, step_config)
     assert said == [f"config changed: {found}; going on, as --accept-changed-config says"]
 
 
-@pytest.mark.parametrize("path", [*FIXED_FIELDS, "ema_decay"])
+@pytest.mark.parametrize("path", [*resume_module.FIXED_FIELDS, "ema_decay"])
 def test_what_shapes_the_state_or_the_stream_never_changes(path, resume, step_config):
     """`step_config` averages the weights; no longer to do so would change the state."""
     others = {"output": "sigmoid", "base": "smooth", "padding": "fill", "name": "adadelta"}
