@@ -50,7 +50,9 @@ def test_microbatches_are_parts_of_the_global_batch(phase, mesh8, mesh1):
     """The same on one device and eight; statistics are the mean of those of separate batches."""
     config = make_small_config(global_batch_size=16, microbatches=2)
     on_eight, metrics = run_in_float64(config, mesh8, phase, range(16))
-    assert_close((on_eight, metrics), run_in_float64(config, mesh1, phase, range(16)), rtol=1e-9)
+    on_one = run_in_float64(config, mesh1, phase, range(16))
+    # Second moments of Adam near 0 are sums of gradients that cancel.
+    assert_close((on_eight, metrics), on_one, rtol=1e-9, atol=1e-15)
 
     config = dataclasses.replace(config, global_batch_size=8, microbatches=1)
     halves = [run_in_float64(config, mesh1, phase, range(half, 16, 2))[0] for half in (0, 1)]
