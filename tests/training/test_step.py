@@ -51,7 +51,7 @@ def test_microbatches_are_parts_of_the_global_batch(phase, mesh8, mesh1):
     config = make_small_config(global_batch_size=16, microbatches=2)
     on_eight, metrics = run_in_float64(config, mesh8, phase, range(16))
     on_one = run_in_float64(config, mesh1, phase, range(16))
-    # Second moments of Adam near 0 are sums of gradients that cancel.
+    # Some of Adam's moments are near 0: sums that cancel.
     assert_close((on_eight, metrics), on_one, rtol=1e-9, atol=1e-15)
 
     config = dataclasses.replace(config, global_batch_size=8, microbatches=1)
