@@ -1,6 +1,7 @@
 """The folders that hold the steps of a workdir, and which of them are complete."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,11 @@ def steps_in(workdir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def newest_complete_step(workdir: Path) -> tuple[int | None, dict[Path, str]]:
-    """The newest step whose files match its manifest, and what is wrong with newer ones."""
-    damaged = {}
+def check_steps(workdir: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yields the steps, the newest first, and what is wrong with each; None if it is complete."""
     for step in reversed(steps_in(workdir)):
         path = workdir / FOLDER / str(step)
-        if (damage := find_damage(path)) is None:
-            return step, damaged
-        damaged[path] = damage
-    return None, damaged
+        yield path, find_damage(path)
 
 
 def read_json(folder: Path) -> dict[str, Any]:

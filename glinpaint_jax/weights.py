@@ -12,7 +12,7 @@ from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import absolute, find_damage, report_unreadable
 from glinpaint_jax.interop.weight_files import read_weights
 from glinpaint_jax.models.networks import Weights, abstract_variables
-from glinpaint_jax.step_folders import FOLDER, newest_complete_step, read_json
+from glinpaint_jax.step_folders import check_steps, read_json
 
 
 def load_weights(spec: str | Path, ema: bool | None = None) -> Weights:
@@ -43,15 +43,16 @@ def _find_step(path: Path) -> Path:
         if damage := find_damage(path):
             raise UserError(f"{path} is damaged: {damage}; use another step")
         return path
-    step, damaged = newest_complete_step(path)
-    damages = "; ".join(f"{other} is damaged: {damage}" for other, damage in damaged.items())
-    if step is None:
-        if damages:
-            raise UserError(f"no checkpoint in {path} is complete: {damages}")
-        raise UserError(f"no checkpoint in {path}; it must be {CHECKPOINT_HELP}")
-    if damages:
-        warnings.warn(f"{damages}; using step {step}", stacklevel=3)
-    return path / FOLDER / str(step)
+    damaged = []
+    for step_path, damage in check_steps(path):
+        if damage is None:
+            if damaged:
+                warnings.warn(f"{'; '.join(damaged)}; using step {step_path.name}", stacklevel=3)
+            return step_path
+        damaged.append(f"{step_path} is damaged: {damage}")
+    if damaged:
+        raise UserError(f"no checkpoint in {path} is complete: {'; '.join(damaged)}")
+    raise UserError(f"no checkpoint in {path}; it must be {CHECKPOINT_HELP}")
 
 
 def _read_step(step_path: Path, ema: bool | None) -> Weights:

@@ -40,9 +40,8 @@ class Reporter:
         self._active, self._has_failed = jax.process_index() == 0, False
         kept = [record for record in read_records(workdir) if record["step"] <= start_step]
         self._metrics = GrowingFile(workdir / METRICS_FILE, b"".join(map(to_line, kept)))
-        arguments = workdir, start_step, to_dict(config)
         names = config.logs if self._active else []
-        self._writers = [WRITERS[name](*arguments) for name in names]
+        self._writers = [WRITERS[name](workdir, start_step, to_dict(config)) for name in names]
 
     def log(self, line: str) -> None:
         """Prints a line, from the first process only."""

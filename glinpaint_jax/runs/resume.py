@@ -13,7 +13,7 @@ from glinpaint_jax.data.sources import Source
 from glinpaint_jax.errors import UserError
 from glinpaint_jax.files import absolute, report_unreadable, report_unwritable, write_atomically
 from glinpaint_jax.runs.checkpoints import NEWEST, TEMPORARY, max_of_processes
-from glinpaint_jax.step_folders import FOLDER, newest_complete_step, read_json
+from glinpaint_jax.step_folders import FOLDER, check_steps, read_json
 
 # Fields that may always change when a run resumes: they do not affect what is computed.
 CHANGEABLE_FIELDS = (
@@ -50,7 +50,7 @@ FIXED_FIELDS = (
 def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
     """Returns the step to resume from; None if the run in `workdir` has saved nothing yet.
 
-    Renames damaged newer steps and interrupted saves to damaged-*, says so and corrects
+    Renames damaged steps and interrupted saves to damaged-*, says so and corrects
     newest_checkpoint. Process 0 acts for all processes. Raises UserError, and changes nothing, if
     there are steps but none is complete.
     """
@@ -61,10 +61,12 @@ def recover_newest_step(workdir: Path, log: Callable[[str], Any]) -> int | None:
 def _recover(workdir: Path, log: Callable[[str], Any]) -> int | None:
     folder, newest_path = workdir / FOLDER, workdir / NEWEST
     with report_unreadable(folder):
-        step, damaged = newest_complete_step(workdir)
+        checked = dict(check_steps(workdir))  # all: to save, orbax reads the scores of each
         interrupted = list(folder.glob(f"*{TEMPORARY}*"))
     with report_unreadable(newest_path):
         newest = newest_path.read_bytes() if newest_path.exists() else None
+    step = max((int(path.name) for path in checked if checked[path] is None), default=None)
+    damaged = {path: damage for path, damage in checked.items() if damage}
     # If only the first save of a run was interrupted, nothing is lost.
     nothing_lost = newest == b"0\n" or (newest is None and not damaged)
     damaged |= dict.fromkeys(interrupted, "its save was interrupted")

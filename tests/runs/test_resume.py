@@ -76,6 +76,17 @@ def test_a_step_with_one_damaged_file_is_set_aside_and_the_previous_one_used(wor
         assert files(workdir) == before
 
 
+def test_a_damaged_older_step_is_set_aside_so_that_saves_succeed(workdir):
+    """Orbax reads the scores of all steps before it saves."""
+    (workdir / FOLDER / "3" / "metrics" / "metrics").write_text("{")
+    assert recover_newest_step(workdir, (said := []).append) == 5
+    assert len(said) == 1 and "checkpoint 3 is damaged: metrics/metrics" in said[0]
+    checkpoints = Checkpoints(workdir, make_small_config(), pytest.fail)
+    checkpoints.save({"weights": jax.numpy.zeros(4)}, 8, {})
+    checkpoints.finish()
+    assert recover_newest_step(workdir, pytest.fail) == 8
+
+
 def test_an_interrupted_save_and_a_step_without_manifest_are_set_aside(workdir):
     temporary = workdir / FOLDER / "8.orbax-checkpoint-tmp"
     shutil.copytree(workdir / FOLDER / "3", temporary)
