@@ -41,6 +41,7 @@ OPENCV, RADIUS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}, 
 MUCH_LARGER = 2  # times the largest hole of the training: filled at a quarter of the size or less
 CELL = 4 * STRIDE  # pixels: how finely distances between holes are measured
 MaskInput = PhotoInput | np.ndarray | Array | None
+load_bundled = functools.cache(lambda: load_weights(BUNDLED_FOLDER))  # several methods need it
 
 
 class Completer:
@@ -86,7 +87,7 @@ class Completer:
             if method not in METHODS:
                 raise UserError(f"method={method!r} must be one of {', '.join(METHODS)}")
             if method not in CLASSICAL:
-                weights = load_weights(BUNDLED_FOLDER)
+                weights = load_bundled()
         self._tile, self._method, self._max_pixels = tile, method, max_megapixels * 10**6
         self._set_options(blend, scale, attempt)
         self._generator = None
