@@ -62,16 +62,15 @@ def evaluate(
     does not count. Writes a PNG of each image to `folder`, if given: masked, completed and
     original, side by side without a gap.
     """
-    totals = None
+    totals = first_rows = None
     for host_batch, batch in iterate_batches(source, config, mesh, failures):
         completed = complete_batch(host_batch, batch)
         scores = score(completed, batch)
-        if totals is None:
-            totals, first_rows = scores, picture_rows(host_batch, completed)
-        else:
-            totals = totals.merge(scores)
-        if folder:
+        totals = scores if totals is None else totals.merge(scores)
+        if first_rows is None or folder:
             rows = picture_rows(host_batch, completed)
+            first_rows = rows if first_rows is None else first_rows
+        if folder:
             save_pictures(np.concatenate(rows, axis=2), host_batch, source, folder)
     return {name: float(value) for name, value in totals.compute().items()}, first_rows
 
